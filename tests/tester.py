@@ -1,0 +1,120 @@
+"""What every architecture and every tree has to pass: one set of checks for all of them."""
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import timm_collab
+from timm_collab.segments import Chain
+
+
+@dataclass(frozen=True)
+class Family:
+    """A member of a family of architectures, small enough to test, and where to split it."""
+
+    arch: str
+    splits: tuple[str, str]
+    size: int = 64
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.arch
+
+
+FAMILIES = (
+    Family('resnet18', ('layer2', 'layer3')),
+    Family('resnet18', ('bn1', 'layer3.0'), kwargs=dict(drop_rate=.1, drop_path_rate=.1)),  # what follows is in place
+    Family('cifar_resnet8', ('layer1', 'layer2'), 32),
+    Family('convnext_atto', ('stages.1', 'stages.2.blocks.1'), kwargs=dict(drop_path_rate=.1)),
+    Family('efficientnet_b0', ('blocks.2', 'blocks.4.1'), kwargs=dict(drop_rate=.2, drop_path_rate=.1)),
+    Family('densenet121', ('features.denseblock2.denselayer3', 'features.transition2')),  # four tensors cross
+    Family('regnetx_002', ('s2', 's3.b1')),
+    Family('test_vit', ('blocks.2', 'blocks.4'), 160),
+    Family('deit_tiny_distilled_patch16_224', ('blocks.5', 'blocks.8'), kwargs=dict(img_size=64, drop_rate=.1)),
+    Family('swin_tiny_patch4_window7_224', ('layers.1', 'layers.2.blocks.3'), 112, dict(img_size=112)),
+    Family('mobilenetv4_conv_small', ('blocks.1', 'blocks.2.3')),
+    Family('vit_tiny_r_s16_p8_224', ('blocks.2', 'blocks.8'), kwargs=dict(img_size=64)),  # a hybrid
+    Family('hrnet_w18_small', ('stage2', 'stage3')),  # lists of tensors cross
+)
+
+
+def images(size: int, batch: int = 2, channels: int = 3) -> Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def settled(model: nn.Module, x: Tensor) -> nn.Module:
+    """The model in eval mode, its BatchNorm statistics no longer those it was made with."""
+    with torch.no_grad():
+        model.train()(x)
+    return model.eval()
+
+
+def check_tree(arch: str, size: int, tree: Any, **kwargs: Any) -> timm_collab.CollabModel:
+    """The head tree computes what its plain networks compute, and every head prunes to one of them."""
+    torch.manual_seed(0)
+    model = timm_collab.CollabModel(arch, tree=tree, num_classes=7, **kwargs)
+    plain = timm.create_model(arch, num_classes=7, **kwargs)
+    x = images(size)
+    heads = model.num_heads
+    assert model.train()(x).shape == (heads, 2, 7)
+    settled(model, x)
+    with torch.no_grad():
+        logits_HBC = model.forward_heads(x)
+        assert logits_HBC.shape == (heads, 2, 7)
+        for head in range(heads):
+            model.kept_head = head
+            pruned = model.prune()
+            assert type(pruned) is type(plain)
+            assert pruned.pretrained_cfg == plain.pretrained_cfg
+            assert {k: v.shape for k, v in pruned.state_dict().items()} == \
+                {k: v.shape for k, v in plain.state_dict().items()}
+            assert torch.equal(model(x), logits_HBC[head])
+            assert torch.equal(pruned(x), logits_HBC[head])
+            plain.load_state_dict(pruned.state_dict(), strict=True)
+            assert torch.equal(plain.eval()(x), logits_HBC[head])
+    check_partition(model, plain)
+    return model
+
+
+def check_partition(model: timm_collab.CollabModel, plain: nn.Module) -> None:
+    """Along each path every tensor of the plain network is owned once, and no two nodes own the same."""
+    plain_ids = {id(tensor) for tensor in (*plain.parameters(), *plain.buffers())}
+    owned = {key: {id(t) for t in (*node.parameters(), *node.buffers())} for key, node in model.nodes.items()}
+    assert sum(map(len, owned.values())) == len(set().union(*owned.values()))
+    for head in range(model.num_heads):
+        path = model.path(head)
+        assert sum(len({id(t) for t in (*node.parameters(), *node.buffers())}) for node in path) == len(plain_ids)
+        persistent = set().union(*(node.state_dict() for node in path))
+        assert persistent <= set(plain.state_dict())
+
+
+def check_composition(arch: str, size: int, splits: tuple[str, ...], **kwargs: Any) -> Chain:
+    """The stretches between the splits compute what the whole computes, bit for bit, forward and backward."""
+    torch.manual_seed(0)
+    plain = timm.create_model(arch, num_classes=7, **kwargs)
+    chain = Chain(plain, splits, (3, size, size))
+    cuts = range(chain.end + 1)
+    x = images(size)
+    settled(plain, x)
+    with torch.no_grad():
+        assert torch.equal(chain.run(cuts, x, plain), plain(x))
+    whole = copy.deepcopy(plain).train()
+    plain.train()
+    torch.manual_seed(2)
+    logits = chain.run(cuts, x, plain)
+    torch.manual_seed(2)
+    expected = whole(x)
+    assert torch.equal(logits, expected)
+    logits.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), whole.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        assert a.grad is None or torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(plain.named_buffers(), whole.buffers(), strict=True):
+        assert torch.equal(a, b), name
+    return chain

@@ -1,0 +1,304 @@
+"""A coarse torch.fx trace of a network's main path: whole modules as single nodes, run along on the meta device.
+
+Only the modules named in `expand` are looked into; every other one stays one node. Each node is also evaluated on a
+*meta twin* (the same modules without storage), so that Python control flow that asks a traced value for its length, a
+shape for its truth, or a tuple for its items gets the answer it would get at run time.
+"""
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class TraceError(RuntimeError):
+    """A forward that the tracer can't follow.
+
+    Attributes:
+        module_path: The innermost looked-into module in which it happened, '' for the network itself.
+    """
+
+    def __init__(self, message: str, module_path: str = ''):
+        super().__init__(message)
+        self.module_path = module_path
+
+
+def structural_copy(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
+    """A deep copy of a module in which every parameter and buffer is replaced.
+
+    Ties between tensors, aliases between modules and the persistence of buffers come along, and no data is copied.
+
+    Args:
+        module: The module to copy.
+        tensors: The replacement of each parameter and buffer, by the `id` of the original.
+    """
+    return copy.deepcopy(module, dict(tensors))
+
+
+def meta_twin(module: nn.Module) -> nn.Module:
+    """The module without storage: every parameter and buffer on the meta device, everything else a copy."""
+    twins: dict[int, Tensor] = {}
+    for param in module.parameters():
+        twins[id(param)] = nn.Parameter(torch.empty_like(param, device='meta'), requires_grad=param.requires_grad)
+    for buffer in module.buffers():
+        twins[id(buffer)] = torch.empty_like(buffer, device='meta')
+    return structural_copy(module, twins)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a network does in one mode.
+
+    Attributes:
+        graph: The operations in order. `node.meta['value']` is the node's value on the meta device, `'fresh'` the same
+            with lists and dicts as they were when it was made: a later module may have changed them.
+        ends: For each module called exactly once, the number of operations done when it returns.
+        calls: How often each module was called.
+    """
+
+    graph: fx.Graph
+    ends: dict[str, int]
+    calls: dict[str, int]
+
+
+def trace(
+        twin: nn.Module,
+        expand: Collection[str],
+        input_size: tuple[int, ...],
+        batch_size: int = 2,
+        count_flops: bool = False,
+) -> Trace:
+    """Trace a network in the mode (train or eval) it is in.
+
+    Args:
+        twin: A network on the meta device, see `meta_twin`.
+        expand: Paths of the modules to look into; the network itself always is.
+        input_size: Shape of one input, (channels, height, width).
+        batch_size: Number of inputs the values on the meta device stand for.
+        count_flops: Leave the floating point operations of each node in `node.meta['flops']`.
+
+    Raises:
+        TraceError: The forward depends on something that is not known before the data is.
+    """
+    tracer = _Tracer(frozenset(expand), (batch_size, *input_size), count_flops)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            graph = tracer.trace(twin)
+        except TraceError:
+            raise
+        except Exception as error:
+            where = tracer.stack[-1] if tracer.stack else ''
+            raise TraceError(f'{type(error).__name__}: {error}', where) from error
+    _drop_unused(graph)
+    ends = {path: end for path, end in tracer.ends.items() if tracer.calls[path] == 1}
+    return Trace(graph, ends, tracer.calls)
+
+
+class _ValueProxy(fx.Proxy):
+    """A proxy that knows its value on the meta device, and answers Python with it where fx would give up."""
+
+    @property
+    def meta_value(self) -> Any:
+        return self.node.meta['value']
+
+    def __getattr__(self, name: str) -> Attribute:
+        return _ValueAttribute(self, name)
+
+    def __len__(self) -> int:
+        return len(self.meta_value)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return iter([operator.getitem(self, index) for index in range(len(self.meta_value))])
+
+    def __bool__(self) -> bool:
+        return bool(self.meta_value)
+
+    def __index__(self) -> int:
+        return operator.index(self.meta_value)
+
+    def __int__(self) -> int:
+        return int(self.meta_value)
+
+    def __float__(self) -> float:
+        return float(self.meta_value)
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.meta_value
+
+
+class _ValueAttribute(Attribute, _ValueProxy):
+    """`x.name` of a value-carrying proxy; a node of its own only once it is used other than by calling it."""
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, expand: frozenset[str], input_shape: tuple[int, ...], count_flops: bool):
+        super().__init__()
+        self.expand = expand
+        self.input_shape = input_shape
+        self.count_flops = count_flops
+        self.stack: list[str] = []
+        self.ends: dict[str, int] = {}
+        self.calls: dict[str, int] = {}
+        self._evaluating = False
+
+    def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
+        with _opaque_methods(root, self):
+            return super().trace(root, concrete_args)
+
+    def create_args_for_root(
+            self,
+            root_fn: Callable[..., Any],
+            is_module: bool,
+            concrete_args: Any = None,
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        # One placeholder: whatever else a forward takes keeps its default.
+        return root_fn, [self.root, self.create_proxy('placeholder', 'x', (), {})]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name not in self.expand
+
+    def call_module(
+            self,
+            m: nn.Module,
+            forward: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+    ) -> Any:
+        if self._evaluating:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            result: Any = self.create_proxy('call_module', path, args, kwargs)
+        else:
+            self.stack.append(path)
+            result = forward(*args, **kwargs)
+            self.stack.pop()
+        self.calls[path] = self.calls.get(path, 0) + 1
+        self.ends[path] = len(self.graph.nodes)
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._evaluating:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _ValueProxy(node, self)
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
+        if kind == 'get_attr' and str(target).startswith('_tensor_constant'):
+            raise TraceError('the forward makes a tensor out of thin air', self.stack[-1] if self.stack else '')
+        node = super().create_node(kind, target, args, kwargs, *rest, **named)
+        if kind != 'output':
+            outer, self._evaluating = self._evaluating, True
+            try:
+                self._evaluate(node)
+                node.meta['fresh'] = tree_map(lambda leaf: leaf, node.meta['value'])
+            finally:
+                self._evaluating = outer
+        return node
+
+    def _evaluate(self, node: fx.Node) -> None:
+        counter = FlopCounterMode(display=False) if self.count_flops and node.op.startswith('call') else None
+        if counter is None:
+            node.meta['value'] = self._run(node)
+            return
+        with counter:
+            node.meta['value'] = self._run(node)
+        node.meta['flops'] = counter.get_total_flops()
+
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = _values(node.args), _values(node.kwargs)
+        target: Any = node.target
+        if node.op == 'placeholder':
+            return torch.empty(self.input_shape, device='meta')
+        if node.op == 'get_attr':
+            return operator.attrgetter(target)(self.root)
+        if node.op == 'call_function':
+            return target(*args, **kwargs)
+        if node.op == 'call_method':
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return self.root.get_submodule(target)(*args, **kwargs)
+
+    def call_opaque(self, module: nn.Module, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A method, other than forward, of a module that is not looked into: one node if it makes tensors."""
+        if self._evaluating:
+            return method(*args, **kwargs)
+        node = self.create_proxy('get_attr', self.path_of_module(module), (), {})
+        result = self.create_proxy('call_method', name, (node, *args), kwargs)
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result.meta_value)):
+            return result
+        # Numbers, sizes and modules: let fx see how they come about, they may depend on the input's size.
+        self.graph.erase_node(result.node)
+        return method(*args, **kwargs)
+
+
+@contextmanager
+def _opaque_methods(root: nn.Module, tracer: _Tracer) -> Iterator[None]:
+    """While open, the public methods of modules that are not looked into go through `_Tracer.call_opaque`."""
+
+    def wrap(module: nn.Module, name: str) -> Callable[..., Any]:
+        method = getattr(module, name)
+        return lambda *args, **kwargs: tracer.call_opaque(module, name, method, args, kwargs)
+
+    modules = [
+        module
+        for path, module in root.named_modules()
+        if path and path not in tracer.expand and path.rpartition('.')[0] in {'', *tracer.expand}
+    ]
+    methods = {cls: _public_methods(cls) for cls in {type(module) for module in modules}}
+    for module in modules:
+        module.__dict__.update({name: wrap(module, name) for name in methods[type(module)]})
+    try:
+        yield
+    finally:
+        for module in modules:
+            for name in methods[type(module)]:
+                del module.__dict__[name]
+
+
+def _public_methods(cls: type) -> tuple[str, ...]:
+    base = set(dir(nn.Module))
+    return tuple(
+        name
+        for name in dir(cls)
+        if not name.startswith('_') and name not in base and inspect.isfunction(inspect.getattr_static(cls, name))
+    )
+
+
+def _values(argument: Any) -> Any:
+    """A node's arguments with each node replaced by its value, in containers that a module may change."""
+    if isinstance(argument, fx.Node):
+        return argument.meta['value']
+    if isinstance(argument, (list, tuple)):
+        items = [_values(item) for item in argument]
+        if hasattr(argument, '_fields'):
+            return type(argument)(*items)
+        return items if isinstance(argument, list) else tuple(items)
+    if isinstance(argument, dict):
+        return {key: _values(value) for key, value in argument.items()}
+    if isinstance(argument, slice):
+        return slice(_values(argument.start), _values(argument.stop), _values(argument.step))
+    return argument
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    """Number the nodes, then drop lookups that nothing uses: they would only have to cross the cuts."""
+    for position, node in enumerate(graph.nodes):
+        node.meta['position'] = position
+    for node in reversed(graph.nodes):
+        lookup = node.op == 'get_attr' or node.target in (getattr, operator.getitem)
+        if lookup and not node.users:
+            graph.erase_node(node)
