@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+from tests.tester import FAMILIES, Family, check_tree, images, settled
+from timm_collab import CollabModel, HeadTree, HeadTreeError, SplitPointError
+
+
+def trees(family: Family) -> dict[str, str]:
+    first, second = family.splits
+    return {
+        'hierarchical': f'{first}:2,{second}:2',
+        'simple': f'{second}:3',
+        'instances': 'input:2',
+        'non-uniform': f'{first}:[{second}:2 | head]',
+        'unlike-branches': f'{first}:[head | {second}:2]',
+    }
+
+
+@pytest.mark.parametrize('family', FAMILIES, ids=str)
+def test_every_head_prunes_bit_for_bit_on_a_non_uniform_tree(family: Family) -> None:
+    model = check_tree(family.arch, family.size, trees(family)['non-uniform'], **family.kwargs)
+    logits_HBC = model.forward_heads(images(family.size))
+    assert not torch.equal(logits_HBC[0], logits_HBC[1])
+
+
+@pytest.mark.parametrize('shape', ['hierarchical', 'simple', 'instances', 'unlike-branches'])
+@pytest.mark.parametrize('family', FAMILIES, ids=str)
+def test_every_head_prunes_bit_for_bit(family: Family, shape: str) -> None:
+    check_tree(family.arch, family.size, trees(family)[shape], **family.kwargs)
+
+
+def test_one_head_is_the_plain_network_with_the_plain_weights() -> None:
+    torch.manual_seed(3)
+    plain = timm.create_model('resnet18', num_classes=10)
+    torch.manual_seed(3)
+    model = CollabModel('resnet18', heads=1, num_classes=10)
+    x = images(64)
+    assert torch.equal(model(x)[0], plain(x))
+    F.cross_entropy(model(x)[0], torch.tensor([1, 2])).backward()
+    F.cross_entropy(plain(x), torch.tensor([1, 2])).backward()
+    grads = {name.removeprefix('nodes.trunk.'): p.grad for name, p in model.named_parameters()}
+    assert all(torch.equal(grads[name], p.grad) for name, p in plain.named_parameters())
+
+
+def test_head_0_starts_as_the_plain_network_and_the_others_elsewhere() -> None:
+    torch.manual_seed(3)
+    plain = timm.create_model('test_vit', num_classes=10)
+    torch.manual_seed(3)
+    model = CollabModel('test_vit', num_classes=10)
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in model.prune(0).state_dict().items())
+    weights = [model.prune(head).state_dict()['head.weight'] for head in range(4)]
+    assert all(not torch.equal(weights[i], weights[j]) for i in range(4) for j in range(i))
+
+
+@pytest.mark.parametrize(('arch', 'tree', 'size'), [
+    ('resnet18', 'layer2:2,layer3:2', 32),
+    ('cifar_resnet14', 'layer1:[layer2.0:3,layer2:2 | layer2:[layer3.0:2 | head]]', 32),
+    ('densenet121', 'features.denseblock1.denselayer3:[features.denseblock2.denselayer2:2 | head]', 32),
+    ('hrnet_w18_small', 'stage2:2,stage3:2', 64),
+])
+def test_shared_layers_receive_the_mean_of_what_their_children_send(arch: str, tree: str, size: int) -> None:
+    # Eq. 5: with I(x) at every split, a parameter above it gets the mean over the children of their gradients, each
+    # of which is a mean again. The reference differentiates each head alone, without rescaling, and averages upwards.
+    torch.manual_seed(0)
+    model = CollabModel(arch, tree=tree, num_classes=5).double()
+    x, target = images(size).double(), torch.tensor([1, 4])
+    params = {key: list(node.parameters()) for key, node in model.nodes.items()}
+
+    model.rescale = False
+    losses = [F.cross_entropy(logits, target) for logits in model(x)]
+
+    def averaged(node: HeadTree, path: tuple[int, ...], of: list[torch.Tensor]) -> list[torch.Tensor]:
+        if node.split is None:
+            head = model.tree.leaves.index(path)
+            grads = torch.autograd.grad(losses[head], of, retain_graph=True, allow_unused=True)
+            return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, of, strict=True)]
+        children = [averaged(child, (*path, i), of) for i, child in enumerate(node.children)]
+        return [sum(grads) / len(children) for grads in zip(*children, strict=True)]
+
+    expected = {}
+    for path, node in model.tree.walk():
+        key = 'trunk' if not path else 'branch_' + '_'.join(map(str, path))
+        expected[key] = averaged(node, path, params[key])
+
+    model.rescale = True
+    sum(F.cross_entropy(logits, target) for logits in model(x)).backward()
+    for key, grads in expected.items():
+        for param, grad in zip(params[key], grads, strict=True):
+            assert torch.linalg.vector_norm(param.grad - grad) <= 1e-10 * torch.linalg.vector_norm(grad) + 1e-16, key
+
+
+def test_without_rescaling_the_gradients_add_up() -> None:
+    torch.manual_seed(0)
+    model = CollabModel('test_resnet', tree='layer2:2,layer3:2', num_classes=5).double()
+    x = images(64).double()
+    weight = model.nodes['trunk'].get_parameter('conv1.0.weight')
+    [mean] = torch.autograd.grad(model(x).square().sum(), weight)
+    model.rescale = False
+    [total] = torch.autograd.grad(model(x).square().sum(), weight)
+    assert torch.allclose(total, 4 * mean, rtol=1e-10)
+
+
+def test_eval_computes_only_the_kept_path() -> None:
+    model = CollabModel('test_resnet', num_classes=5).eval()
+    ran = []
+    for key, node in model.nodes.items():
+        node.register_forward_hook(lambda *_, key=key: ran.append(key))
+    model.kept_head = 2
+    model(images(64))
+    assert ran == ['trunk', 'branch_1', 'branch_1_0']
+
+
+@pytest.mark.parametrize(('kwargs', 'error', 'complaint'), [
+    (dict(backbone='resnet19'), ValueError, "timm has no architecture 'resnet19', did you mean .*'resnet18'"),
+    (dict(tree='layr2:2'), SplitPointError, "'layr2' is no module.*Did you mean 'layer2'.*points: input, .*layer4"),
+    (dict(tree='layer3:2,layer2:2'), SplitPointError, "'layer2' comes before 'layer3' in the network: swap them"),
+    (dict(tree='fc:2'), SplitPointError, "no parameter between 'fc' and the end.*Its split points: input"),
+    (dict(tree='layer4:2,layer4.1:2'), SplitPointError, "no parameter between 'layer4' and 'layer4.1'"),
+    (dict(tree='layer2:1'), HeadTreeError, "a split has at least two, write 'layer2:2'"),
+    (dict(tree='layer2:2', heads=4), ValueError, "tree 'layer2:2' has 2 heads, not 4"),
+    (dict(heads=0), HeadTreeError, 'heads must be a whole number from 1, got 0'),
+    (dict(pattern='star'), HeadTreeError, "unknown pattern 'star'"),
+    (dict(kept_head=4), ValueError, 'there is no head 4: this tree has heads 0 to 3'),
+    (dict(num_classes=0), ValueError, 'heads need at least one class'),
+    (dict(features_only=True), ValueError, 'prune'),
+    (dict(branch_init='zeros'), ValueError, "unknown branch_init 'zeros': write one of classifier"),
+])
+def test_bad_arguments(kwargs: dict, error: type[Exception], complaint: str) -> None:
+    with pytest.raises(error, match=complaint):
+        CollabModel(**{'backbone': 'resnet18', **kwargs})
+
+
+def test_an_encoder_is_refused() -> None:
+    [encoder, *_] = timm.list_models('gemma4*_enc*', exclude_filters='collab_*') or [None]
+    if encoder is None:
+        pytest.skip('this timm has no pure encoder')
+    with torch.device('meta'), pytest.raises(ValueError, match="can't be made a head tree"):
+        CollabModel(encoder)
+
+
+def test_it_prints_itself_as_a_tree() -> None:
+    plain = timm.create_model('resnet18')
+    layer3, rest = (
+        sum(p.numel() for name in names for p in plain.get_submodule(name).parameters()) / 1e6
+        for names in (['layer3'], ['layer4', 'fc'])
+    )
+    trunk = sum(p.numel() for p in plain.parameters()) / 1e6 - layer3 - rest
+    lines = str(CollabModel('resnet18')).split('\n')
+    assert lines[0] == (
+        "CollabModel('resnet18', tree='layer2:2,layer3:2', 4 heads, 0 kept,"
+        f' {trunk + 2 * layer3 + 4 * rest:.2f} M parameters)'
+    )
+    assert lines[1].split() == ['trunk:', 'input', '->', 'layer2', f'{trunk:.2f}', 'M', 'parameters']
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize('branch_init', ['classifier', 'perturb', 'fresh', 'copy'])
+def test_branches_start_from_a_backbone_and_apart(branch_init: str) -> None:
+    model = CollabModel('test_resnet', tree='layer2:2', num_classes=5)
+    source = settled(timm.create_model('test_resnet', num_classes=5), images(64))
+    model.load_backbone(source, branch_init)
+    same = [
+        {k for k, v in source.state_dict().items() if torch.equal(model.prune(head).state_dict()[k], v)}
+        for head in range(2)
+    ]
+    trunk = {k for k in source.state_dict() if k.startswith(('conv1', 'bn1', 'layer1', 'layer2'))}
+    everything, classifier = set(source.state_dict()), {'fc.weight', 'fc.bias'}
+    assert trunk <= same[0] and trunk <= same[1]
+    if branch_init == 'classifier':
+        assert same == [everything - classifier] * 2
+    elif branch_init == 'copy':
+        assert same == [everything] * 2
+    elif branch_init == 'fresh':
+        assert not any(name.endswith('conv1.weight') for name in same[0] - trunk)
+    else:
+        weight = [model.prune(head).state_dict()['fc.weight'] for head in range(2)]
+        off = (weight[0] - source.fc.weight).std() / source.fc.weight.std()
+        assert .005 < off < .02
+        assert not torch.equal(*weight)
+
+
+def test_reset_classifier_gives_every_head_its_own() -> None:
+    model = settled(CollabModel('test_resnet', num_classes=5), images(64))
+    before = [model.prune(head).state_dict() for head in range(4)]
+    model.reset_classifier(3)
+    assert model.num_classes == 3 and model(images(64)).shape == (2, 3)
+    assert [classifier.out_features for classifier in model.get_classifier()] == [3] * 4
+    weights = [classifier.weight for classifier in model.get_classifier()]
+    assert not torch.equal(weights[0], weights[1])
+    for head in range(4):
+        after = model.prune(head).state_dict()
+        assert all(torch.equal(v, after[k]) for k, v in before[head].items() if not k.startswith('fc.'))
+    with pytest.raises(ValueError, match='at least one class'):
+        model.reset_classifier(0)
+
+
+def test_a_copy_shares_nothing() -> None:
+    model = CollabModel('test_resnet', num_classes=5)
+    other = copy.deepcopy(model)
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in other.parameters()}
+    other.reset_classifier(3)
+    assert model.num_classes == 5
+    pruned = model.prune()
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in pruned.parameters()}

@@ -1,0 +1,42 @@
+"""Activation checkpointing that leaves BatchNorm statistics as an ordinary step does."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def checkpointed(module: nn.Module, *values: Any) -> Any:
+    """Run a module, keep only its inputs and compute it again in the backward pass.
+
+    The second run would count the batch twice in every BatchNorm's running statistics, so they stand still during it.
+
+    Args:
+        module: What to run.
+        values: Its inputs.
+    """
+    if torch.compiler.is_compiling():
+        return checkpoint(module, *values, use_reentrant=False)
+    return checkpoint(
+        module,
+        *values,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _frozen_statistics(module)),
+    )
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    norms: list[Any] = [m for m in module.modules() if getattr(m, 'track_running_stats', False) and m.training]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0., None
+    try:
+        yield
+    finally:
+        for norm, momentum, num_batches in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches

@@ -1,0 +1,364 @@
+"""The collaborative network: a trunk and branches made of one timm architecture, with several heads."""
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from .checkpointing import checkpointed
+from .rescale import rescale_gradient
+from .segments import Chain, Segment, SplitPointError
+from .split_points import default_input_size, even_boundaries, split_points, stage_boundaries
+from .tracing import TraceError, structural_copy
+from .tree import HeadTree, Path, node_name
+
+BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
+
+# What timm code reads from a model, answered by the plain architecture.
+_TEMPLATE_ATTRIBUTES = frozenset({
+    'num_classes', 'num_features', 'head_hidden_size', 'in_chans', 'pretrained_cfg', 'default_cfg', 'feature_info',
+    '_traits', 'pretrained_model_args',
+})
+
+
+class CollabModel(nn.Module):
+    """A timm architecture unfolded into a head tree for collaborative learning (Song & Chai 2018).
+
+    In train mode it maps images `[B, 3, H, W]` to the logits of all heads `[H, B, C]`; in eval mode to those of the
+    kept head `[B, C]`, computing only its path. Every node of the tree holds its own part of the network, drawn the
+    way the architecture draws it: head 0's path holds the weights the plain network would have at the same seed.
+
+    Args:
+        backbone: Name of a timm architecture, with a pretrained tag or without.
+        heads: Number of heads, default 4, or the number a given `tree` has; 1 is the plain network.
+        pattern: Tree for that many heads: `hierarchical`, `simple` or `instances`, see `HeadTree.preset`.
+        tree: The tree itself, as `HeadTree`, spec (`'layer2:2,layer3:2'`) or mapping, instead of heads and pattern.
+        pretrained: Start the trunk and every branch from the architecture's pretrained weights.
+        branch_init: How branches differ when `pretrained`; heads that start alike stay alike. `classifier` draws each
+            head a fresh classifier; `perturb` keeps the pretrained one and adds to every parameter of a branch noise
+            of 1 % of its standard deviation; `fresh` draws the branches anew and loads the trunk only; `copy` leaves
+            all heads alike (for ablations: only dropout and the like tell them apart).
+        rescale: Divide the gradient at every split by its number of children (eq. 5); False sums it, for ablations.
+        kept_head: The head that eval mode and `prune` use.
+        **kwargs: For `timm.create_model`, e.g. `num_classes`, `in_chans`, `img_size`, `drop_path_rate`.
+
+    Attributes:
+        tree: The `HeadTree`.
+        nodes: A `Segment` per node of the tree, `trunk`, `branch_0`, `branch_0_0` and so on.
+
+    Raises:
+        HeadTreeError: A tree that can't be.
+        SplitPointError: A split where this architecture has no split point.
+        ValueError: An unknown architecture or option, one that is no classifier, or a head that isn't there.
+
+    Examples:
+
+        ```python
+        >>> model = CollabModel('resnet18', heads=4, num_classes=10)
+        >>> model(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([4, 2, 10])
+        >>> model.eval()(torch.randn(2, 3, 64, 64)).shape
+        torch.Size([2, 10])
+        >>> plain = model.prune(2)  # a timm ResNet
+        ```
+    """
+
+    def __init__(
+            self,
+            backbone: str,
+            heads: int | None = None,
+            pattern: str = 'hierarchical',
+            tree: HeadTree | str | Mapping[str, Any] | None = None,
+            pretrained: bool = False,
+            branch_init: str = 'classifier',
+            rescale: bool = True,
+            kept_head: int = 0,
+            **kwargs: Any,
+    ):
+        super().__init__()
+        if kwargs.get('features_only'):
+            raise ValueError('a head tree has no features_only form: prune() a head and take its features')
+        if kwargs.get('num_classes', 1) < 1:
+            raise ValueError(f"heads need at least one class to learn from, got num_classes={kwargs['num_classes']}")
+        if branch_init not in BRANCH_INITS:
+            raise ValueError(f"unknown branch_init '{branch_init}': write one of {', '.join(BRANCH_INITS)}")
+        if not timm.is_model(backbone):
+            near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
+            hint = f', did you mean {_or(near)}?' if near else ': see timm.list_models()'
+            raise ValueError(f"timm has no architecture '{backbone}'{hint}")
+        wanted = None if tree is None else HeadTree.of(tree)
+        if wanted is not None and heads not in (None, wanted.num_heads):
+            raise ValueError(f"tree '{wanted}' has {wanted.num_heads} heads, not {heads}: leave heads out")
+        self.backbone = backbone
+        self.rescale = rescale
+        self.grad_checkpointing = False
+        self._kept_head = 0
+
+        def create(**extra: Any) -> nn.Module:
+            return timm.create_model(backbone, **{**kwargs, **extra})
+
+        first = create()
+        size = default_input_size(first, kwargs)
+        self.tree, chain = self._plan(first, size, wanted, 4 if heads is None else heads, pattern)
+        self.kept_head = kept_head
+        self._grow(chain, itertools.chain((first,), (create() for _ in range(self.num_heads - 1))))
+        if pretrained:
+            source = create(pretrained=True)
+            self.load_backbone(source, branch_init if self.num_heads > 1 else 'copy')
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of all heads `[H, B, C]` in train mode, of the kept head `[B, C]` in eval mode."""
+        if self.training:
+            return self.forward_heads(x)
+        values: Any = (x,)
+        for node in self.path(self.kept_head):
+            values = node(*values)
+        return values
+
+    def forward_heads(self, x: Tensor) -> Tensor:
+        """Logits of all heads `[H, B, C]`, in either mode."""
+        logits_BC: list[Tensor] = []
+        self._descend(self.tree, (), (x,), logits_BC)
+        return torch.stack(logits_BC)
+
+    def _descend(self, tree: HeadTree, path: Path, values: Any, logits_BC: list[Tensor]) -> None:
+        node = self.nodes[node_name(path)]
+        if self.grad_checkpointing and self.training:
+            values = checkpointed(node, *values)
+        else:
+            values = node(*values)
+        if tree.split is None:
+            logits_BC.append(values)
+            return
+        if self.rescale:
+            values = rescale_gradient(values, 1 / len(tree.children))
+        for index, child in enumerate(tree.children):
+            self._descend(child, (*path, index), values, logits_BC)
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads, H."""
+        return self.tree.num_heads
+
+    @property
+    def kept_head(self) -> int:
+        """The head that eval mode and `prune` use."""
+        return self._kept_head
+
+    @kept_head.setter
+    def kept_head(self, head: int) -> None:
+        self._kept_head = self._checked(head)
+
+    def path(self, head: int) -> list[Segment]:
+        """The segments from the input to a head, trunk first."""
+        leaf = self.tree.leaves[self._checked(head)]
+        return [cast(Segment, self.nodes[node_name(leaf[:depth])]) for depth in range(len(leaf) + 1)]
+
+    def prune(self, head: int | None = None) -> nn.Module:
+        """The plain timm network of one head, with a copy of its weights and nothing left of the tree.
+
+        Args:
+            head: Which head, default the kept one.
+
+        Returns:
+            A model of the architecture's own class, in the tree's mode, whose logits are that head's, bit for bit.
+        """
+        tensors = {
+            name: tensor
+            for segment in self.path(self.kept_head if head is None else head)
+            for name, tensor in _named_tensors(segment)
+        }
+        replaced: dict[int, Tensor] = {}
+        for name, original in _named_tensors(self._template):
+            if name not in tensors or id(original) in replaced:
+                continue  # a second name of a tensor that another name owns
+            value = tensors[name].detach().clone()
+            if isinstance(original, nn.Parameter):
+                value = nn.Parameter(value, requires_grad=tensors[name].requires_grad)
+            replaced[id(original)] = value
+        return structural_copy(self._template, replaced).train(self.training)
+
+    @torch.no_grad()
+    def load_backbone(self, source: nn.Module, branch_init: str = 'classifier') -> None:
+        """Fill the trunk and every branch from a plain network of the architecture.
+
+        Args:
+            source: The network to copy from.
+            branch_init: How the branches differ afterwards, see the class.
+        """
+        tensors = dict(_named_tensors(source))
+        classifier = {
+            f'{path}.{name}'
+            for path in self._classifier_paths()
+            for name, _ in self._template.get_submodule(path).named_parameters()
+        }
+        for key, segment in self.nodes.items():
+            branch = key != node_name(())
+            if branch and branch_init == 'fresh':
+                continue
+            for name, tensor in _named_tensors(segment):
+                if branch_init == 'classifier' and name in classifier:
+                    continue
+                tensor.copy_(tensors[name])
+                if branch and branch_init == 'perturb' and isinstance(tensor, nn.Parameter) and tensor.numel() > 1:
+                    tensor.add_(torch.randn_like(tensor) * tensor.std(), alpha=.01)
+
+    def get_classifier(self) -> tuple[nn.Module, ...]:
+        """The classifier of every head, head 0's first; an architecture with several has them side by side."""
+        paths = self._classifier_paths()
+        return tuple(self.path(head)[-1].get_submodule(path) for head in range(self.num_heads) for path in paths)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Give every head a fresh classifier, as the architecture's own `reset_classifier` makes it.
+
+        The tree is built again: make optimizers and wrappers afterwards.
+
+        Args:
+            num_classes: Number of classes, C.
+            global_pool: Pooling before the classifier, default as it is.
+        """
+        if num_classes < 1:
+            raise ValueError(f'heads need at least one class to learn from, got num_classes={num_classes}')
+        pool = {} if global_pool is None else {'global_pool': global_pool}
+
+        def edited() -> Iterator[nn.Module]:
+            for head in range(self.num_heads):
+                plain: Any = self.prune(head)
+                plain.reset_classifier(num_classes, **pool)
+                yield plain
+
+        plains = edited()
+        first = next(plains)
+        self._grow(Chain(first, self.tree.split_names, self._input_size), itertools.chain((first,), plains))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only what crosses the splits and compute each node of the tree again in the backward pass."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the architecture exempts from weight decay, in every node."""
+        exempt: set[str] = getattr(self._template, 'no_weight_decay', set)()
+        return {key for key, name in self._original_names() if name in exempt}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """A matcher for `timm.models.group_parameters`: a parameter's group is its group in the plain network.
+
+        An architecture that doesn't say how to group its parameters gets a group per stage, as it registers them.
+        """
+        template: Any = self._template
+        if hasattr(template, 'group_matcher'):
+            layers: dict[str, int] = group_parameters(template, template.group_matcher(coarse=coarse), reverse=True)
+        else:
+            stages = {name: re.split(r'(?<=\.\d)\.|\.(?=\D*$)', name)[0] for name, _ in template.named_parameters()}
+            order = {stage: index for index, stage in enumerate(dict.fromkeys(stages.values()))}
+            layers = {name: order[stage] for name, stage in stages.items()}
+        groups = {key: layers[name] for key, name in self._original_names()}
+        return groups.__getitem__
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _TEMPLATE_ATTRIBUTES and '_template' in self.__dict__:
+            return getattr(self._template, name)
+        return super().__getattr__(name)
+
+    def __repr__(self) -> str:
+        params = {key: sum(p.numel() for p in node.parameters()) for key, node in self.nodes.items()}
+        picture = self.tree.draw(lambda path: f'{params[node_name(path)] / 1e6:.2f} M parameters')
+        heads = '1 head' if self.num_heads == 1 else f'{self.num_heads} heads, {self.kept_head} kept'
+        return (
+            f"CollabModel('{self.backbone}', tree='{self.tree}', {heads},"
+            f' {sum(params.values()) / 1e6:.2f} M parameters)\n{picture}'
+        )
+
+    def _plan(
+            self,
+            plain: nn.Module,
+            size: tuple[int, int, int],
+            wanted: HeadTree | None,
+            heads: int,
+            pattern: str,
+    ) -> tuple[HeadTree, Chain]:
+        """The tree and the architecture cut for it; a preset falls back on split points spread over the depth."""
+        try:
+            if wanted is not None:
+                return wanted, self._cut(plain, size, wanted)
+            preset = HeadTree.preset(heads, pattern, stage_boundaries(plain) or even_boundaries(split_points(plain)))
+            try:
+                return preset, self._cut(plain, size, preset)
+            except SplitPointError:
+                preset = HeadTree.preset(heads, pattern, even_boundaries(split_points(plain)))
+                return preset, self._cut(plain, size, preset)
+        except SplitPointError as error:
+            points = [point.name for point in split_points(plain)]
+            near = difflib.get_close_matches(getattr(error, 'name', None) or '', points, 1)
+            raise SplitPointError(
+                f"can't split '{self.backbone}' so: {error}." + (f" Did you mean '{near[0]}'?" if near else '')
+                + f" Its split points: {', '.join(points)}"
+            ) from None
+        except TraceError as error:
+            raise ValueError(f"'{self.backbone}' can't be made a head tree: {error}") from error
+
+    def _cut(self, plain: nn.Module, size: tuple[int, int, int], tree: HeadTree) -> Chain:
+        """Cut the architecture for a tree, and check on the meta device that every path still computes logits."""
+        chain = Chain(plain, tree.split_names, size)
+        for leaf in tree.leaves:
+            cuts = _cuts(chain, tree, leaf)
+            for start, stop in itertools.pairwise(cuts):
+                if stop < start:
+                    late, early = chain.names[start - 1], ('input', *chain.names)[stop]
+                    raise SplitPointError(f"'{early}' comes before '{late}' in the network: swap them")
+            chain.check(cuts)
+        return chain
+
+    def _grow(self, chain: Chain, plains: Iterable[nn.Module]) -> None:
+        """Fill the tree: each node takes its part of the first network whose head it leads to."""
+        nodes = nn.ModuleDict()
+        for leaf, plain in zip(self.tree.leaves, plains, strict=True):
+            cuts = _cuts(chain, self.tree, leaf)
+            for depth in range(len(leaf) + 1):
+                name = node_name(leaf[:depth])
+                if name not in nodes:
+                    nodes[name] = Segment(chain.stretch(cuts[depth], cuts[depth + 1]), plain, shares_input=depth > 0)
+        self.nodes = nodes
+        self._input_size = chain.input_size
+        self.__dict__['_template'] = chain.template  # not a submodule: it has no weights
+
+    def _original_names(self) -> Iterator[tuple[str, str]]:
+        """Each parameter's name here and in the plain network, where a tensor of several names goes by the first."""
+        first = {id(tensor): name for name, tensor in self._template.named_parameters()}
+        names = {name: first[id(tensor)] for name, tensor in self._template.named_parameters(remove_duplicate=False)}
+        for key, node in self.nodes.items():
+            for name, _ in node.named_parameters():
+                yield f'nodes.{key}.{name}', names[name]
+
+    def _classifier_paths(self) -> tuple[str, ...]:
+        classifier = self._template.get_classifier()
+        modules = classifier if isinstance(classifier, (tuple, list, nn.ModuleList)) else (classifier,)
+        paths = {id(module): path for path, module in self._template.named_modules()}
+        return tuple(paths[id(module)] for module in modules)
+
+    def _checked(self, head: int) -> int:
+        if not 0 <= head < self.num_heads:
+            raise ValueError(f'there is no head {head}: this tree has heads 0 to {self.num_heads - 1}')
+        return head
+
+
+def _cuts(chain: Chain, tree: HeadTree, leaf: Path) -> list[int]:
+    """The cuts on the way to a head, from the input to the logits."""
+    return [0, *(chain.cut(tree.at(leaf[:depth]).split) for depth in range(len(leaf) + 1))]
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer, persistent or not, under each of its names."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _or(names: list[str]) -> str:
+    return ' or '.join(f"'{name}'" for name in names)

@@ -1,0 +1,66 @@
+"""The door for timm: every architecture it lists is also `collab_<architecture>` in `timm.create_model`."""
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from timm.models import _registry, list_models, register_model
+from timm.models._pretrained import DefaultCfg, PretrainedCfg
+
+from .model import CollabModel
+from .networks import cifar_densenet, cifar_resnet  # noqa: F401  (importing them registers them)
+
+__all__ = ['PREFIX', 'register_collab']
+
+PREFIX = 'collab_'
+
+# Read by timm's register_model, which takes a new model's pretrained tags from its module.
+default_cfgs: dict[str, DefaultCfg] = {}
+
+
+def register_collab(arch: str) -> Callable[..., CollabModel]:
+    """Register `collab_<arch>`, with the pretrained tags of `arch`, as a timm entry point.
+
+    All that timm lists when `timm_collab` is imported are registered already; call this for one registered later.
+
+    Args:
+        arch: Name of a registered architecture.
+
+    Returns:
+        The entry point. It takes the arguments of `CollabModel`, and those of the architecture.
+    """
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> CollabModel:
+        kwargs['pretrained_cfg'] = _of_backbone(kwargs.get('pretrained_cfg'))
+        return CollabModel(arch, pretrained=pretrained, **kwargs)
+
+    name = PREFIX + arch
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__module__ = __name__
+    entrypoint.__doc__ = f'{arch} with several heads, see `timm_collab.CollabModel`.'
+    if (known := _registry._model_default_cfgs.get(arch)) is not None:
+        default_cfgs[name] = DefaultCfg(
+            tags=deque(known.tags),
+            cfgs={tag: _registry._model_pretrained_cfgs[f'{arch}.{tag}' if tag else arch] for tag in known.tags},
+            is_pretrained=known.is_pretrained,
+        )
+    setattr(sys.modules[__name__], name, entrypoint)
+    register_model(entrypoint)
+    return entrypoint
+
+
+def _of_backbone(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict[str, Any] | None:
+    """A pretrained cfg as the plain architecture has it: a pruned head is no `collab_` architecture."""
+    if cfg is None or isinstance(cfg, str):
+        return cfg
+    cfg = asdict(cfg) if isinstance(cfg, PretrainedCfg) else dict(cfg)
+    if cfg.get('architecture'):
+        cfg['architecture'] = cfg['architecture'].removeprefix(PREFIX)
+    return cfg
+
+
+for _arch in list_models(exclude_filters=f'{PREFIX}*'):
+    register_collab(_arch)
