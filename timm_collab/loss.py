@@ -1,0 +1,239 @@
+"""The objective of collaborative learning: every head learns from the label and from the consensus of its peers.
+
+Paper: `Collaborative Learning for Deep Neural Networks` - https://arxiv.org/abs/1805.11761
+
+With H heads, logits z_h, label y, temperature T and weight beta:
+
+    q_h = softmax( mean_{j != h} z_j / T )                          a constant, no gradient
+    L_h = beta * CE(y, softmax(z_h)) + (1 - beta) * T^2 * CE(q_h, softmax(z_h / T))
+    L   = sum_h L_h
+
+Shapes: H heads, B batch, C classes.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import timm.loss
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# By name, as the oldest supported timm has only some of them.
+_MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tuple(
+    getattr(timm.loss, name)
+    for name in (
+        'AsymmetricLossMultiLabel',
+        'BinaryCrossEntropy',
+        'DistributionBalancedLoss',
+        'PolyBinaryCrossEntropy',
+        'TwoWayLoss',
+        'ZlprLoss',
+    )
+    if hasattr(timm.loss, name)
+)
+
+
+def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
+    """Average, for each head, the logits of all the other heads.
+
+    Each mean is the sum over all heads less the head's own logits, so the cost grows with H and not with H^2.
+
+    Args:
+        logits_HBC: Logits of at least two heads, [H, B, C].
+
+    Returns:
+        `mean_{j != h} z_j` for every h, [H, B, C], cut off from the graph: heads that could move their own teacher
+        would chase each other. float64 stays float64, anything narrower is averaged and returned in float32.
+
+    Raises:
+        ValueError: If the logits are not a floating-point [H, B, C] tensor, or have one head only.
+    """
+    _check_logits(logits_HBC)
+    num_heads = logits_HBC.shape[0]
+    if num_heads < 2:
+        raise ValueError('A consensus of the other heads needs logits of at least 2 heads, got 1.')
+    logits_HBC = _at_least_float32(logits_HBC.detach())
+    return (logits_HBC.sum(dim=0, keepdim=True) - logits_HBC) / (num_heads - 1)
+
+
+class CollaborativeLoss(nn.Module):
+    """Sum over the heads of a hard loss against the target and a soft loss against the other heads' consensus.
+
+    The hard term of a head is `criterion(logits_BC, target)`, whatever the criterion. The soft term is the
+    cross-entropy with the leave-one-out consensus, both at temperature T, summed over classes. With one head there is
+    no consensus and the loss is `criterion(logits_HBC[0], target)` itself, with weight 1.
+
+    For independent binary labels (`multi_label`) each class has its own Bernoulli consensus,
+    `q = sigmoid(mean_{j != h} z_j / T)`, and the soft term is the binary cross-entropy of q and `sigmoid(z_h / T)`.
+
+    beta can only balance the two terms if both are on one scale, so the soft term is reduced as the hard one is. Over
+    the batch: the mean, or the sum where `criterion.reduction` is 'sum'. Over independent classes: the mean, as binary
+    criteria do by default (a sum would outweigh the hard term C times), or the sum where the criterion sums them
+    (`sum_classes`, or a `reduction` of 'batchmean' or 'sum').
+
+    Class indices outside [0, C) are refused when the target is on the CPU. On an accelerator looking at them would
+    stall it at every step, so there (and in compiled code) they are for whoever loads the data to check. Indices equal
+    to `criterion.ignore_index`, where it has one, are let through: they skip the hard term only.
+
+    Args:
+        criterion: Hard loss of one head, from [B, C] logits and the target to one number. Defaults to
+            `nn.CrossEntropyLoss()`, which takes class indices and soft targets.
+        temperature: Divides the logits of both sides of the soft term.
+        beta: Weight of the hard term, 1 - beta is that of the soft term. 1 trains every head on the target alone.
+        scale_by_t2: Multiply the soft term by T^2, so that the size of its gradient doesn't depend on T
+            (https://arxiv.org/abs/1503.02531, section 2).
+        multi_label: Classes are independent binary labels. None asks the criterion: true for the sigmoid losses of
+            torch and timm, false for any other.
+
+    Raises:
+        ValueError: If temperature is not positive and finite, or beta is outside [0, 1].
+
+    Examples:
+
+        ```python
+        loss_fn = CollaborativeLoss(timm.loss.LabelSmoothingCrossEntropy(0.1), temperature=2.0, beta=0.5)
+        logits_HBC = torch.randn(4, 8, 10, requires_grad=True)
+        loss_fn(logits_HBC, torch.randint(10, (8,))).backward()
+        ```
+    """
+
+    def __init__(
+            self,
+            criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+            temperature: float = 2.0,
+            beta: float = 0.5,
+            scale_by_t2: bool = True,
+            multi_label: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0. < temperature < float('inf'):
+            raise ValueError(f'temperature is {temperature}; it must be a positive number, the paper uses 2.')
+        if not 0. <= beta <= 1.:
+            raise ValueError(f'beta is {beta}; it must lie in [0, 1], 1 is the hard loss alone, the paper uses 0.5.')
+        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.temperature = temperature
+        self.beta = beta
+        self.scale_by_t2 = scale_by_t2
+        self.multi_label = isinstance(criterion, _MULTI_LABEL_CRITERIA) if multi_label is None else multi_label
+
+        # The asymmetric loss of older timm sums over all and has no option to say so.
+        unnamed = 'sum' if isinstance(self.criterion, timm.loss.AsymmetricLossMultiLabel) else None
+        reduction = getattr(self.criterion, 'reduction', unnamed)
+        self._sum_batch = reduction == 'sum'
+        self._sum_classes = reduction in ('sum', 'batchmean') or getattr(self.criterion, 'sum_classes', False)
+
+    def forward(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
+        """Compute the training loss, one number.
+
+        Args:
+            logits_HBC: Logits of the heads, [H, B, C].
+            target: What the criterion takes: class indices [B], or class probabilities or binary labels [B, C].
+
+        Raises:
+            ValueError: If logits and target do not fit together, see the message.
+        """
+        return self.combine(*self.terms(logits_HBC, target))
+
+    def terms(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute each head's hard and soft term, before they are weighted by beta and 1 - beta.
+
+        Args:
+            logits_HBC: Logits of the heads, [H, B, C].
+            target: What the criterion takes: class indices [B], or class probabilities or binary labels [B, C].
+
+        Returns:
+            Hard terms [H] and soft terms [H], the latter with the factor T^2 if it is on. The soft terms are zeros
+            where they would play no part: with one head, or beta = 1.
+
+        Raises:
+            ValueError: If logits and target do not fit together, see the message.
+        """
+        _check_logits(logits_HBC)
+        self._check_target(logits_HBC, target)
+        hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
+        if len(hard_H) == 1 or self.beta == 1.:
+            return hard_H, torch.zeros_like(hard_H)
+        return hard_H, self._soft_terms(logits_HBC)
+
+    def combine(self, hard_H: Tensor, soft_H: Tensor) -> Tensor:
+        """Weight the terms that `terms` returned and sum them over the heads.
+
+        Args:
+            hard_H: Hard terms, [H].
+            soft_H: Soft terms, [H].
+        """
+        if len(hard_H) == 1:
+            return hard_H[0]
+        return (self.beta * hard_H + (1. - self.beta) * soft_H).sum()
+
+    def _hard_term(self, logits_BC: Tensor, target: Tensor) -> Tensor:
+        hard = self.criterion(logits_BC, target)
+        if hard.ndim:
+            raise ValueError(
+                f"The criterion must return one number for [B, C] logits, got shape {list(hard.shape)}; "
+                f"use reduction='mean'."
+            )
+        return hard
+
+    def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
+        consensus_HBC = leave_one_out_consensus(logits_HBC) / self.temperature
+        logits_HBC = _at_least_float32(logits_HBC) / self.temperature
+        if self.multi_label:
+            soft_HBC = F.binary_cross_entropy_with_logits(logits_HBC, consensus_HBC.sigmoid(), reduction='none')
+            soft_HB = soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)
+        else:
+            # Summed over classes: a mean would shrink the term C times and let it vanish beside the hard one.
+            consensus_HBC = consensus_HBC.softmax(dim=-1)
+            soft_N = F.cross_entropy(logits_HBC.flatten(0, 1), consensus_HBC.flatten(0, 1), reduction='none')
+            soft_HB = soft_N.unflatten(0, logits_HBC.shape[:2])
+        soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
+        return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H
+
+    def _check_target(self, logits_HBC: Tensor, target: Tensor) -> None:
+        _, batch, num_classes = logits_HBC.shape
+        if target.ndim not in (1, 2):
+            raise ValueError(
+                f'target must be class indices [B] or one row per example [B, C], got shape {list(target.shape)}.')
+        if target.shape[0] != batch:
+            raise ValueError(
+                f'logits have batch {batch}, target has {target.shape[0]}; '
+                f'every head sees the same examples, so one target per example is right.'
+            )
+        if target.ndim == 2:
+            if not target.is_floating_point():
+                raise ValueError(f'A [B, C] target must be floating point, got {target.dtype}; use target.float().')
+            if target.shape[1] != num_classes:
+                raise ValueError(f'logits have {num_classes} classes, target has {target.shape[1]}.')
+        elif target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise ValueError(f'Class indices must be integers, got {target.dtype}; use target.long().')
+        elif target.device.type == 'cpu' and not torch.compiler.is_compiling():
+            valid_B = (target >= 0) & (target < num_classes)
+            if (ignore_index := getattr(self.criterion, 'ignore_index', None)) is not None:
+                valid_B |= target == ignore_index
+            if not valid_B.all():
+                raise ValueError(
+                    f'target holds class {target[~valid_B][0].item()}, but the logits have {num_classes} classes: '
+                    f'class indices must lie in [0, {num_classes}).'
+                )
+
+    def extra_repr(self) -> str:
+        """The settings, as printed with the module."""
+        return (
+            f'temperature={self.temperature}, beta={self.beta}, scale_by_t2={self.scale_by_t2}, '
+            f'multi_label={self.multi_label}'
+        )
+
+
+def _check_logits(logits_HBC: Tensor) -> None:
+    if logits_HBC.ndim != 3 or not logits_HBC.shape[0]:
+        raise ValueError(
+            f'logits must be [H, B, C] with at least one head, got shape {list(logits_HBC.shape)}; '
+            f'logits.unsqueeze(0) makes [B, C] logits those of one head.'
+        )
+    if not logits_HBC.is_floating_point():
+        raise ValueError(f'logits must be floating point, got {logits_HBC.dtype}.')
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

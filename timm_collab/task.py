@@ -1,0 +1,228 @@
+"""Collaborative learning as a timm training task: a model with heads, and the objective that trains them together.
+
+Paper: `Collaborative Learning for Deep Neural Networks` - https://arxiv.org/abs/1805.11761
+
+Shapes: H heads, B batch, C classes.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import timm
+import timm.loss
+import torch
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .loss import CollaborativeLoss
+
+_logger = logging.getLogger(__name__)
+
+
+class CollaborativeTask(TrainingTask):
+    """Train all heads of a model at once, each on the label and on the consensus of the others.
+
+    A stand-in for timm's `ClassificationTask`: `result['output']` and `get_eval_model()` give the `[B, C]` logits of
+    the kept head, so timm's metrics, evaluators and checkpoints work unchanged. EMA comes from the base class
+    (`setup_ema`, `update_ema`) where timm has it.
+
+    A plain timm model, with `[B, C]` logits in train mode, is the tree of one head and learns from the label alone.
+
+    Args:
+        model: `CollabModel`, or any module whose train-mode output is `[H, B, C]` or `[B, C]` logits. Its `kept_head`
+            (default 0) says which head the metrics see.
+        criterion: Hard loss of one head, or a ready `CollaborativeLoss`. Created from criterion_kwargs when None.
+        criterion_kwargs: Arguments for timm's `create_classification_loss` when criterion is None, needs a timm that
+            has it. Defaults to cross-entropy.
+        temperature: See `CollaborativeLoss`.
+        beta: See `CollaborativeLoss`.
+        scale_by_t2: See `CollaborativeLoss`.
+        device: Device for the criterion; the model stays where it is, as in timm's tasks.
+        dtype: Dtype for task tensors.
+        verbose: Log the objective.
+
+    Raises:
+        ValueError: If temperature or beta is out of range; if criterion_kwargs, temperature, beta or scale_by_t2 are
+            given along with the criterion that they would have made; if timm can't make one from criterion_kwargs.
+
+    Examples:
+
+        ```python
+        model = timm.create_model('collab_resnet18', heads=4, num_classes=10)
+        task = CollaborativeTask(model, timm.loss.LabelSmoothingCrossEntropy(0.1))
+        task.train()
+        result = task(torch.randn(8, 3, 224, 224), torch.randint(10, (8,)))
+        result['loss'].backward()
+        ```
+    """
+
+    def __init__(
+            self,
+            model: nn.Module,
+            criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+            criterion_kwargs: dict[str, Any] | None = None,
+            temperature: float = 2.0,
+            beta: float = 0.5,
+            scale_by_t2: bool = True,
+            device: torch.device | None = None,
+            dtype: torch.dtype | None = None,
+            verbose: bool = True,
+    ) -> None:
+        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        self.trainable_module: nn.Module = model
+        if criterion_kwargs:
+            if criterion is not None:
+                raise ValueError(
+                    f'criterion_kwargs make a criterion and one was given too: pass either the criterion or '
+                    f'{sorted(criterion_kwargs)}, not both.'
+                )
+            if not hasattr(timm.loss, 'create_classification_loss'):
+                raise ValueError(
+                    f'timm {timm.__version__} makes no criterion from criterion_kwargs={criterion_kwargs}: '
+                    f'pass a criterion, or update timm.'
+                )
+            criterion = timm.loss.create_classification_loss(**criterion_kwargs)
+        if not isinstance(criterion, CollaborativeLoss):
+            objective = CollaborativeLoss(criterion, temperature, beta, scale_by_t2)
+        elif (temperature, beta, scale_by_t2) == (2.0, 0.5, True):
+            objective = criterion
+        else:
+            raise ValueError(
+                f'temperature={temperature}, beta={beta}, scale_by_t2={scale_by_t2} would be ignored: '
+                f'set them on the CollaborativeLoss that is passed as criterion.'
+            )
+        self.criterion = objective.to(device=self.device)
+        if self.verbose:
+            _logger.info(f'{type(self).__name__}: criterion={self.criterion}')
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Run every head and compute the objective.
+
+        In eval mode the objective is still that of all heads, though `get_eval_model()` computes one only.
+
+        Args:
+            input: Images, [B, in_chans, height, width].
+            target: Class indices [B], or class probabilities or binary labels [B, C].
+
+        Returns:
+            Dictionary containing:
+                - 'loss': Training loss, one number
+                - 'output': Logits of the kept head, [B, C]
+                - 'logits': Logits of all heads, [H, B, C]
+                - 'hard': Each head's loss against the target [H], detached
+                - 'soft': Each head's loss against the consensus [H], detached, unweighted; T^2 included if it is on
+
+        Raises:
+            ValueError: If logits and target do not fit together, see the message.
+        """
+        logits_HBC = self._forward_heads(input)
+        hard_H, soft_H = self.criterion.terms(logits_HBC, target)
+        return {
+            'loss': self.criterion.combine(hard_H, soft_H),
+            'output': logits_HBC[getattr(self._unwrapped(), 'kept_head', 0)],
+            'logits': logits_HBC,
+            'hard': hard_H.detach(),
+            'soft': soft_H.detach(),
+        }
+
+    def _forward_heads(self, input: Tensor) -> Tensor:
+        model = self._unwrapped()
+        if model.training or not hasattr(model, 'forward_heads'):
+            logits = self.trainable_module(input)
+        else:
+            logits = model.forward_heads(input)
+        return logits.unsqueeze(0) if logits.ndim == 2 else logits
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> CollaborativeTask:
+        """Wrap the model in DistributedDataParallel.
+
+        No head is left out of the loss, so `find_unused_parameters` is not needed.
+
+        Args:
+            device_ids: Devices for DDP, e.g. [local_rank].
+            **ddp_kwargs: Additional arguments for DDP.
+
+        Returns:
+            The task itself.
+        """
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(
+            self,
+            backend: str = 'inductor',
+            mode: str | None = None,
+            **compile_kwargs: Any,
+    ) -> nn.Module:
+        """Compile the model, before it is wrapped by `prepare_distributed`.
+
+        Args:
+            backend: Backend of torch.compile.
+            mode: Mode of torch.compile.
+            **compile_kwargs: Additional arguments for torch.compile.
+
+        Returns:
+            The compiled model, which is also the one to validate with.
+        """
+        compiled: Any = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
+        self.trainable_module = self.eval_model = compiled
+        return compiled
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
+        """Return the parameters whose gradients are to be clipped.
+
+        Args:
+            exclude_head: Leave out the classifiers, those of every head.
+        """
+        model = self._unwrapped()
+        excluded: set[nn.Parameter] = set()
+        if exclude_head:
+            for module in _flatten_modules(model.get_classifier()):
+                excluded.update(module.parameters())
+        return [p for p in model.parameters() if p not in excluded]
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
+        """Return what a checkpoint needs besides the weights: the head that is kept.
+
+        Args:
+            module: Take the state of this model instead.
+            ema: Take the state of the EMA model, which has a kept head of its own.
+        """
+        kept_head = getattr(self._unwrapped(module, ema), 'kept_head', None)
+        return {} if kept_head is None else {'kept_head': kept_head}
+
+    def load_task_state(
+            self,
+            state: dict[str, Any] | None,
+            strict: bool = True,
+            module: nn.Module | None = None,
+            ema: bool = False,
+    ) -> None:
+        """Restore what `get_task_state` returned.
+
+        Args:
+            state: The state, None or empty where the checkpoint has none.
+            strict: Unused, the state has one entry at most.
+            module: Restore the state of this model instead.
+            ema: Restore the state of the EMA model.
+        """
+        if state:
+            self._unwrapped(module, ema).kept_head = state['kept_head']
+
+    def _unwrapped(self, module: nn.Module | None = None, ema: bool = False) -> Any:
+        if module is None:
+            module = self.get_trainable_module(ema=True) if ema else self.trainable_module
+        return unwrap_model(module)
+
+
+def _flatten_modules(modules: nn.Module | Iterable[Any] | None) -> Iterator[nn.Module]:
+    """Walk what `get_classifier` returns: a module, or (several heads, distilled heads) nested sequences of them."""
+    if isinstance(modules, nn.Module):
+        yield modules
+    elif modules is not None:
+        for module in modules:
+            yield from _flatten_modules(module)
