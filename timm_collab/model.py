@@ -1,7 +1,6 @@
 """The collaborative network: a trunk and branches made of one timm architecture, with several heads."""
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,10 +12,11 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from .checkpointing import checkpointed
+from .plan import cut_for, cuts_to, plan_tree, read_tree
 from .rescale import rescale_gradient
-from .segments import Chain, Segment, SplitPointError
-from .split_points import default_input_size, even_boundaries, split_points, stage_boundaries
-from .tracing import TraceError, structural_copy
+from .segments import Chain, Segment
+from .split_points import default_input_size
+from .tracing import structural_copy
 from .tree import HeadTree, Path, node_name
 
 BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
@@ -89,13 +89,7 @@ class CollabModel(nn.Module):
             raise ValueError(f"heads need at least one class to learn from, got num_classes={kwargs['num_classes']}")
         if branch_init not in BRANCH_INITS:
             raise ValueError(f"unknown branch_init '{branch_init}': write one of {', '.join(BRANCH_INITS)}")
-        if not timm.is_model(backbone):
-            near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
-            hint = f', did you mean {_or(near)}?' if near else ': see timm.list_models()'
-            raise ValueError(f"timm has no architecture '{backbone}'{hint}")
-        wanted = None if tree is None else HeadTree.of(tree)
-        if wanted is not None and heads not in (None, wanted.num_heads):
-            raise ValueError(f"tree '{wanted}' has {wanted.num_heads} heads, not {heads}: leave heads out")
+        wanted = read_tree(tree, heads, backbone, kwargs)
         self.backbone = backbone
         self.rescale = rescale
         self.grad_checkpointing = False
@@ -106,7 +100,7 @@ class CollabModel(nn.Module):
 
         first = create()
         size = default_input_size(first, kwargs)
-        self.tree, chain = self._plan(first, size, wanted, 4 if heads is None else heads, pattern)
+        self.tree, chain = plan_tree(first, backbone, size, wanted, 4 if heads is None else heads, pattern)
         self.kept_head = kept_head
         self._grow(chain, itertools.chain((first,), (create() for _ in range(self.num_heads - 1))))
         if pretrained:
@@ -236,7 +230,7 @@ class CollabModel(nn.Module):
 
         plains = edited()
         first = next(plains)
-        self._grow(Chain(first, self.tree.split_names, self._input_size), itertools.chain((first,), plains))
+        self._grow(cut_for(first, self._input_size, self.tree), itertools.chain((first,), plains))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only what crosses the splits and compute each node of the tree again in the backward pass."""
@@ -276,51 +270,11 @@ class CollabModel(nn.Module):
             f' {sum(params.values()) / 1e6:.2f} M parameters)\n{picture}'
         )
 
-    def _plan(
-            self,
-            plain: nn.Module,
-            size: tuple[int, int, int],
-            wanted: HeadTree | None,
-            heads: int,
-            pattern: str,
-    ) -> tuple[HeadTree, Chain]:
-        """The tree and the architecture cut for it; a preset falls back on split points spread over the depth."""
-        try:
-            if wanted is not None:
-                return wanted, self._cut(plain, size, wanted)
-            preset = HeadTree.preset(heads, pattern, stage_boundaries(plain) or even_boundaries(split_points(plain)))
-            try:
-                return preset, self._cut(plain, size, preset)
-            except SplitPointError:
-                preset = HeadTree.preset(heads, pattern, even_boundaries(split_points(plain)))
-                return preset, self._cut(plain, size, preset)
-        except SplitPointError as error:
-            points = [point.name for point in split_points(plain)]
-            near = difflib.get_close_matches(getattr(error, 'name', None) or '', points, 1)
-            raise SplitPointError(
-                f"can't split '{self.backbone}' so: {error}." + (f" Did you mean '{near[0]}'?" if near else '')
-                + f" Its split points: {', '.join(points)}"
-            ) from None
-        except TraceError as error:
-            raise ValueError(f"'{self.backbone}' can't be made a head tree: {error}") from error
-
-    def _cut(self, plain: nn.Module, size: tuple[int, int, int], tree: HeadTree) -> Chain:
-        """Cut the architecture for a tree, and check on the meta device that every path still computes logits."""
-        chain = Chain(plain, tree.split_names, size)
-        for leaf in tree.leaves:
-            cuts = _cuts(chain, tree, leaf)
-            for start, stop in itertools.pairwise(cuts):
-                if stop < start:
-                    late, early = chain.names[start - 1], ('input', *chain.names)[stop]
-                    raise SplitPointError(f"'{early}' comes before '{late}' in the network: swap them")
-            chain.check(cuts)
-        return chain
-
     def _grow(self, chain: Chain, plains: Iterable[nn.Module]) -> None:
         """Fill the tree: each node takes its part of the first network whose head it leads to."""
         nodes = nn.ModuleDict()
         for leaf, plain in zip(self.tree.leaves, plains, strict=True):
-            cuts = _cuts(chain, self.tree, leaf)
+            cuts = cuts_to(chain, self.tree, leaf)
             for depth in range(len(leaf) + 1):
                 name = node_name(leaf[:depth])
                 if name not in nodes:
@@ -349,16 +303,7 @@ class CollabModel(nn.Module):
         return head
 
 
-def _cuts(chain: Chain, tree: HeadTree, leaf: Path) -> list[int]:
-    """The cuts on the way to a head, from the input to the logits."""
-    return [0, *(chain.cut(tree.at(leaf[:depth]).split) for depth in range(len(leaf) + 1))]
-
-
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer, persistent or not, under each of its names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
-
-
-def _or(names: list[str]) -> str:
-    return ' or '.join(f"'{name}'" for name in names)

@@ -1,0 +1,117 @@
+"""From what was asked for to the tree that an architecture grows, and the cuts that the tree needs."""
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+from .segments import Chain, SplitPointError
+from .split_points import even_boundaries, split_points, stage_boundaries
+from .tracing import TraceError
+from .tree import INPUT, HeadTree, HeadTreeError, Path
+
+
+def read_tree(
+        spec: HeadTree | str | Mapping[str, Any] | None,
+        heads: int | None,
+        backbone: str,
+        kwargs: Mapping[str, Any],
+) -> HeadTree | None:
+    """The tree that was asked for, None where a number of heads was; all that can be judged without the network.
+
+    Args:
+        spec: The tree, in any of its forms.
+        heads: The number of heads.
+        backbone: Name of the architecture.
+        kwargs: Arguments of the architecture.
+
+    Raises:
+        HeadTreeError: A bad spec; the message lists the architecture's split points.
+        ValueError: An unknown architecture, or a number of heads that isn't the tree's.
+    """
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
+        hint = f', did you mean {" or ".join(map(repr, near))}?' if near else ': see timm.list_models()'
+        raise ValueError(f"timm has no architecture '{backbone}'{hint}")
+    if spec is None:
+        return None
+    try:
+        tree = HeadTree.of(spec)
+    except HeadTreeError as error:
+        points = ', '.join(map(str, split_points(backbone, **kwargs)))
+        raise HeadTreeError(f"{error}. Split points of '{backbone}': {points}") from None
+    if heads not in (None, tree.num_heads):
+        raise ValueError(f"tree '{tree}' has {tree.num_heads} heads, not {heads}: leave heads out")
+    return tree
+
+
+def plan_tree(
+        plain: nn.Module,
+        backbone: str,
+        input_size: tuple[int, ...],
+        tree: HeadTree | None,
+        heads: int,
+        pattern: str,
+) -> tuple[HeadTree, Chain]:
+    """The tree to grow, and the architecture cut for it.
+
+    Args:
+        plain: A network of the architecture.
+        backbone: Its name, for messages.
+        input_size: Shape of one input, (channels, height, width).
+        tree: The tree asked for, None for the pattern's.
+        heads: The number of heads of the pattern's.
+        pattern: Its name. Where the architecture can't be split between its stages, the tree forks at split points
+            that divide its multiply-adds evenly.
+
+    Raises:
+        HeadTreeError: A pattern or number of heads that can't be.
+        SplitPointError: A split where there's no split point; the message lists those there are.
+        ValueError: A network that can't be followed, or is no classifier.
+    """
+    try:
+        if tree is not None:
+            return tree, cut_for(plain, input_size, tree)
+        boundaries = stage_boundaries(plain) or even_boundaries(split_points(plain))
+        tree = HeadTree.preset(heads, pattern, boundaries)
+        try:
+            return tree, cut_for(plain, input_size, tree)
+        except SplitPointError:
+            tree = HeadTree.preset(heads, pattern, even_boundaries(split_points(plain)))
+            return tree, cut_for(plain, input_size, tree)
+    except SplitPointError as error:
+        points = [point.name for point in split_points(plain)]
+        near = difflib.get_close_matches(error.name or '', points, 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ''
+        raise SplitPointError(
+            f"can't split '{backbone}' so: {error}.{hint} Its split points: {', '.join(points)}", error.name
+        ) from None
+    except TraceError as error:
+        raise ValueError(f"'{backbone}' can't be made a head tree: {error}") from error
+
+
+def cut_for(plain: nn.Module, input_size: tuple[int, ...], tree: HeadTree) -> Chain:
+    """Cut an architecture for a tree, and check on the meta device that every path still computes logits.
+
+    Raises:
+        SplitPointError: A split where there's no split point, or splits in the wrong order.
+        TraceError: A network that can't be followed, or is no classifier.
+    """
+    chain = Chain(plain, tree.split_names, input_size)
+    paths = dict.fromkeys(tuple(cuts_to(chain, tree, leaf)) for leaf in tree.leaves)
+    for cuts in paths:
+        for start, stop in itertools.pairwise(cuts):
+            if stop < start:
+                late, early = chain.names[start - 1], (INPUT, *chain.names)[stop]
+                raise SplitPointError(f"'{early}' comes before '{late}' in the network: swap them", early)
+        chain.check(cuts)
+    return chain
+
+
+def cuts_to(chain: Chain, tree: HeadTree, leaf: Path) -> list[int]:
+    """The cuts on the way to a head, from the input to the logits."""
+    return [0, *(chain.cut(tree.at(leaf[:depth]).split) for depth in range(len(leaf) + 1))]
