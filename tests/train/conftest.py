@@ -1,0 +1,83 @@
+"""Small data sets, written to a temporary folder in each form that training reads."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from timm_collab.train import TrainConfig
+from timm_collab.train.parse import parse_config
+
+MakeImages = Callable[..., list[Image.Image]]
+Recipe = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory, monkeypatch):
+    """Keep what `datasets` caches out of the home folder, and Accelerate's state out of the next test."""
+    cache = tmp_path_factory.getbasetemp() / 'datasets-cache'
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', cache)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def images() -> MakeImages:
+    """Make images that tell their label by their brightness."""
+
+    def make(labels: list[int], size: int = 8, mode: str = 'RGB') -> list[Image.Image]:
+        rng = np.random.default_rng(0)
+        return [
+            Image.fromarray((20 + 40 * label + rng.integers(0, 20, (size, size))).astype(np.uint8)).convert(mode)
+            for label in labels
+        ]
+
+    return make
+
+
+@pytest.fixture
+def parquet_folder(tmp_path, images) -> Path:
+    """40 training and 10 test images of two classes, as parquet files."""
+    folder = tmp_path / 'parquet'
+    folder.mkdir()
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['dark', 'bright']))
+    for split, count in (('train', 40), ('test', 10)):
+        labels = [index % 2 for index in range(count)]
+        rows = datasets.Dataset.from_dict({'image': images(labels), 'label': labels}, features=features)
+        rows.to_parquet(str(folder / f'{split}.parquet'))
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path, images) -> Callable[..., Path]:
+    """Write images as `<split>/<class>/<number>.png`, the split left out where it is ''."""
+
+    def make(**counts: int) -> Path:
+        folder = tmp_path / 'images'
+        for split, count in (counts or {'': 12}).items():
+            for label, name in enumerate(('cat', 'dog')):
+                (folder / split / name).mkdir(parents=True)
+                for number, image in enumerate(images([label] * count)):
+                    image.save(folder / split / name / f'{number}.png')
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    """A recipe of seconds on the shipped digits, with more keys as on the command line."""
+
+    def make(*argv: str) -> TrainConfig:
+        return parse_config([
+            '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
+            '--data.in_chans=1', '--data.max_train_samples=128', '--augment.no_aug=true', '--optim.lr=0.02',
+            '--epochs=1', '--batch_size=32', f'--output={tmp_path / "run"}', *argv,
+        ])
+
+    return make

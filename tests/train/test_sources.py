@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import socket
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from timm_collab.train.config import DataConfig
+from timm_collab.train.errors import TrainError
+from timm_collab.train.sources import load_source
+
+
+def test_builtin_digits_need_no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError('the network was used')
+
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+    source = load_source(DataConfig(path='builtin:digits', in_chans=1))
+    assert (len(source.train), len(source.test), source.val) == (1297, 500, None)
+    assert source.label_names == list('0123456789')
+    assert np.array_equal(np.bincount(source.test.labels_N), [50] * 10)
+    assert source.train.image(0).mode == 'L' and source.train.image(0).size == (8, 8)
+
+
+def test_parquet_folder(parquet_folder):
+    source = load_source(DataConfig(path=str(parquet_folder)))
+    assert (len(source.train), len(source.test)) == (40, 10)
+    assert source.label_names == ['dark', 'bright']
+    assert source.train.image(3).mode == 'RGB'
+    assert source.train.labels_N[:4].tolist() == [0, 1, 0, 1]
+
+
+def test_image_folder_with_splits(image_folder):
+    source = load_source(DataConfig(path=str(image_folder(train=6, val=3, test=2))))
+    assert (len(source.train), len(source.val), len(source.test)) == (12, 6, 4)
+    assert source.label_names == ['cat', 'dog']
+    # Class 1 was drawn brighter than class 0.
+    assert np.mean(source.val.image(0)) < np.mean(source.val.image(5))
+
+
+def test_image_folder_of_classes_only(image_folder):
+    source = load_source(DataConfig(path=str(image_folder())))
+    assert (len(source.train), source.val, source.test) == (24, None, None)
+    assert np.bincount(source.train.labels_N).tolist() == [12, 12]
+
+
+def test_splits_by_name(image_folder):
+    folder = str(image_folder(train=4, val=3, test=2))
+    source = load_source(DataConfig(path=folder, train_split='test', val_split='train', test_split=None))
+    assert (len(source.train), len(source.val), source.test) == (4, 8, None)
+
+
+def write(folder, splits, **features):
+    folder.mkdir()
+    for split, columns in splits.items():
+        rows = datasets.Dataset.from_dict(columns, features=datasets.Features(**features) if features else None)
+        rows.to_parquet(str(folder / f'{split}.parquet'))
+    return DataConfig(path=str(folder))
+
+
+def test_labels_as_text_and_images_as_bytes(tmp_path, images):
+    png = []
+    for image in images([0, 1, 1]):
+        image.save(tmp_path / 'x.png')
+        png.append((tmp_path / 'x.png').read_bytes())
+    config = write(tmp_path / 'data', {'train': {'image': png, 'label': ['wolf', 'elk', 'elk']}})
+    source = load_source(config)
+    assert source.label_names == ['elk', 'wolf']
+    assert source.train.labels_N.tolist() == [1, 0, 0]
+    assert source.train.image(2).size == (8, 8)
+
+
+def test_text_label_unknown_to_training(tmp_path, images):
+    config = write(tmp_path / 'data', {
+        'train': {'image': images([0, 1]), 'label': ['wolf', 'elk']},
+        'test': {'image': images([0, 1]), 'label': ['wolf', 'elf']},
+    })
+    with pytest.raises(TrainError, match="label 'elf' in row 1 of split 'test' is none of the 2 classes"):
+        load_source(config)
+
+
+@pytest.mark.parametrize('label', [None, 0.5, [1]])
+def test_labels_that_are_none(tmp_path, images, label):
+    config = write(tmp_path / 'data', {'train': {'image': images([0, 1]), 'label': [label, label]}})
+    with pytest.raises(TrainError, match="row 0 of split 'train' is neither a class index nor a name"):
+        load_source(config)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    (tmp_path / 'images' / 'a').mkdir(parents=True)
+    (tmp_path / 'images' / 'b').mkdir()
+    Image.fromarray(ramp).save(tmp_path / 'images' / 'a' / '0.png')
+    Image.fromarray(ramp).save(tmp_path / 'images' / 'b' / '0.png')
+    image = load_source(DataConfig(path=str(tmp_path / 'images'), in_chans=1)).train.image(0)
+    assert np.array_equal(np.asarray(image), (ramp >> 8).astype(np.uint8))
+
+
+def test_broken_image_names_split_and_row(image_folder):
+    folder = image_folder(train=4)
+    (folder / 'train' / 'dog' / '2.png').write_bytes(b'no image at all')
+    source = load_source(DataConfig(path=str(folder)))
+    source.train.image(5)
+    with pytest.raises(TrainError, match=r"row 6 of split 'train' can't be decoded.*UnidentifiedImageError"):
+        source.train.image(6)
+    # A part of a split still names the row of the whole.
+    with pytest.raises(TrainError, match='row 6'):
+        source.train.take(np.array([0, 6])).image(1)
+
+
+@pytest.mark.parametrize(('keys', 'message'), [
+    (dict(image_column='img'), "no column 'img', the data has image, label"),
+    (dict(label_column='lable'), "no column 'lable', the data has image, label; did you mean 'label'"),
+    (dict(image_column='label'), "column 'label' of split 'train' holds .*, not images"),
+    (dict(train_split='trian'), "has no split 'trian', it has train, test; did you mean 'train'"),
+    (dict(val_split='val'), "data.val_split: .* has no split 'val'"),
+    (dict(val_split='test'), 'the same split is used twice'),
+])
+def test_refused_keys(parquet_folder, keys, message):
+    with pytest.raises(TrainError, match=message):
+        load_source(DataConfig(path=str(parquet_folder), **keys))
+
+
+@pytest.mark.parametrize(('path', 'message'), [
+    ('./nowhere', "'./nowhere' does not exist"),
+    ('/no/where', "'/no/where' does not exist"),
+    ('a/b/c', "'a/b/c' does not exist"),
+    ('cifar10', "'cifar10' does not exist.*Hub as user/name"),
+    ('builtin:digit', 'shipped with the package is builtin:digits'),
+])
+def test_refused_paths(path, message):
+    with pytest.raises(TrainError, match=message):
+        load_source(DataConfig(path=path))
+
+
+def test_hub_failure_is_one_error(monkeypatch):
+    def fail(path):
+        raise ConnectionError(f"Couldn't reach '{path}'\non the Hub")
+
+    monkeypatch.setattr(datasets, 'load_dataset', fail)
+    with pytest.raises(TrainError, match=r"'user/name' can't be loaded from the Hub.*Couldn't reach") as caught:
+        load_source(DataConfig(path='user/name'))
+    assert '\n' not in str(caught.value)
+
+
+def test_file_and_empty_folder(tmp_path):
+    (tmp_path / 'file.parquet').write_bytes(b'')
+    with pytest.raises(TrainError, match='is a file: name the folder'):
+        load_source(DataConfig(path=str(tmp_path / 'file.parquet')))
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(TrainError, match="empty' can't be loaded as a data set"):
+        load_source(DataConfig(path=str(tmp_path / 'empty')))
+
+
+def test_empty_split(tmp_path, images):
+    features = dict(image=datasets.Image(), label=datasets.Value('int64'))
+    config = write(tmp_path / 'data', {
+        'train': {'image': images([0, 1]), 'label': [0, 1]},
+        'test': {'image': [], 'label': []},
+    }, **features)
+    with pytest.raises(TrainError, match=r"split 'test' of .* is empty"):
+        load_source(config)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+
+import datasets
+import numpy as np
+import pytest
+
+from timm_collab.train.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+from timm_collab.train.errors import TrainError
+from timm_collab.train.sources import ImageSplit, Source
+from timm_collab.train.splits import make_splits, stratified
+
+
+def split(labels, name='train') -> ImageSplit:
+    rows = datasets.Dataset.from_dict({'image': list(range(len(labels)))})
+    return ImageSplit(name, rows, 'image', 'L', np.arange(len(labels)), np.asarray(labels))
+
+
+def recipe(num_classes=None, noise=0.0, batch_size=4, seed=0, **data) -> TrainConfig:
+    return TrainConfig(
+        seed=seed,
+        batch_size=batch_size,
+        model=ModelConfig(name='collab_resnet18', num_classes=num_classes),
+        data=DataConfig(path='here', **data),
+        noise=NoiseConfig(rate=noise),
+    )
+
+
+LABELS = np.repeat(np.arange(5), [100, 50, 20, 10, 2])
+
+
+def test_hold_out_takes_its_share_of_each_class_once():
+    made = make_splits(Source(split(LABELS), None, None, None), recipe(val_fraction=0.1))
+    assert np.bincount(made.val.labels_N).tolist() == [10, 5, 2, 1, 1]
+    assert sorted([*made.train.row_N, *made.val.row_N]) == list(range(LABELS.size))
+    assert 'held out' in made.val_origin
+
+
+def test_hold_out_depends_on_the_seed_alone():
+    rows = [
+        make_splits(Source(split(LABELS), None, None, None), recipe(seed=seed, noise=noise)).val.row_N.tolist()
+        for seed, noise in ((1, 0.0), (1, 0.4), (2, 0.0))
+    ]
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_given_validation_split_is_used_whole():
+    made = make_splits(Source(split(LABELS), split([0, 1], 'validation'), None, None), recipe())
+    assert (len(made.train), len(made.val), made.val_origin) == (LABELS.size, 2, "split 'validation'")
+
+
+def test_noise_is_in_the_training_labels_only():
+    source = Source(split(LABELS), None, split(LABELS, 'test'), None)
+    clean, noisy = (make_splits(source, recipe(noise=rate)) for rate in (0.0, 0.4))
+    assert np.array_equal(clean.train.row_N, noisy.train.row_N)
+    changed = np.count_nonzero(clean.train.labels_N != noisy.train.labels_N)
+    assert changed == round(0.4 * len(clean.train))
+    assert noisy.noise_rate == changed / len(clean.train)
+    assert np.array_equal(noisy.val.labels_N, LABELS[noisy.val.row_N])
+    assert np.array_equal(noisy.test.labels_N, LABELS)
+
+
+@pytest.mark.parametrize('size', [4, 17, 90])
+def test_subset_is_exact_and_keeps_proportions(size):
+    made = make_splits(Source(split(LABELS), split([0], 'val'), None, None), recipe(max_train_samples=size))
+    assert len(made.train) == size == len(set(made.train.row_N.tolist()))
+    counts = np.bincount(made.train.labels_N, minlength=5)
+    assert np.all(np.abs(counts - size * np.bincount(LABELS) / LABELS.size) < 1)
+
+
+def test_number_of_classes():
+    source = Source(split(LABELS), None, None, None)
+    assert make_splits(source, recipe()).num_classes == 5
+    assert make_splits(source, recipe(num_classes=7)).num_classes == 7
+    names = dataclasses.replace(source, label_names=list('abcdef'))
+    made = make_splits(names, recipe())
+    assert (made.num_classes, made.label_names) == (6, list('abcdef'))
+    assert make_splits(names, recipe(num_classes=7)).label_names is None
+
+
+@pytest.mark.parametrize(('source', 'config', 'message'), [
+    (Source(split(LABELS), None, None, None), recipe(num_classes=4),
+     r"label 4 in row 180 of split 'train' is outside \[0, 4\): raise model.num_classes"),
+    (Source(split([0, -2, 1]), None, None, None), recipe(),
+     r"label -2 in row 1 of split 'train' is outside \[0, 2\): check data.label_column"),
+    (Source(split(LABELS), None, split([0, 5], 'test'), None), recipe(),
+     r"label 5 in row 1 of split 'test' is outside \[0, 5\)"),
+    (Source(split(LABELS), None, split([-1, -1], 'test'), None), recipe(),
+     'it is unlabelled: write --data.test_split null'),
+    (Source(split([0, 0, 0]), None, None, None), recipe(), "split 'train' has 1 class: .* at least 2"),
+    (Source(split(LABELS), None, None, None), recipe(batch_size=1000),
+     'batch_size 1000 is larger than the training data, 163 images'),
+    (Source(split([0, 1, 2]), None, None, None), recipe(), 'no class with two images or more'),
+])
+def test_bad_labels_and_sizes(source, config, message):
+    with pytest.raises(TrainError, match=message):
+        make_splits(source, config)
+
+
+def test_stratified_leaves_one_of_each_class():
+    labels_N = np.array([0, 0, 1, 1, 1, 2])
+    for seed in range(20):
+        mask_N = stratified(labels_N, 0.99, (seed,))
+        assert np.bincount(labels_N[~mask_N], minlength=3).tolist() == [1, 1, 1]

@@ -1,0 +1,40 @@
+"""`python -m timm_collab.train` and `accelerate launch -m timm_collab.train`."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .errors import TrainError
+from .parse import parse_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what a command line asks for.
+
+    Args:
+        argv: Arguments after the program's name; those of the process when None.
+
+    Returns:
+        Exit status: 0, or 2 for a mistake in the recipe or the data, which one line on stderr explains.
+    """
+    try:
+        config = parse_config(sys.argv[1:] if argv is None else argv)
+        # Imported late: a misspelt key is refused before anything heavy is loaded.
+        from .run import train
+        train(config)
+    except TrainError as error:
+        print(f'error: {_one_line(error)}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    return 0
+
+
+def _one_line(error: TrainError) -> str:
+    """The message itself, also of an error from a loader's worker, which torch wraps into the worker's traceback."""
+    return str(error).strip().splitlines()[-1].removeprefix(f'{type(error).__module__}.{type(error).__name__}: ')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

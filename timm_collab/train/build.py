@@ -1,0 +1,116 @@
+"""The parts of a run that a recipe names: model, objective, optimizer, schedule."""
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import timm.optim
+import timm.scheduler
+import torch
+import torch.nn as nn
+from torch.optim import Optimizer
+
+from ..task import CollaborativeTask
+from .config import COLLAB_PREFIX, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, SchedConfig
+from .errors import TrainError, nearest, require
+
+
+def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.Module:
+    """The head tree, on the CPU; one head is the network alone.
+
+    Raises:
+        TrainError: Unknown architecture or split point, or arguments that the architecture doesn't take.
+    """
+    architecture = config.architecture
+    base = architecture.split('.')[0]
+    require(timm.is_model(base), f"model.name '{config.name}': timm has no architecture '{base}'"
+                                 f'{nearest(base, timm.list_models())}')
+    kwargs: dict[str, Any] = model_args(config, data)
+    if config.tree is not None:
+        kwargs['tree'] = config.tree
+    else:
+        kwargs.update(heads=config.num_heads, pattern=config.pattern)
+    try:
+        return timm.create_model(
+            f'{COLLAB_PREFIX}{architecture}',
+            pretrained=config.pretrained,
+            branch_init=config.branch_init,
+            rescale=config.rescale,
+            num_classes=num_classes,
+            **kwargs,
+        )
+    except (ValueError, TypeError, RuntimeError, OSError, AssertionError) as error:
+        raise TrainError(f"model '{config.name}' can't be made: {' '.join(str(error).split())}") from error
+
+
+def model_args(config: ModelConfig, data: DataConfig) -> dict[str, Any]:
+    """Arguments of the architecture itself, for `timm.create_model` and for the saved `config.json`."""
+    args = dict(config.kwargs)
+    if data.in_chans != 3:
+        args['in_chans'] = data.in_chans
+    source = timm.models.get_pretrained_cfg(config.architecture, allow_unregistered=True)
+    if data.img_size is not None and source is not None and source.fixed_input_size:
+        # Transformers with position embeddings are built for one size; convolutional networks take no such argument.
+        args.setdefault('img_size', data.img_size)
+    return args
+
+
+def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None) -> None:
+    """Run the model once on nothing, so that an image size that it can't take shows before training.
+
+    Raises:
+        TrainError: It can't.
+    """
+    try:
+        with torch.inference_mode():
+            model.eval().forward_heads(torch.zeros(2, *input_size))  # type: ignore[operator]
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = ' '.join(str(error).split())
+        raise TrainError(f"model '{name}' can't take images of {tuple(input_size)} (channels, height, width): {reason};"
+                         ' try another data.img_size') from error
+
+
+def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device) -> CollaborativeTask:
+    """The objective around a (wrapped) model."""
+    return CollaborativeTask(
+        model,
+        criterion=nn.CrossEntropyLoss(label_smoothing=config.smoothing),
+        temperature=config.temperature,
+        beta=config.beta,
+        scale_by_t2=config.scale_by_t2,
+        device=device,
+        verbose=False,
+    )
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    """timm's optimizer of that name.
+
+    Raises:
+        TrainError: There is none.
+    """
+    known = timm.optim.list_optimizers()
+    require(config.name.lower() in known,
+            f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
+    return timm.optim.create_optimizer_v2(
+        model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum)
+
+
+def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:
+    """timm's scheduler of that name, to be stepped with `step_update`; None for `none`."""
+    if config.name == 'none':
+        return None
+    scheduler, _ = timm.scheduler.create_scheduler_v2(
+        optimizer,
+        sched=config.name,
+        num_epochs=epochs,
+        warmup_epochs=config.warmup_epochs,
+        warmup_lr=config.warmup_lr,
+        min_lr=config.min_lr,
+        decay_epochs=config.decay_epochs,
+        decay_milestones=config.decay_milestones,
+        decay_rate=config.decay_rate,
+        step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
+    )
+    return scheduler

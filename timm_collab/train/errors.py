@@ -1,0 +1,21 @@
+"""The one error that means: what you asked for can't be trained, and this is what to write instead."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrainError(ValueError):
+    """A mistake in a recipe, a command line or the data; its message is all that a user needs to see."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as `; did you mean 'optim.lr'?` for a misspelt word, empty if nothing known comes close."""
+    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f'; did you mean {" or ".join(repr(match) for match in matches)}?' if matches else ''
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `TrainError` with a message unless a condition holds."""
+    if not condition:
+        raise TrainError(message)

@@ -1,0 +1,93 @@
+"""Image to tensor: timm's transforms, for training and for evaluation, from one data config."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm.data
+import torch.nn as nn
+from PIL import Image
+from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
+from torchvision import transforms
+
+from .config import AugmentConfig, DataConfig
+from .errors import TrainError
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the input of a model.
+
+    Args:
+        data_config: As `timm.data.resolve_data_config` gives it; saved with the model, so that whoever loads it can
+            rebuild `evaluation` from it.
+        training: Transform of training images.
+        training_is_random: Whether `training` draws anything.
+        evaluation: Transform of validation and test images.
+    """
+
+    data_config: dict[str, Any]
+    training: Transform
+    training_is_random: bool
+    evaluation: Transform
+
+
+def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfig) -> Preprocessing:
+    """Resolve size, mean, deviation, interpolation and crop from the recipe, else from the model's `pretrained_cfg`.
+
+    Raises:
+        TrainError: timm refuses a setting.
+    """
+    asked = {
+        'in_chans': data.in_chans,
+        'img_size': data.img_size,
+        'mean': data.mean,
+        'std': data.std,
+        'interpolation': data.interpolation,
+        'crop_pct': data.crop_pct,
+    }
+    data_config = timm.data.resolve_data_config(asked, model=model)
+    data_config['input_size'] = (data.in_chans, *data_config['input_size'][-2:])
+    for name in ('mean', 'std'):
+        values = tuple(data_config[name])
+        if len(values) != data.in_chans:
+            values = (sum(values) / len(values),) * data.in_chans
+        data_config[name] = values
+    try:
+        return Preprocessing(
+            data_config=data_config,
+            training=_training_transform(data_config, augment),
+            training_is_random=not augment.no_aug,
+            evaluation=timm.data.create_transform(**data_config, is_training=False),
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise TrainError(f'timm.data.create_transform refuses the settings of augment or data: {error}') from error
+
+
+def _training_transform(data_config: dict[str, Any], augment: AugmentConfig) -> Transform:
+    crop = augment.crop
+    pipeline = timm.data.create_transform(
+        **data_config,
+        is_training=True,
+        no_aug=augment.no_aug,
+        train_crop_mode=None if crop == 'pad' else crop,
+        scale=None if augment.scale is None else tuple(augment.scale),
+        ratio=None if augment.ratio is None else tuple(augment.ratio),
+        hflip=augment.hflip,
+        vflip=augment.vflip,
+        color_jitter=augment.color_jitter or None,
+        auto_augment=augment.auto_augment,
+        re_prob=augment.re_prob,
+    )
+    if crop == 'pad' and not augment.no_aug:
+        # timm has no such crop: take the place of the random resized crop that its pipeline starts with.
+        size = data_config['input_size'][-2:]
+        pipeline.transforms[0] = transforms.Compose([
+            transforms.Resize(size, interpolation=str_to_interp_mode(data_config['interpolation'])),
+            transforms.RandomCrop(size, padding=augment.crop_padding),
+        ])
+    return pipeline

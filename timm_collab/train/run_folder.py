@@ -1,0 +1,83 @@
+"""The folder of a run: `config.yaml`, `metrics.jsonl`, `summary.json` and `pruned/`, never written over another run."""
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import TrainConfig
+from .errors import TrainError, require
+
+CONFIG, METRICS, SUMMARY, PRUNED, SINGLE = 'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'
+
+
+def choose_folder(config: TrainConfig) -> Path:
+    """The folder asked for, or a fresh one under `runs/`, named after the moment and the model."""
+    if config.output is not None:
+        return Path(config.output).expanduser()
+    name = f'{time.strftime("%Y%m%d-%H%M%S")}-{config.model.name}'
+    folder, count = Path('runs', name), 1
+    while folder.exists():
+        count += 1
+        folder = Path('runs', f'{name}-{count}')
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """See whether a run can be written to a folder, without creating anything.
+
+    Raises:
+        TrainError: It holds a run already, or it can't be created or written to.
+    """
+    for name in (CONFIG, METRICS, SUMMARY, PRUNED, SINGLE):
+        require(not (folder / name).exists(), f"output '{folder}' already holds a run ({name}): choose another folder")
+    ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
+    require(os.access(ancestor, os.W_OK | os.X_OK), f"output '{folder}' can't be written: no permission to write to"
+                                                    f" '{ancestor}'")
+
+
+class RunFolder:
+    """A run's folder, claimed by this run.
+
+    Args:
+        path: The folder; it and its parents are created.
+        config: What is about to run; saved as a recipe that runs it again.
+
+    Raises:
+        TrainError: Another run holds the folder, or it can't be written to.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # Exclusive creation: of two runs that start at once in one folder, the second is refused.
+            with open(path / CONFIG, 'x', encoding='utf-8') as file:
+                yaml.safe_dump(config.to_dict(), file, sort_keys=False)
+        except FileExistsError:
+            raise TrainError(f"output '{path}' already holds a run ({CONFIG}): choose another folder") from None
+        except OSError as error:
+            raise TrainError(f"output '{path}' can't be written: {error}") from error
+
+    @property
+    def pruned(self) -> Path:
+        """Where the kept head is saved."""
+        return self.path / PRUNED
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        with open(self.path / METRICS, 'a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
+
+    @staticmethod
+    def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json` of a run's folder, whole or not at all."""
+        partial = folder / f'.{SUMMARY}.partial'
+        partial.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
+        os.replace(partial, folder / SUMMARY)

@@ -1,0 +1,203 @@
+"""From `data.path` to labelled rows: Hub data sets, local folders, and the data shipped with the package.
+
+Array names end in their shape: N examples.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .config import DataConfig
+from .errors import TrainError, nearest, require
+
+BUILTIN = 'builtin:'
+_HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
+_AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Rows of one split of a data set, and the label to learn for each.
+
+    Args:
+        name: The split the rows come from, for messages.
+        rows: The whole split.
+        image_column: Column of `rows` with the images.
+        mode: PIL mode that images are converted to, 'L' or 'RGB'.
+        row_N: Which rows of `rows` these are.
+        labels_N: Class index of each.
+    """
+
+    name: str
+    rows: datasets.Dataset
+    image_column: str
+    mode: str
+    row_N: Labels
+    labels_N: Labels
+
+    def __len__(self) -> int:
+        return len(self.row_N)
+
+    def take(self, index_M: Labels) -> ImageSplit:
+        """Some of the examples, in the order given."""
+        return replace(self, row_N=self.row_N[index_M], labels_N=self.labels_N[index_M])
+
+    def with_labels(self, labels_N: Labels) -> ImageSplit:
+        """The same examples with other labels."""
+        return replace(self, labels_N=labels_N)
+
+    def image(self, index: int) -> Image.Image:
+        """Decode an image.
+
+        Raises:
+            TrainError: It doesn't decode; the message names split and row.
+        """
+        row = int(self.row_N[index])
+        try:
+            image = self.rows[row][self.image_column]
+            if image.mode.startswith('I;16'):
+                # PIL would clip 16-bit values to 255, which turns most of such an image white.
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return image.convert(self.mode)
+        except Exception as error:  # whatever a decoder raises on bytes that are no image
+            reason = ' '.join(str(error).split())
+            raise TrainError(f"the image in row {row} of split '{self.name}' can't be decoded ({type(error).__name__}:"
+                             f' {reason}): repair or remove it') from error
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found: its splits, and the names of its classes if it has any."""
+
+    train: ImageSplit
+    val: ImageSplit | None
+    test: ImageSplit | None
+    label_names: list[str] | None
+
+
+def load_source(config: DataConfig) -> Source:
+    """Open the data set of a recipe and check splits, columns and the kind of its labels.
+
+    Images are not decoded yet, and class indices not yet compared with a number of classes.
+
+    Raises:
+        TrainError: Whatever of this doesn't exist or isn't what its key says.
+    """
+    found = _open(str(config.path))
+    names = {
+        'train': config.train_split,
+        'val': _split_name(config.val_split, 'val', found),
+        'test': _split_name(config.test_split, 'test', found),
+    }
+    chosen = {role: name for role, name in names.items() if name is not None}
+    for role, name in chosen.items():
+        require(name in found, f"data.{role}_split: '{config.path}' has no split '{name}', it has"
+                               f' {", ".join(found)}{nearest(name, found)}')
+        require(len(found[name]) > 0, f"split '{name}' of data.path '{config.path}' is empty")
+    require(len(set(chosen.values())) == len(chosen), f'the same split is used twice: {chosen}')
+
+    label_names = _label_names(found[config.train_split], config)
+    mode = 'L' if config.in_chans == 1 else 'RGB'
+    splits = {
+        role: ImageSplit(
+            name=name,
+            rows=_images_only(found[name], name, config),
+            image_column=config.image_column,
+            mode=mode,
+            row_N=np.arange(len(found[name])),
+            labels_N=_labels(found[name], name, config, label_names),
+        )
+        for role, name in chosen.items()
+    }
+    return Source(splits['train'], splits.get('val'), splits.get('test'), label_names)
+
+
+def _open(path: str) -> dict[str, datasets.Dataset]:
+    if path.startswith(BUILTIN):
+        target = _builtin_folder(path.removeprefix(BUILTIN))
+    elif (local := Path(path).expanduser()).exists():
+        require(local.is_dir(), f"data.path '{path}' is a file: name the folder that holds it")
+        target = local
+    else:
+        require(_HUB_ID.fullmatch(path) is not None and not path.startswith('.'),
+                f"data.path '{path}' does not exist: write an existing folder, builtin:digits, or a data set of the"
+                ' Hub as user/name, e.g. uoft-cs/cifar10')
+        target = None
+    try:
+        found = datasets.load_dataset(path if target is None else str(target))
+    except Exception as error:  # the loaders raise many unrelated types, all about this path
+        reason = ' '.join(str(error).split())
+        if empty := re.search(r'Instruction "(\w+)" corresponds to no data', reason):
+            raise TrainError(f"split '{empty.group(1)}' of data.path '{path}' is empty") from None
+        where = 'from the Hub, and no local folder has that name' if target is None else 'as a data set'
+        raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(error).__name__}: {reason})") from error
+    require(len(found) > 0, f"data.path '{path}' holds no data")
+    return dict(found)
+
+
+def _builtin_folder(name: str) -> Path:
+    data = Path(str(resources.files('timm_collab') / 'data'))
+    known = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
+    require(name in known, f"data.path '{BUILTIN}{name}': the data shipped with the package is"
+                           f' {", ".join(BUILTIN + each for each in known)}')
+    return data / name
+
+
+def _split_name(asked: str | None, role: str, found: Mapping[str, datasets.Dataset]) -> str | None:
+    if asked != 'auto':
+        return asked
+    return next((name for name in _AUTO_SPLITS[role] if name in found), None)
+
+
+def _check_column(rows: datasets.Dataset, column: str, key: str) -> None:
+    require(column in rows.column_names,
+            f"data.{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
+            f'{nearest(column, rows.column_names)}')
+
+
+def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
+    _check_column(rows, config.image_column, 'image_column')
+    rows = rows.select_columns([config.image_column])
+    if not isinstance(rows.features[config.image_column], datasets.Image):
+        try:
+            rows = rows.cast_column(config.image_column, datasets.Image())
+        except Exception as error:  # pyarrow's, of several types
+            raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' holds"
+                             f' {rows.features[config.image_column]}, not images') from error
+    return rows
+
+
+def _label_names(train: datasets.Dataset, config: DataConfig) -> list[str] | None:
+    """Class names: of the feature if it has any, else, for labels written as text, the sorted texts of training."""
+    _check_column(train, config.label_column, 'label_column')
+    feature = train.features[config.label_column]
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    if getattr(feature, 'dtype', None) in ('string', 'large_string'):
+        return sorted(name for name in train.unique(config.label_column) if name is not None)
+    return None
+
+
+def _labels(rows: datasets.Dataset, split: str, config: DataConfig, names: list[str] | None) -> Labels:
+    _check_column(rows, config.label_column, 'label_column')
+    values = rows.with_format('arrow')[:][config.label_column].to_pylist()
+    if values and any(isinstance(value, str) for value in values):
+        index = {name: position for position, name in enumerate(names or ())}
+        for row, value in enumerate(values):
+            require(value in index, f"label {value!r} in row {row} of split '{split}' is none of the {len(index)}"
+                                    f" classes of split '{config.train_split}'")
+        values = [index[value] for value in values]
+    for row, value in enumerate(values):
+        require(isinstance(value, int), f"label {value!r} in row {row} of split '{split}' is neither a class index nor"
+                                        f" a name: data.label_column '{config.label_column}' can't be learnt")
+    return np.asarray(values, dtype=np.int64)
