@@ -101,6 +101,12 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not against, f'{part} may import {sorted(MAY_IMPORT[part]) or "nothing of the package"}'
 
 
+def test_contributing_lists_the_chain() -> None:
+    text = (Path(__file__).parent.parent / 'CONTRIBUTING.md').read_text()
+    rows = [row.removesuffix('.py').removesuffix('/') for row in re.findall(r'^\| `([\w./]+)` \|', text, re.MULTILINE)]
+    assert tuple(rows[1:len(CHAIN) + 1]) == CHAIN
+
+
 def test_networks_are_reached_through_the_registry_only() -> None:
     users = {part_of(path) for path in MODULES for _, part in internal_imports(path) if part == 'networks'}
     assert users - {'networks'} == {'registry'}

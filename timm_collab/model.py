@@ -85,8 +85,8 @@ class CollabModel(nn.Module):
         super().__init__()
         if kwargs.get('features_only'):
             raise ValueError('a head tree has no features_only form: prune() a head and take its features')
-        if kwargs.get('num_classes', 1) < 1:
-            raise ValueError(f"heads need at least one class to learn from, got num_classes={kwargs['num_classes']}")
+        if (num_classes := kwargs.get('num_classes')) is not None and num_classes < 1:
+            raise ValueError(f'heads need at least one class to learn from, got num_classes={num_classes}')
         if branch_init not in BRANCH_INITS:
             raise ValueError(f"unknown branch_init '{branch_init}': write one of {', '.join(BRANCH_INITS)}")
         wanted = read_tree(tree, heads, backbone, kwargs)
