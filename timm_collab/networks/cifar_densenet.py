@@ -9,13 +9,13 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from timm.layers import LayerType, create_classifier, get_norm_act_layer
+from timm.layers import LayerType, get_norm_act_layer
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._manipulate import MATCH_PREV_GROUP
 from timm.models.densenet import DenseTransition
 from torch import Tensor, nn
 
-from .cifar_resnet import CIFAR10_MEAN, CIFAR10_STD
+from .cifar import CifarNet, cifar_cfg
 
 __all__ = ['CifarDenseNet']  # the decorator adds each entry point
 
@@ -30,7 +30,7 @@ class DenseBlock(nn.Sequential):
         return x
 
 
-class CifarDenseNet(nn.Module):
+class CifarDenseNet(CifarNet):
     """Densely connected network with a 3x3 stem and one 3x3 convolution a layer.
 
     Args:
@@ -48,6 +48,8 @@ class CifarDenseNet(nn.Module):
         dtype: Dtype of the parameters.
     """
 
+    classifier_name = 'classifier'
+
     def __init__(
             self,
             growth_rate: int = 12,
@@ -63,17 +65,13 @@ class CifarDenseNet(nn.Module):
             device: Any = None,
             dtype: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes, in_chans, drop_rate)
         dd = {'device': device, 'dtype': dtype}
         norm_act_cls = get_norm_act_layer(norm_layer, act_layer=act_layer)
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
 
         chs = stem_width
         self.features = nn.Sequential(OrderedDict(conv0=nn.Conv2d(in_chans, chs, 3, padding=1, bias=False, **dd)))
-        self.feature_info = [{'num_chs': chs, 'reduction': 1, 'module': 'features.conv0'}]
+        self.feature_info.append({'num_chs': chs, 'reduction': 1, 'module': 'features.conv0'})
         for i, num_layers in enumerate(block_config, start=1):
             block = DenseBlock()
             for j in range(1, num_layers + 1):
@@ -92,13 +90,7 @@ class CifarDenseNet(nn.Module):
         self.feature_info.append(
             {'num_chs': chs, 'reduction': 2 ** (len(block_config) - 1), 'module': 'features.norm'})
 
-        self.num_features = chs
-        self.global_pool, self.head_drop, self.classifier = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+        self._add_head(chs, global_pool, **dd)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that group parameters by block (coarse) or layer, for layer-wise learning rates."""
@@ -110,44 +102,9 @@ class CifarDenseNet(nn.Module):
             ],
         }
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each dense block's and transition's activations in the backward pass instead of storing them."""
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one.
-
-        Args:
-            num_classes: Number of classes, 0 for no classifier.
-            global_pool: Type of the pooling before it, None keeps the current one.
-        """
-        weight = next(self.parameters())
-        self.num_classes = num_classes
-        self.global_pool, self.classifier = create_classifier(
-            self.num_features,
-            num_classes,
-            pool_type=self.global_pool.pool_type if global_pool is None else global_pool,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map, normalized, [B, num_features, height / 4, width / 4]."""
         return checkpoint_seq(self.features, x) if self.grad_checkpointing else self.features(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map and classify it, or stop before the classifier (pre_logits)."""
-        x = self.head_drop(self.global_pool(x))
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute logits [B, num_classes] of images [B, in_chans, height, width]."""
-        return self.forward_head(self.forward_features(x))
 
 
 def _create_cifar_densenet(variant: str, pretrained: bool = False, **kwargs: Any) -> CifarDenseNet:
@@ -155,17 +112,10 @@ def _create_cifar_densenet(variant: str, pretrained: bool = False, **kwargs: Any
     return build_model_with_cfg(CifarDenseNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        'num_classes': 10, 'input_size': (3, 32, 32), 'pool_size': (8, 8),
-        'crop_pct': 1.0, 'interpolation': 'bilinear', 'mean': CIFAR10_MEAN, 'std': CIFAR10_STD,
-        'first_conv': 'features.conv0', 'classifier': 'classifier',
-        'paper_ids': 'arXiv:1608.06993', 'license': 'apache-2.0',
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs({'cifar_densenet40_12.untrained': _cfg()})
+default_cfgs = generate_default_cfgs({
+    'cifar_densenet40_12.untrained': cifar_cfg(
+        first_conv='features.conv0', classifier='classifier', paper_ids='arXiv:1608.06993'),
+})
 
 
 @register_model

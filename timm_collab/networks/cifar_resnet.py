@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerType, create_classifier, get_act_layer, get_norm_layer
+from timm.layers import DropPath, LayerType, get_act_layer, get_norm_layer
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-__all__ = ['CifarResNet']  # the decorator adds each entry point
+from .cifar import CifarNet, cifar_cfg
 
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+__all__ = ['CifarResNet']  # the decorator adds each entry point
 
 
 class PadShortcut(nn.Module):
@@ -38,7 +37,7 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, self.pad_chs))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(CifarNet):
     """Residual network with a 3x3 stem, basic blocks and parameter-free shortcuts.
 
     Args:
@@ -55,6 +54,8 @@ class CifarResNet(nn.Module):
         dtype: Dtype of the parameters.
     """
 
+    classifier_name = 'fc'
+
     def __init__(
             self,
             layers: tuple[int, int, int],
@@ -69,19 +70,15 @@ class CifarResNet(nn.Module):
             device: Any = None,
             dtype: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes, in_chans, drop_rate)
         dd = {'device': device, 'dtype': dtype}
         act_cls, norm_cls = get_act_layer(act_layer), get_norm_layer(norm_layer)
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
 
         in_chs = channels[0]
         self.conv1 = nn.Conv2d(in_chans, in_chs, kernel_size=3, padding=1, bias=False, **dd)
         self.bn1 = norm_cls(in_chs, **dd)
         self.act1 = act_cls(inplace=True)
-        self.feature_info = [{'num_chs': in_chs, 'reduction': 1, 'module': 'act1'}]
+        self.feature_info.append({'num_chs': in_chs, 'reduction': 1, 'module': 'act1'})
 
         stages = []
         block_idx, last_block = 0, sum(layers) - 1
@@ -107,43 +104,11 @@ class CifarResNet(nn.Module):
                 {'num_chs': out_chs, 'reduction': 2 ** stage_idx, 'module': f'layer{stage_idx + 1}'})
         self.layer1, self.layer2, self.layer3 = stages
 
-        self.num_features = in_chs
-        self.global_pool, self.head_drop, self.fc = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+        self._add_head(in_chs, global_pool, **dd)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that group parameters by stage (coarse) or block, for layer-wise learning rates."""
         return {'stem': r'^conv1|bn1', 'blocks': r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)'}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block's activations in the backward pass instead of storing them."""
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one.
-
-        Args:
-            num_classes: Number of classes, 0 for no classifier.
-            global_pool: Type of the pooling before it, None keeps the current one.
-        """
-        weight = next(self.parameters())
-        self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(
-            self.num_features,
-            num_classes,
-            pool_type=self.global_pool.pool_type if global_pool is None else global_pool,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the feature map of the last stage, [B, num_features, height / 4, width / 4]."""
@@ -151,15 +116,6 @@ class CifarResNet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3):
             x = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
         return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map and classify it, or stop before the classifier (pre_logits)."""
-        x = self.head_drop(self.global_pool(x))
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute logits [B, num_classes] of images [B, in_chans, height, width]."""
-        return self.forward_head(self.forward_features(x))
 
 
 def _create_cifar_resnet(variant: str, depth: int, pretrained: bool = False, **kwargs: Any) -> CifarResNet:
@@ -171,12 +127,7 @@ def _create_cifar_resnet(variant: str, depth: int, pretrained: bool = False, **k
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        'num_classes': 10, 'input_size': (3, 32, 32), 'pool_size': (8, 8),
-        'crop_pct': 1.0, 'interpolation': 'bilinear', 'mean': CIFAR10_MEAN, 'std': CIFAR10_STD,
-        'first_conv': 'conv1', 'classifier': 'fc', 'paper_ids': 'arXiv:1512.03385', 'license': 'apache-2.0',
-        **kwargs,
-    }
+    return cifar_cfg(first_conv='conv1', classifier='fc', paper_ids='arXiv:1512.03385', **kwargs)
 
 
 default_cfgs = generate_default_cfgs({
