@@ -55,6 +55,7 @@ def test_groups_refuse_nonsense(make, message):
     (dict(epochs=0), 'epochs must be at least 1, got 0'),
     (dict(batch_size=0), 'batch_size must be at least 1, got 0'),
     (dict(seed=-1), 'seed must lie in'),
+    (dict(cpu_threads=0), 'cpu_threads must be at least 1, got 0'),
     (dict(epochs=3, sched=SchedConfig(warmup_epochs=3)), r'warmup_epochs \(3\) must be fewer than epochs \(3\)'),
 ])
 def test_recipe_refuses_what_does_not_go_together(keys, message):

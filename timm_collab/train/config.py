@@ -226,6 +226,7 @@ class TrainConfig:
                                        ' (with one head that is the run itself)')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
+    cpu_threads: int | None = key(None, "threads that PyTorch computes with on the CPU; PyTorch's choice when left out")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -242,6 +243,8 @@ class TrainConfig:
         require(0 <= self.seed < 2**32, f'seed must lie in [0, 2**32), got {self.seed}')
         require(self.epochs >= 1, f'epochs must be at least 1, got {self.epochs}')
         require(self.batch_size >= 1, f'batch_size must be at least 1, got {self.batch_size}')
+        require(self.cpu_threads is None or self.cpu_threads >= 1,
+                f'cpu_threads must be at least 1, got {self.cpu_threads}')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
 

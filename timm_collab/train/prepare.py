@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import datasets
+import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
@@ -39,6 +40,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         TrainError: It can't do what is asked for, or a launch of several processes fell apart into single ones.
     """
+    if config.cpu_threads is not None:
+        torch.set_num_threads(config.cpu_threads)
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
