@@ -122,6 +122,7 @@ def test_eval_computes_only_the_kept_path() -> None:
     (dict(tree='layer3:2,layer2:2'), SplitPointError, "'layer2' comes before 'layer3' in the network: swap them"),
     (dict(tree='fc:2'), SplitPointError, "no parameter between 'fc' and the end.*Its split points: input"),
     (dict(tree='layer4:2,layer4.1:2'), SplitPointError, "no parameter between 'layer4' and 'layer4.1'"),
+    (dict(tree='layr2:2', in_chans=1), SplitPointError, "Did you mean 'layer2'"),
     (dict(tree='layer2:1'), HeadTreeError, "write 'layer2:2'.* Split points of 'resnet18': input, conv1"),
     (dict(tree='layer2:2', heads=4), ValueError, "tree 'layer2:2' has 2 heads, not 4"),
     (dict(heads=0), HeadTreeError, 'heads must be a whole number from 1, got 0'),

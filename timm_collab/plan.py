@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -73,18 +74,20 @@ def plan_tree(
         SplitPointError: A split where there's no split point; the message lists those there are.
         ValueError: A network that can't be followed, or is no classifier.
     """
+    channels, *img_size = input_size
+    listed = functools.partial(split_points, plain, in_chans=channels, img_size=img_size)
     try:
         if tree is not None:
             return tree, cut_for(plain, input_size, tree)
-        boundaries = stage_boundaries(plain) or even_boundaries(split_points(plain))
+        boundaries = stage_boundaries(plain) or even_boundaries(listed())
         tree = HeadTree.preset(heads, pattern, boundaries)
         try:
             return tree, cut_for(plain, input_size, tree)
         except SplitPointError:
-            tree = HeadTree.preset(heads, pattern, even_boundaries(split_points(plain)))
+            tree = HeadTree.preset(heads, pattern, even_boundaries(listed()))
             return tree, cut_for(plain, input_size, tree)
     except SplitPointError as error:
-        points = [point.name for point in split_points(plain)]
+        points = [point.name for point in listed()]
         near = difflib.get_close_matches(error.name or '', points, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ''
         raise SplitPointError(

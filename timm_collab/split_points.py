@@ -47,7 +47,7 @@ def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
 
     Args:
         model: Name of a timm architecture, with or without `collab_`, or a plain timm model.
-        **kwargs: Arguments for `timm.create_model` when `model` is a name, e.g. `img_size`.
+        **kwargs: Arguments that the architecture is, or a given `model` was, created with: `in_chans`, `img_size`, ...
 
     Raises:
         ValueError: No such architecture.
