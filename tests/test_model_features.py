@@ -87,7 +87,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(arch: str) -> None:
     for name, net in (('plain', model), ('checkpointed', other)):
         stored: dict[int, int] = {}
         hooks = torch.autograd.graph.saved_tensors_hooks(
-            lambda t, stored=stored: stored.setdefault(t.untyped_storage().data_ptr(), t.numel()) and t, lambda t: t
+            lambda t, stored=stored: (stored.setdefault(t.untyped_storage().data_ptr(), t.numel()), t)[1], lambda t: t
         )
         torch.manual_seed(1)
         with hooks:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 import timm
 import torch
 
@@ -59,18 +58,20 @@ def test_pretrained_weights_from_a_local_file_fill_the_tree(tmp_path) -> None:
         assert not torch.equal(state['fc.weight'], source.state_dict()['fc.weight'])
 
 
-@pytest.mark.filterwarnings('ignore:Overwriting')
 def test_a_later_architecture_can_be_registered() -> None:
-    def my_resnet(pretrained: bool = False, **kwargs):
-        return timm.create_model('test_resnet', pretrained=pretrained, **kwargs)
+    # in a process of its own: timm's registry forgets nothing
+    code = """
+import timm, timm_collab, torch
 
-    timm.models.register_model(my_resnet)
-    register_collab('my_resnet')
-    assert timm.create_model('collab_my_resnet', heads=2, num_classes=3)(images(64)).shape == (2, 2, 3)
-    timm.models._registry._clear_model_entries('my_resnet')
-    timm.models._registry._clear_model_entries('collab_my_resnet')
-    for name in ('my_resnet', 'collab_my_resnet'):
-        del timm.models._registry._model_entrypoints[name]
+def my_resnet(pretrained=False, **kwargs):
+    return timm.create_model('test_resnet', pretrained=pretrained, **kwargs)
+
+timm.models.register_model(my_resnet)
+timm_collab.register_collab('my_resnet')
+print(tuple(timm.create_model('collab_my_resnet', heads=2, num_classes=3)(torch.randn(2, 3, 64, 64)).shape))
+"""
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.stdout.strip() == '(2, 2, 3)', run.stderr
 
 
 def test_importing_registers_without_a_warning() -> None:

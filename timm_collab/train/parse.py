@@ -32,7 +32,11 @@ def find_recipe(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    shipped = {file.stem: file for folder in recipe_folders() for file in sorted(folder.glob('*.yaml'))}
+    shipped = {
+        file.stem: file
+        for folder in reversed(recipe_folders())  # the package's own go before what lies beside it
+        for file in sorted(folder.glob('*.yaml'))
+    }
     if name in shipped:
         return shipped[name]
     raise TrainError(f"no recipe '{name}': write the path of a YAML file or one of {', '.join(sorted(shipped))}"
