@@ -7,7 +7,7 @@ import timm
 import torch
 
 from tests.tester import images
-from timm_collab import CollabModel, register_collab
+from timm_collab import CollabModel
 
 
 def test_every_architecture_of_timm_has_a_collaborative_form() -> None:
