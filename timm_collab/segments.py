@@ -193,7 +193,8 @@ class Chain:
                 logits = self.run(cuts, x, self.template.train(training))
             shape = getattr(logits, 'shape', type(logits).__name__)
             if shape != (3, classes) or not classes:
-                raise TraceError(f'it maps 3 images to {shape}, not to the logits [3, {classes or "classes"}]')
+                wanted = f'[3, {classes}]' if classes else '[3, num_classes]: give num_classes if it can classify'
+                raise TraceError(f'it maps 3 images to {shape}, not to logits {wanted}')
         self.template.train()
 
     def _partition(self) -> list[tuple[str, ...]]:
