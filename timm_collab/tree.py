@@ -66,7 +66,10 @@ class HeadTree:
                 raise HeadTreeError('a node with children needs the name of the module it splits after')
             return
         if not re.fullmatch(_TOKEN, self.split) or self.split in set(':,|[]'):
-            raise HeadTreeError(f"'{self.split}' can't be the name of a split point: it needs a module's dotted name")
+            raise HeadTreeError(
+                f"'{self.split}' can't be the name of a split point, which is a module's dotted name; a written tree is"
+                ' read by HeadTree.parse'
+            )
         if len(self.children) < 2:
             raise HeadTreeError(
                 f"'{self.split}:{len(self.children)}' leaves {len(self.children) or 'no'} child: a split has at least"
