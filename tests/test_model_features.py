@@ -196,3 +196,13 @@ def test_other_input_sizes_and_batches() -> None:
     with torch.no_grad():
         for size, batch in ((96, 1), (33, 3), (224, 2)):
             assert torch.equal(model(images(size, batch)), model.prune()(images(size, batch)))
+
+
+@pytest.mark.parametrize('arch', ['vit_tiny_patch16_224', 'eva02_tiny_patch14_224'])
+def test_position_embeddings_are_resized_to_each_input(arch: str) -> None:
+    model = make(arch, dynamic_img_size=True, tree='blocks.5:2').eval()
+    with torch.no_grad():
+        for height, width in ((224, 224), (112, 224), (336, 112)):  # multiples of both patch sizes
+            x = torch.randn(2, 3, height, width)
+            for head, logits in enumerate(model.forward_heads(x)):
+                assert torch.equal(logits, model.prune(head)(x))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 from torch.utils._pytree import tree_leaves, tree_map
@@ -144,7 +145,9 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, expand: frozenset[str], input_shape: tuple[int, ...], count_flops: bool):
-        super().__init__()
+        # What timm marks as untraceable (resizing position embeddings, for one) depends on the input's size: left
+        # whole, it is computed anew for each size.
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.expand = expand
         self.input_shape = input_shape
         self.count_flops = count_flops
