@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(module: nn.Module, *values: Any) -> Any:
+def checkpointed(module: nn.Module, *values: Any, **kwargs: Any) -> Any:
     """Run a module, keep only its inputs and compute it again in the backward pass.
 
     The second run would count the batch twice in every BatchNorm's running statistics, so they stand still during it.
@@ -18,14 +18,16 @@ def checkpointed(module: nn.Module, *values: Any) -> Any:
     Args:
         module: What to run.
         values: Its inputs.
+        kwargs: More of them, without a gradient.
     """
     if torch.compiler.is_compiling():
-        return checkpoint(module, *values, use_reentrant=False)
+        return checkpoint(module, *values, use_reentrant=False, **kwargs)
     return checkpoint(
         module,
         *values,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _frozen_statistics(module)),
+        **kwargs,
     )
 
 

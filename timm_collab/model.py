@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import timm
@@ -12,11 +12,12 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from .checkpointing import checkpointed
+from .drawing import Drawing, named_tensors
 from .plan import cut_for, cuts_to, plan_tree, read_tree
 from .rescale import rescale_gradient
-from .segments import Chain, Segment
+from .segments import Chain, Segment, Stretch
 from .split_points import default_input_size
-from .tracing import structural_copy
+from .tracing import TraceError, structural_copy
 from .tree import HeadTree, Path, node_name
 
 BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
@@ -98,11 +99,12 @@ class CollabModel(nn.Module):
         def create(**extra: Any) -> nn.Module:
             return timm.create_model(backbone, **{**kwargs, **extra})
 
-        first = create()
+        drawing = Drawing(create)
+        first = drawing.whole()
         size = default_input_size(first, kwargs)
         self.tree, chain = plan_tree(first, backbone, size, wanted, 4 if heads is None else heads, pattern)
         self.kept_head = kept_head
-        self._grow(chain, itertools.chain((first,), (create() for _ in range(self.num_heads - 1))))
+        self._grow(chain, lambda head, contents: drawing.part(contents) if head else first)
         if pretrained:
             source = create(pretrained=True)
             self.load_backbone(source, branch_init if self.num_heads > 1 else 'copy')
@@ -111,30 +113,74 @@ class CollabModel(nn.Module):
         """Logits of all heads `[H, B, C]` in train mode, of the kept head `[B, C]` in eval mode."""
         if self.training:
             return self.forward_heads(x)
+        stretches = self._stretches_for(x)
         values: Any = (x,)
-        for node in self.path(self.kept_head):
-            values = node(*values)
+        for name in self._path_names(self.kept_head):
+            values = self.nodes[name](*values, stretch=stretches.get(name))
         return values
 
     def forward_heads(self, x: Tensor) -> Tensor:
         """Logits of all heads `[H, B, C]`, in either mode."""
         logits_BC: list[Tensor] = []
-        self._descend(self.tree, (), (x,), logits_BC)
+        self._descend(self.tree, (), (x,), self._stretches_for(x), logits_BC)
         return torch.stack(logits_BC)
 
-    def _descend(self, tree: HeadTree, path: Path, values: Any, logits_BC: list[Tensor]) -> None:
-        node = self.nodes[node_name(path)]
+    def _descend(
+            self,
+            tree: HeadTree,
+            path: Path,
+            values: Any,
+            stretches: Mapping[str, Stretch],
+            logits_BC: list[Tensor],
+    ) -> None:
+        name = node_name(path)
+        node, stretch = self.nodes[name], stretches.get(name)
         if self.grad_checkpointing and self.training:
-            values = checkpointed(node, *values)
+            values = checkpointed(node, *values, stretch=stretch)
         else:
-            values = node(*values)
+            values = node(*values, stretch=stretch)
         if tree.split is None:
             logits_BC.append(values)
             return
         if self.rescale:
             values = rescale_gradient(values, 1 / len(tree.children))
         for index, child in enumerate(tree.children):
-            self._descend(child, (*path, index), values, logits_BC)
+            self._descend(child, (*path, index), values, stretches, logits_BC)
+
+    def _stretches_for(self, x: Tensor) -> Mapping[str, Stretch]:
+        """What the nodes compute on images of this size instead of on those the network was followed for.
+
+        Python code that looks at a shape may go another way at another size, so each new size is followed once, when
+        it first comes. A compiled model doesn't do that: run it once before, in eval mode, at the other size.
+        """
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            what = f'shape {list(x.shape)}' if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f'a head tree takes images [B, C, H, W], got {what}')
+        size = tuple(x.shape[2:])
+        if size == self._input_size[1:] or (torch.compiler.is_compiling() and not self._resized):
+            return {}
+        if size not in self._resized and not torch.compiler.is_compiling():
+            self._resized[size] = self._follow(size)
+        return self._resized.get(size, {})
+
+    def _follow(self, size: tuple[int, ...]) -> dict[str, Stretch]:
+        try:
+            chain = cut_for(self._template, (self._input_size[0], *size), self.tree)
+        except TraceError as error:
+            raise ValueError(f"'{self.backbone}' can't take images of {size[0]}x{size[1]}: {error}") from error
+        found = {name: stretch for leaf in self.tree.leaves for name, stretch in self._along(chain, leaf)}
+        for name, stretch in found.items():
+            if stretch.contents != self.nodes[name].stretch.contents:
+                raise ValueError(
+                    f"'{self.backbone}' uses other tensors in {name} on images of {size[0]}x{size[1]}: make the tree "
+                    f'for that size, if the architecture takes img_size'
+                )
+        return found
+
+    def _along(self, chain: Chain, leaf: Path) -> Iterator[tuple[str, Stretch]]:
+        """The nodes on the way to a head, and what each computes."""
+        for depth, (start, stop) in enumerate(itertools.pairwise(cuts_to(chain, self.tree, leaf))):
+            yield node_name(leaf[:depth]), chain.stretch(start, stop)
 
     @property
     def num_heads(self) -> int:
@@ -152,8 +198,11 @@ class CollabModel(nn.Module):
 
     def path(self, head: int) -> list[Segment]:
         """The segments from the input to a head, trunk first."""
+        return [cast(Segment, self.nodes[name]) for name in self._path_names(head)]
+
+    def _path_names(self, head: int) -> list[str]:
         leaf = self.tree.leaves[self._checked(head)]
-        return [cast(Segment, self.nodes[node_name(leaf[:depth])]) for depth in range(len(leaf) + 1)]
+        return [node_name(leaf[:depth]) for depth in range(len(leaf) + 1)]
 
     def prune(self, head: int | None = None) -> nn.Module:
         """The plain timm network of one head, with a copy of its weights and nothing left of the tree.
@@ -167,10 +216,10 @@ class CollabModel(nn.Module):
         tensors = {
             name: tensor
             for segment in self.path(self.kept_head if head is None else head)
-            for name, tensor in _named_tensors(segment)
+            for name, tensor in named_tensors(segment)
         }
         replaced: dict[int, Tensor] = {}
-        for name, original in _named_tensors(self._template):
+        for name, original in named_tensors(self._template):
             if name not in tensors or id(original) in replaced:
                 continue  # a second name of a tensor that another name owns
             value = tensors[name].detach().clone()
@@ -187,7 +236,7 @@ class CollabModel(nn.Module):
             source: The network to copy from.
             branch_init: How the branches differ afterwards, see the class.
         """
-        tensors = dict(_named_tensors(source))
+        tensors = dict(named_tensors(source))
         classifier = {
             f'{path}.{name}'
             for path in self._classifier_paths()
@@ -197,7 +246,7 @@ class CollabModel(nn.Module):
             branch = key != node_name(())
             if branch and branch_init == 'fresh':
                 continue
-            for name, tensor in _named_tensors(segment):
+            for name, tensor in named_tensors(segment):
                 if branch_init == 'classifier' and name in classifier:
                     continue
                 tensor.copy_(tensors[name])
@@ -222,15 +271,14 @@ class CollabModel(nn.Module):
             raise ValueError(f'heads need at least one class to learn from, got num_classes={num_classes}')
         pool = {} if global_pool is None else {'global_pool': global_pool}
 
-        def edited() -> Iterator[nn.Module]:
-            for head in range(self.num_heads):
-                plain: Any = self.prune(head)
-                plain.reset_classifier(num_classes, **pool)
-                yield plain
+        def edited(head: int) -> nn.Module:
+            plain: Any = self.prune(head)
+            plain.reset_classifier(num_classes, **pool)
+            return plain
 
-        plains = edited()
-        first = next(plains)
-        self._grow(cut_for(first, self._input_size, self.tree), itertools.chain((first,), plains))
+        first = edited(0)
+        chain = cut_for(first, self._input_size, self.tree)
+        self._grow(chain, lambda head, contents: edited(head) if head else first)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only what crosses the splits and compute each node of the tree again in the backward pass."""
@@ -270,17 +318,22 @@ class CollabModel(nn.Module):
             f' {sum(params.values()) / 1e6:.2f} M parameters)\n{picture}'
         )
 
-    def _grow(self, chain: Chain, plains: Iterable[nn.Module]) -> None:
-        """Fill the tree: each node takes its part of the first network whose head it leads to."""
+    def _grow(self, chain: Chain, plain: Callable[[int, list[str]], nn.Module]) -> None:
+        """Fill the tree: each node takes its part of the plain network of the first head that it leads to.
+
+        Args:
+            chain: The architecture, cut.
+            plain: Makes the network of a head, of which only the given paths are taken.
+        """
         nodes = nn.ModuleDict()
-        for leaf, plain in zip(self.tree.leaves, plains, strict=True):
-            cuts = cuts_to(chain, self.tree, leaf)
-            for depth in range(len(leaf) + 1):
-                name = node_name(leaf[:depth])
-                if name not in nodes:
-                    nodes[name] = Segment(chain.stretch(cuts[depth], cuts[depth + 1]), plain, shares_input=depth > 0)
+        for head, leaf in enumerate(self.tree.leaves):
+            new = {name: stretch for name, stretch in self._along(chain, leaf) if name not in nodes}
+            source = plain(head, [path for stretch in new.values() for path in stretch.contents])
+            for name, stretch in new.items():
+                nodes[name] = Segment(stretch, source, shares_input=name != node_name(()))
         self.nodes = nodes
         self._input_size = chain.input_size
+        self._resized: dict[tuple[int, ...], dict[str, Stretch]] = {}
         self.__dict__['_template'] = chain.template  # not a submodule: it has no weights
 
     def _original_names(self) -> Iterator[tuple[str, str]]:
@@ -301,9 +354,3 @@ class CollabModel(nn.Module):
         if not 0 <= head < self.num_heads:
             raise ValueError(f'there is no head {head}: this tree has heads 0 to {self.num_heads - 1}')
         return head
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer, persistent or not, under each of its names."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)

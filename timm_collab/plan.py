@@ -5,6 +5,7 @@ import difflib
 import functools
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import timm
@@ -79,13 +80,13 @@ def plan_tree(
     try:
         if tree is not None:
             return tree, cut_for(plain, input_size, tree)
-        boundaries = stage_boundaries(plain) or even_boundaries(listed())
-        tree = HeadTree.preset(heads, pattern, boundaries)
-        try:
-            return tree, cut_for(plain, input_size, tree)
-        except SplitPointError:
-            tree = HeadTree.preset(heads, pattern, even_boundaries(listed()))
-            return tree, cut_for(plain, input_size, tree)
+        boundaries = stage_boundaries(plain)
+        if len(boundaries) > 1:
+            tree = HeadTree.preset(heads, pattern, boundaries)
+            with suppress(SplitPointError):
+                return tree, cut_for(plain, input_size, tree)
+        tree = HeadTree.preset(heads, pattern, even_boundaries(listed()) or boundaries)
+        return tree, cut_for(plain, input_size, tree)
     except SplitPointError as error:
         points = [point.name for point in listed()]
         near = difflib.get_close_matches(error.name or '', points, 1)

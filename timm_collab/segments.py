@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .program import Program
-from .tracing import Trace, TraceError, meta_twin, trace
+from .tracing import ShapesOnly, Trace, TraceError, meta_twin, storage_key, trace
 from .tree import INPUT
 
 
@@ -66,19 +66,28 @@ class Segment(Scope):
         stretch: What to compute.
         plain: A network of the architecture, whose modules move here; it's of no use afterwards.
         shares_input: Whether sibling segments read the same input, so that none may write to it.
+
+    Attributes:
+        stretch: What it computes.
     """
 
     def __init__(self, stretch: Stretch, plain: nn.Module, shares_input: bool):
         super().__init__()
-        self._stretch = stretch
+        self.stretch = stretch
         self._shares_input = shares_input
         for path in stretch.contents:
             self._place(path, plain)
         self.train(plain.training)
 
-    def forward(self, *values: Any) -> Any:
-        """From what crosses the cut before it to what crosses the cut after it, or the logits."""
-        program = self._stretch.train if self.training else self._stretch.eval
+    def forward(self, *values: Any, stretch: Stretch | None = None) -> Any:
+        """From what crosses the cut before it to what crosses the cut after it, or the logits.
+
+        Args:
+            values: What crosses the cut before it.
+            stretch: What to compute instead of what it was made for: the same at another input size.
+        """
+        stretch = self.stretch if stretch is None else stretch
+        program = stretch.train if self.training else stretch.eval
         if self._shares_input:  # containers of its own, and tensors of its own where it writes to them
             leaves, layout = tree_flatten(values)
             leaves = [leaf.clone() if written else leaf for leaf, written in zip(leaves, program.mutates, strict=True)]
@@ -165,10 +174,8 @@ class Chain:
             if stop > 0 and not any(isinstance(tensor, nn.Parameter) for tensor in tensors):
                 after = 'the end' if stop == self.end else f"'{self.names[stop - 1]}'"
                 raise SplitPointError(f"there is no parameter between '{(INPUT, *self.names)[start]}' and {after}")
-            train = self._views[True].program(self.template.train(), start, stop)
-            eval_ = self._views[False].program(self.template.eval(), start, stop)
+            train, eval_ = (self._views[training].program(start, stop) for training in (True, False))
             self._stretches[start, stop] = Stretch(train, train if train == eval_ else eval_, contents)
-            self.template.train()
         return self._stretches[start, stop]
 
     def run(self, cuts: Sequence[int], x: Tensor, model: nn.Module | None = None) -> Any:
@@ -189,7 +196,7 @@ class Chain:
         x = torch.empty(3, *self.input_size, device='meta')
         classes = getattr(self.template, 'num_classes', 0)
         for training in (True, False):
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), ShapesOnly():
                 logits = self.run(cuts, x, self.template.train(training))
             shape = getattr(logits, 'shape', type(logits).__name__)
             if shape != (3, classes) or not classes:
@@ -251,16 +258,16 @@ class CutView:
             if part < cut and any(self.part[user] >= cut for user in node.users)
         ]
 
-    def program(self, template: nn.Module, start: int, stop: int) -> Program:
-        """The program between two cuts, tried on the template to see which of its inputs it writes to."""
+    def program(self, start: int, stop: int) -> Program:
+        """The program between two cuts."""
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         inputs = self.crossing(start)
         for node in inputs:
             copies[node] = graph.placeholder(node.name)
-        for node, part in self.part.items():
-            if start <= part < stop and node.op != 'output':
-                copies[node] = graph.node_copy(node, copies.__getitem__)
+        inside = [node for node, part in self.part.items() if start <= part < stop and node.op != 'output']
+        for node in inside:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
         if stop == self.parts:
             [output] = [node for node in self.graph.nodes if node.op == 'output']
             result = fx.node.map_arg(output.args[0], copies.__getitem__)
@@ -268,13 +275,12 @@ class CutView:
             result = tuple(copies[node] for node in self.crossing(stop))
         graph.output(result)
         code = graph.python_code(root_module='self')
-        program = Program(code.src, {name: value for name, value in code.globals.items() if name in code.src})
-        leaves, layout = tree_flatten(tuple(node.meta['fresh'] for node in inputs))
-        before = [_version(leaf) for leaf in leaves]
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            program.function(template, *tree_unflatten(leaves, layout))
-        program.mutates = tuple(old != _version(leaf) for old, leaf in zip(before, leaves, strict=True))
-        return program
+        names = {name: value for name, value in code.globals.items() if name in code.src}
+        written = set().union(*(node.meta['writes'] for node in inside))
+        leaves = tree_leaves([node.meta['fresh'] for node in inputs])
+        return Program(code.src, names, tuple(
+            isinstance(leaf, Tensor) and storage_key(leaf) in written for leaf in leaves
+        ))
 
 
 def _end(run: Trace, name: str) -> int:
@@ -288,11 +294,6 @@ def _end(run: Trace, name: str) -> int:
     if not parts:
         raise SplitPointError(f"'{name}' is not on the main path of the network: nothing calls it by itself", name)
     return max(_end(run, path) for path in parts)
-
-
-def _version(value: Any) -> int:
-    """How often a tensor was written to in place."""
-    return value._version if isinstance(value, Tensor) else 0
 
 
 def held_tensors(template: nn.Module, path: str) -> Iterator[Tensor]:

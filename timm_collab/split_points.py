@@ -55,7 +55,7 @@ def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
     """
     plain = _create(model, kwargs) if isinstance(model, str) else model
     size = default_input_size(plain, kwargs)
-    twin = meta_twin(plain).eval()
+    twin = meta_twin(plain).eval().requires_grad_(False)  # the flop counter can't follow a parameter that is an input
     expand = _repeated(twin)
     run = _trace(twin, expand, size, count_flops=True)
     wider = _trace(twin, expand, size, batch_size=3)
@@ -105,13 +105,18 @@ def stage_boundaries(model: nn.Module) -> tuple[str, ...]:
 
 
 def even_boundaries(points: Sequence[SplitPoint]) -> tuple[str, ...]:
-    """The split points nearest to a quarter, a half and three quarters of the multiply-adds, in forward order."""
+    """The split points nearest to a quarter, a half and three quarters of the multiply-adds, in forward order.
+
+    Where a network has few of them, two that are alike (5 % of the multiply-adds apart or less) count as one.
+    """
+    chosen: list[SplitPoint] = []
     inner = [point for point in points if point.name != INPUT and point.macs_after < 1]
-    chosen = {
-        min(range(len(inner)), key=lambda index: abs(inner[index].macs_after - share))
-        for share in (.75, .5, .25) if inner
-    }
-    return tuple(inner[index].name for index in sorted(chosen))
+    for share in (.75, .5, .25):
+        if chosen:
+            inner = [point for point in inner if point.macs_after < chosen[-1].macs_after - .05]
+        if inner:
+            chosen.append(min(inner, key=lambda point: abs(point.macs_after - share)))
+    return tuple(point.name for point in chosen)
 
 
 def default_input_size(model: nn.Module, kwargs: dict[str, Any]) -> tuple[int, int, int]:

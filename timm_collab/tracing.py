@@ -18,6 +18,8 @@ import torch
 from timm.models import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,13 +58,32 @@ def meta_twin(module: nn.Module) -> nn.Module:
     return structural_copy(module, twins)
 
 
+class ShapesOnly(TorchFunctionMode):
+    """While open, batch norm on the meta device is only as dear as its answer: a tensor like its input.
+
+    PyTorch itself walks through the statistics of a tensor without data, operation by operation, in Python.
+    """
+
+    def __torch_function__(
+            self,
+            func: Callable[..., Any],
+            types: Any,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.batch_norm and type(args[0]) is Tensor and args[0].is_meta:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
 @dataclass(frozen=True)
 class Trace:
     """What a network does in one mode.
 
     Attributes:
         graph: The operations in order. `node.meta['value']` is the node's value on the meta device, `'fresh'` the same
-            with lists and dicts as they were when it was made: a later module may have changed them.
+            with lists and dicts as they were when it was made: a later module may have changed them. `'writes'` are
+            the storages among its arguments that it writes to, by `storage_key`.
         ends: For each module called exactly once, the number of operations done when it returns.
         calls: How often each module was called.
     """
@@ -92,7 +113,7 @@ def trace(
         TraceError: The forward depends on something that is not known before the data is.
     """
     tracer = _Tracer(frozenset(expand), (batch_size, *input_size), count_flops)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), ShapesOnly():
         try:
             graph = tracer.trace(twin)
         except TraceError:
@@ -157,7 +178,7 @@ class _Tracer(fx.Tracer):
         self._evaluating = False
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
-        with _opaque_methods(root, self):
+        with _opaque_methods(root, self), _unchanged(root, self.expand):
             return super().trace(root, concrete_args)
 
     def create_args_for_root(
@@ -200,6 +221,10 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ValueProxy(node, self)
 
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        return None if proxy.node.meta.get('value', proxy) is None else proxy  # Python compares None by identity
+
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         if kind == 'get_attr' and str(target).startswith('_tensor_constant'):
             raise TraceError('the forward makes a tensor out of thin air', self.stack[-1] if self.stack else '')
@@ -214,16 +239,20 @@ class _Tracer(fx.Tracer):
         return node
 
     def _evaluate(self, node: fx.Node) -> None:
-        counter = FlopCounterMode(display=False) if self.count_flops and node.op.startswith('call') else None
-        if counter is None:
-            node.meta['value'] = self._run(node)
-            return
-        with counter:
-            node.meta['value'] = self._run(node)
-        node.meta['flops'] = counter.get_total_flops()
-
-    def _run(self, node: fx.Node) -> Any:
         args, kwargs = _values(node.args), _values(node.kwargs)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        before = [tensor._version for tensor in tensors]
+        if self.count_flops and node.op.startswith('call'):
+            with FlopCounterMode(display=False) as counter:
+                node.meta['value'] = self._run(node, args, kwargs)
+            node.meta['flops'] = counter.get_total_flops()
+        else:
+            node.meta['value'] = self._run(node, args, kwargs)
+        node.meta['writes'] = {
+            storage_key(tensor) for tensor, old in zip(tensors, before, strict=True) if tensor._version != old
+        }
+
+    def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
         if node.op == 'placeholder':
             return torch.empty(self.input_shape, device='meta')
@@ -246,6 +275,22 @@ class _Tracer(fx.Tracer):
         # Numbers, sizes and modules: let fx see how they come about, they may depend on the input's size.
         self.graph.erase_node(result.node)
         return method(*args, **kwargs)
+
+
+@contextmanager
+def _unchanged(root: nn.Module, expand: Collection[str]) -> Iterator[None]:
+    """Undo, when closed, what the modules that are looked into put into their attributes: proxies in caches."""
+    modules = [root, *(root.get_submodule(path) for path in expand)]
+    kept = [
+        {name: copy.copy(value) if type(value) in (dict, list, set) else value for name, value in vars(module).items()}
+        for module in modules
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in zip(modules, kept, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
 
 
 @contextmanager
@@ -279,6 +324,11 @@ def _public_methods(cls: type) -> tuple[str, ...]:
         for name in dir(cls)
         if not name.startswith('_') and name not in base and inspect.isfunction(inspect.getattr_static(cls, name))
     )
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What a tensor shares with its views and with nothing else."""
+    return tensor.untyped_storage()._cdata
 
 
 def _values(argument: Any) -> Any:
