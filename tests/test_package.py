@@ -19,8 +19,8 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 
 # A module imports only from its left.
 CHAIN = (
-    'tree', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'model', 'loss',
-    'task', 'train',
+    'tree', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
+    'weights', 'model', 'loss', 'task', 'train',
 )
 CORE = {*CHAIN[:-1], 'networks', 'noise', 'registry'}
 
@@ -29,7 +29,8 @@ MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
     '__init__': {*CHAIN[:-1], 'registry'},
     'networks': set(),
     'noise': set(),
-    'registry': {'tree', 'model', 'networks'},
+    'registry': {'tree', 'model', 'networks', 'task'},
+    'sweep': {'__init__', 'tracing', 'drawing', 'split_points', 'model'},
 }
 MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
 

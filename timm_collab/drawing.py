@@ -1,6 +1,8 @@
 """Draw part of a network's weights anew, in the architecture's own way, without paying for the rest."""
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -35,6 +37,9 @@ class Drawing:
         names: dict[int, set[str]] = {}
         for name, tensor in named_tensors(model):
             names.setdefault(storage_key(tensor), set()).add(name)
+        if all(tensor.is_meta for _, tensor in named_tensors(model)):
+            self._create = functools.partial(copy.deepcopy, copy.deepcopy(model))  # it has no numbers to draw
+            return model
         self._shapes = [tensor.shape for tensor in allocations.tensors]
         self._names = [frozenset(names.get(storage_key(tensor), ())) for tensor in allocations.tensors]
         return model
@@ -58,7 +63,7 @@ class Drawing:
 
 
 class _IdleTensorRead(Exception):
-    """A constructor that computes with what it wrote, or does otherwise than the first time: nothing may be left out."""
+    """Nothing may be left out: the constructor computes with what it wrote, or does otherwise than the first time."""
 
 
 class _Allocations(TorchDispatchMode):

@@ -2,34 +2,27 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import timm
 import torch
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from .checkpointing import checkpointed
-from .drawing import Drawing, named_tensors
+from .drawing import Drawing
 from .plan import cut_for, cuts_to, plan_tree, read_tree
 from .rescale import rescale_gradient
 from .segments import Chain, Segment, Stretch
 from .split_points import default_input_size
-from .tracing import TraceError, structural_copy
+from .tracing import TraceError
 from .tree import HeadTree, Path, node_name
+from .weights import TreeWeights
 
 BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
 
-# What timm code reads from a model, answered by the plain architecture.
-_TEMPLATE_ATTRIBUTES = frozenset({
-    'num_classes', 'num_features', 'head_hidden_size', 'in_chans', 'pretrained_cfg', 'default_cfg', 'feature_info',
-    '_traits', 'pretrained_model_args',
-})
 
-
-class CollabModel(nn.Module):
+class CollabModel(TreeWeights):
     """A timm architecture unfolded into a head tree for collaborative learning (Song & Chai 2018).
 
     In train mode it maps images `[B, 3, H, W]` to the logits of all heads `[H, B, C]`; in eval mode to those of the
@@ -37,17 +30,20 @@ class CollabModel(nn.Module):
     way the architecture draws it: head 0's path holds the weights the plain network would have at the same seed.
 
     Args:
-        backbone: Name of a timm architecture, with a pretrained tag or without.
+        backbone: Name of a timm architecture, with a pretrained tag or without, or a model of one: `hf-hub:user/name`,
+            `local-dir:folder`.
         heads: Number of heads, default 4, or the number a given `tree` has; 1 is the plain network.
         pattern: Tree for that many heads: `hierarchical`, `simple` or `instances`, see `HeadTree.preset`.
         tree: The tree itself, as `HeadTree`, spec (`'layer2:2,layer3:2'`) or mapping, instead of heads and pattern.
         pretrained: Start the trunk and every branch from the architecture's pretrained weights.
-        branch_init: How branches differ when `pretrained`; heads that start alike stay alike. `classifier` draws each
-            head a fresh classifier; `perturb` keeps the pretrained one and adds to every parameter of a branch noise
-            of 1 % of its standard deviation; `fresh` draws the branches anew and loads the trunk only; `copy` leaves
-            all heads alike (for ablations: only dropout and the like tell them apart).
+        branch_init: How branches differ when they start from a plain network's weights; heads that start alike stay
+            alike. `classifier` draws each head a fresh classifier; `perturb` keeps the pretrained one and adds to
+            every parameter of a branch noise of 1 % of its standard deviation; `fresh` draws the branches anew and
+            loads the trunk only; `copy` leaves all heads alike (for ablations: only dropout and the like tell them
+            apart).
         rescale: Divide the gradient at every split by its number of children (eq. 5); False sums it, for ablations.
         kept_head: The head that eval mode and `prune` use.
+        checkpoint_path: Start from this checkpoint of the plain network instead, as from pretrained weights.
         **kwargs: For `timm.create_model`, e.g. `num_classes`, `in_chans`, `img_size`, `drop_path_rate`.
 
     Attributes:
@@ -81,6 +77,7 @@ class CollabModel(nn.Module):
             branch_init: str = 'classifier',
             rescale: bool = True,
             kept_head: int = 0,
+            checkpoint_path: str = '',
             **kwargs: Any,
     ):
         super().__init__()
@@ -105,17 +102,21 @@ class CollabModel(nn.Module):
         self.tree, chain = plan_tree(first, backbone, size, wanted, 4 if heads is None else heads, pattern)
         self.kept_head = kept_head
         self._grow(chain, lambda head, contents: drawing.part(contents) if head else first)
-        if pretrained:
-            source = create(pretrained=True)
-            self.load_backbone(source, branch_init if self.num_heads > 1 else 'copy')
+        self._branch_init = branch_init if self.num_heads > 1 else 'copy'
+        if pretrained or checkpoint_path:
+            self.load_backbone(create(pretrained=pretrained, checkpoint_path=checkpoint_path), self._branch_init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of all heads `[H, B, C]` in train mode, of the kept head `[B, C]` in eval mode."""
         if self.training:
             return self.forward_heads(x)
+        return self.forward_head(x, self.kept_head)
+
+    def forward_head(self, x: Tensor, head: int) -> Tensor:
+        """Logits of one head `[B, C]`, in either mode, computing only its path; gradients aren't rescaled."""
         stretches = self._stretches_for(x)
         values: Any = (x,)
-        for name in self._path_names(self.kept_head):
+        for name in self._path_names(head):
             values = self.nodes[name](*values, stretch=stretches.get(name))
         return values
 
@@ -170,7 +171,7 @@ class CollabModel(nn.Module):
             raise ValueError(f"'{self.backbone}' can't take images of {size[0]}x{size[1]}: {error}") from error
         found = {name: stretch for leaf in self.tree.leaves for name, stretch in self._along(chain, leaf)}
         for name, stretch in found.items():
-            if stretch.contents != self.nodes[name].stretch.contents:
+            if stretch.contents != cast(Segment, self.nodes[name]).stretch.contents:
                 raise ValueError(
                     f"'{self.backbone}' uses other tensors in {name} on images of {size[0]}x{size[1]}: make the tree "
                     f'for that size, if the architecture takes img_size'
@@ -181,82 +182,6 @@ class CollabModel(nn.Module):
         """The nodes on the way to a head, and what each computes."""
         for depth, (start, stop) in enumerate(itertools.pairwise(cuts_to(chain, self.tree, leaf))):
             yield node_name(leaf[:depth]), chain.stretch(start, stop)
-
-    @property
-    def num_heads(self) -> int:
-        """Number of heads, H."""
-        return self.tree.num_heads
-
-    @property
-    def kept_head(self) -> int:
-        """The head that eval mode and `prune` use."""
-        return self._kept_head
-
-    @kept_head.setter
-    def kept_head(self, head: int) -> None:
-        self._kept_head = self._checked(head)
-
-    def path(self, head: int) -> list[Segment]:
-        """The segments from the input to a head, trunk first."""
-        return [cast(Segment, self.nodes[name]) for name in self._path_names(head)]
-
-    def _path_names(self, head: int) -> list[str]:
-        leaf = self.tree.leaves[self._checked(head)]
-        return [node_name(leaf[:depth]) for depth in range(len(leaf) + 1)]
-
-    def prune(self, head: int | None = None) -> nn.Module:
-        """The plain timm network of one head, with a copy of its weights and nothing left of the tree.
-
-        Args:
-            head: Which head, default the kept one.
-
-        Returns:
-            A model of the architecture's own class, in the tree's mode, whose logits are that head's, bit for bit.
-        """
-        tensors = {
-            name: tensor
-            for segment in self.path(self.kept_head if head is None else head)
-            for name, tensor in named_tensors(segment)
-        }
-        replaced: dict[int, Tensor] = {}
-        for name, original in named_tensors(self._template):
-            if name not in tensors or id(original) in replaced:
-                continue  # a second name of a tensor that another name owns
-            value = tensors[name].detach().clone()
-            if isinstance(original, nn.Parameter):
-                value = nn.Parameter(value, requires_grad=tensors[name].requires_grad)
-            replaced[id(original)] = value
-        return structural_copy(self._template, replaced).train(self.training)
-
-    @torch.no_grad()
-    def load_backbone(self, source: nn.Module, branch_init: str = 'classifier') -> None:
-        """Fill the trunk and every branch from a plain network of the architecture.
-
-        Args:
-            source: The network to copy from.
-            branch_init: How the branches differ afterwards, see the class.
-        """
-        tensors = dict(named_tensors(source))
-        classifier = {
-            f'{path}.{name}'
-            for path in self._classifier_paths()
-            for name, _ in self._template.get_submodule(path).named_parameters()
-        }
-        for key, segment in self.nodes.items():
-            branch = key != node_name(())
-            if branch and branch_init == 'fresh':
-                continue
-            for name, tensor in named_tensors(segment):
-                if branch_init == 'classifier' and name in classifier:
-                    continue
-                tensor.copy_(tensors[name])
-                if branch and branch_init == 'perturb' and isinstance(tensor, nn.Parameter) and tensor.numel() > 1:
-                    tensor.add_(torch.randn_like(tensor) * tensor.std(), alpha=.01)
-
-    def get_classifier(self) -> tuple[nn.Module, ...]:
-        """The classifier of every head, head 0's first; an architecture with several has them side by side."""
-        paths = self._classifier_paths()
-        return tuple(self.path(head)[-1].get_submodule(path) for head in range(self.num_heads) for path in paths)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give every head a fresh classifier, as the architecture's own `reset_classifier` makes it.
@@ -284,31 +209,6 @@ class CollabModel(nn.Module):
         """Keep only what crosses the splits and compute each node of the tree again in the backward pass."""
         self.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the architecture exempts from weight decay, in every node."""
-        exempt: set[str] = getattr(self._template, 'no_weight_decay', set)()
-        return {key for key, name in self._original_names() if name in exempt}
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """A matcher for `timm.models.group_parameters`: a parameter's group is its group in the plain network.
-
-        An architecture that doesn't say how to group its parameters gets a group per stage, as it registers them.
-        """
-        template: Any = self._template
-        if hasattr(template, 'group_matcher'):
-            layers: dict[str, int] = group_parameters(template, template.group_matcher(coarse=coarse), reverse=True)
-        else:
-            stages = {name: re.split(r'(?<=\.\d)\.|\.(?=\D*$)', name)[0] for name, _ in template.named_parameters()}
-            order = {stage: index for index, stage in enumerate(dict.fromkeys(stages.values()))}
-            layers = {name: order[stage] for name, stage in stages.items()}
-        groups = {key: layers[name] for key, name in self._original_names()}
-        return groups.__getitem__
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _TEMPLATE_ATTRIBUTES and '_template' in self.__dict__:
-            return getattr(self._template, name)
-        return super().__getattr__(name)
-
     def __repr__(self) -> str:
         params = {key: sum(p.numel() for p in node.parameters()) for key, node in self.nodes.items()}
         picture = self.tree.draw(lambda path: f'{params[node_name(path)] / 1e6:.2f} M parameters')
@@ -335,22 +235,3 @@ class CollabModel(nn.Module):
         self._input_size = chain.input_size
         self._resized: dict[tuple[int, ...], dict[str, Stretch]] = {}
         self.__dict__['_template'] = chain.template  # not a submodule: it has no weights
-
-    def _original_names(self) -> Iterator[tuple[str, str]]:
-        """Each parameter's name here and in the plain network, where a tensor of several names goes by the first."""
-        first = {id(tensor): name for name, tensor in self._template.named_parameters()}
-        names = {name: first[id(tensor)] for name, tensor in self._template.named_parameters(remove_duplicate=False)}
-        for key, node in self.nodes.items():
-            for name, _ in node.named_parameters():
-                yield f'nodes.{key}.{name}', names[name]
-
-    def _classifier_paths(self) -> tuple[str, ...]:
-        classifier = self._template.get_classifier()
-        modules = classifier if isinstance(classifier, (tuple, list, nn.ModuleList)) else (classifier,)
-        paths = {id(module): path for path, module in self._template.named_modules()}
-        return tuple(paths[id(module)] for module in modules)
-
-    def _checked(self, head: int) -> int:
-        if not 0 <= head < self.num_heads:
-            raise ValueError(f'there is no head {head}: this tree has heads 0 to {self.num_heads - 1}')
-        return head

@@ -35,7 +35,7 @@ def read_tree(
         HeadTreeError: A bad spec; the message lists the architecture's split points.
         ValueError: An unknown architecture, or a number of heads that isn't the tree's.
     """
-    if not timm.is_model(backbone):
+    if not timm.is_model(backbone) and not backbone.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
         near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
         hint = f', did you mean {" or ".join(map(repr, near))}?' if near else ': see timm.list_models()'
         raise ValueError(f"timm has no architecture '{backbone}'{hint}")

@@ -1,4 +1,9 @@
-"""The door for timm: every architecture it lists is also `collab_<architecture>` in `timm.create_model`."""
+"""The door for timm: what importing the package adds to it.
+
+Every architecture that timm lists is also `collab_<architecture>` in `timm.create_model`, and timm's
+`ClassificationTask` of a head tree is a `CollaborativeTask`. So timm's own training script trains head trees as it is:
+`train.py --device-modules timm_collab --model collab_resnet50`.
+"""
 from __future__ import annotations
 
 import sys
@@ -9,9 +14,12 @@ from typing import Any
 
 from timm.models import _registry, list_models, register_model
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
+from timm.task import ClassificationTask
+from torch import nn
 
 from .model import CollabModel
 from .networks import cifar_densenet, cifar_resnet  # noqa: F401  (importing them registers them)
+from .task import CollaborativeTask
 
 __all__ = ['PREFIX', 'register_collab']
 
@@ -62,5 +70,15 @@ def _of_backbone(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict
     return cfg
 
 
+def _task_for(cls: type[ClassificationTask], model: nn.Module | None = None, *_: Any, **__: Any) -> ClassificationTask:
+    """The constructor of timm's `ClassificationTask`, which can't train a head tree: its loss is for `[B, C]` logits.
+
+    timm's training script has no other place to choose the task in.
+    """
+    collaborative = cls is ClassificationTask and isinstance(model, CollabModel)
+    return object.__new__(CollaborativeTask if collaborative else cls)
+
+
+ClassificationTask.__new__ = _task_for
 for _arch in list_models(exclude_filters=f'{PREFIX}*'):
     register_collab(_arch)

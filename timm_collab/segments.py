@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .program import Program
-from .tracing import ShapesOnly, Trace, TraceError, meta_twin, storage_key, trace
+from .tracing import Trace, TraceError, meta_twin, on_meta, storage_key, trace
 from .tree import INPUT
 
 
@@ -196,7 +196,7 @@ class Chain:
         x = torch.empty(3, *self.input_size, device='meta')
         classes = getattr(self.template, 'num_classes', 0)
         for training in (True, False):
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), ShapesOnly():
+            with on_meta():
                 logits = self.run(cuts, x, self.template.train(training))
             shape = getattr(logits, 'shape', type(logits).__name__)
             if shape != (3, classes) or not classes:

@@ -24,12 +24,14 @@ class SplitPoint:
         shapes: Shape of each tensor that crosses, -1 for a size that depends on the batch's.
         params_after: Share of the network's parameters that lies after it.
         macs_after: Share of the network's multiply-adds (at its default input size) that lies after it.
+        network_macs: All multiply-adds of the network for one image.
     """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     params_after: float
     macs_after: float
+    network_macs: int = 0
 
     @property
     def cost(self) -> float:
@@ -83,6 +85,7 @@ def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
             ),
             params_after=sum(params[cut:]) / max(sum(params), 1),
             macs_after=sum(macs[cut:]) / max(sum(macs), 1),
+            network_macs=sum(macs) // 2,  # of two images
         ))
     return points
 

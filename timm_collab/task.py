@@ -13,22 +13,22 @@ from typing import Any
 import timm
 import timm.loss
 import torch
-from timm.task import TrainingTask
+from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .loss import CollaborativeLoss
 
 _logger = logging.getLogger(__name__)
 
 
-class CollaborativeTask(TrainingTask):
+class CollaborativeTask(ClassificationTask):
     """Train all heads of a model at once, each on the label and on the consensus of the others.
 
-    A stand-in for timm's `ClassificationTask`: `result['output']` and `get_eval_model()` give the `[B, C]` logits of
-    the kept head, so timm's metrics, evaluators and checkpoints work unchanged. EMA comes from the base class
-    (`setup_ema`, `update_ema`) where timm has it.
+    A stand-in for timm's `ClassificationTask`, which makes this task itself where it is given a `CollabModel`:
+    `result['output']` and `get_eval_model()` give the `[B, C]` logits of the kept head, so timm's metrics, evaluators
+    and checkpoints work unchanged. A checkpoint's `state_dict` is the plain network's, that of the kept head; its
+    `task_state` holds the tree. EMA comes from the base class (`setup_ema`, `update_ema`).
 
     A plain timm model, with `[B, C]` logits in train mode, is the tree of one head and learns from the label alone.
 
@@ -72,8 +72,6 @@ class CollaborativeTask(TrainingTask):
             dtype: torch.dtype | None = None,
             verbose: bool = True,
     ) -> None:
-        super().__init__(device=device, dtype=dtype, verbose=verbose)
-        self.trainable_module: nn.Module = model
         if criterion_kwargs:
             if criterion is not None:
                 raise ValueError(
@@ -95,8 +93,10 @@ class CollaborativeTask(TrainingTask):
                 f'temperature={temperature}, beta={beta}, scale_by_t2={scale_by_t2} would be ignored: '
                 f'set them on the CollaborativeLoss that is passed as criterion.'
             )
-        self.criterion = objective.to(device=self.device)
-        if self.verbose:
+        super().__init__(model, objective, device=device, dtype=dtype, verbose=False)
+        self.criterion.to(device=self.device)
+        self.verbose = verbose
+        if verbose:
             _logger.info(f'{type(self).__name__}: criterion={self.criterion}')
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -137,41 +137,6 @@ class CollaborativeTask(TrainingTask):
             logits = model.forward_heads(input)
         return logits.unsqueeze(0) if logits.ndim == 2 else logits
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> CollaborativeTask:
-        """Wrap the model in DistributedDataParallel.
-
-        No head is left out of the loss, so `find_unused_parameters` is not needed.
-
-        Args:
-            device_ids: Devices for DDP, e.g. [local_rank].
-            **ddp_kwargs: Additional arguments for DDP.
-
-        Returns:
-            The task itself.
-        """
-        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
-        return self
-
-    def compile(
-            self,
-            backend: str = 'inductor',
-            mode: str | None = None,
-            **compile_kwargs: Any,
-    ) -> nn.Module:
-        """Compile the model, before it is wrapped by `prepare_distributed`.
-
-        Args:
-            backend: Backend of torch.compile.
-            mode: Mode of torch.compile.
-            **compile_kwargs: Additional arguments for torch.compile.
-
-        Returns:
-            The compiled model, which is also the one to validate with.
-        """
-        compiled: Any = torch.compile(self.trainable_module, backend=backend, mode=mode, **compile_kwargs)
-        self.trainable_module = self.eval_model = compiled
-        return compiled
-
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Return the parameters whose gradients are to be clipped.
 
@@ -185,15 +150,53 @@ class CollaborativeTask(TrainingTask):
                 excluded.update(module.parameters())
         return [p for p in model.parameters() if p not in excluded]
 
+    def get_checkpoint_state(
+            self,
+            ema: bool = False,
+            unwrap_fn: Callable[[nn.Module], nn.Module] = unwrap_model,
+    ) -> dict[str, Any]:
+        """Return what a checkpoint holds: the kept head's plain network as `state_dict`, the tree as `task_state`.
+
+        Tensors of both share memory, and `torch.save` writes them once. A model that can't prune is saved whole.
+
+        Args:
+            ema: Return the state of the EMA model, under `state_dict_ema` and `task_state_ema`.
+            unwrap_fn: Takes DDP and other wrappers off.
+        """
+        state: dict[str, Any] = super().get_checkpoint_state(ema, unwrap_fn)
+        key = 'state_dict_ema' if ema else 'state_dict'
+        if key in state and hasattr(model := self._unwrapped(ema=ema), 'plain_state_dict'):
+            state[key] = model.plain_state_dict()
+        return state
+
+    def load_checkpoint_state(
+            self,
+            state_dict: dict[str, Any],
+            task_state: dict[str, Any] | None = None,
+            ema: bool = False,
+            strict: bool = True,
+    ) -> None:
+        """Restore what `get_checkpoint_state` returned.
+
+        Args:
+            state_dict: State dict of the tree, or of a plain network, which fills the trunk and every branch.
+            task_state: The task's state, None where the checkpoint has none.
+            ema: Restore the state of the EMA model.
+            strict: Refuse missing and unexpected keys.
+        """
+        tree = (task_state or {}).get('tree', state_dict)
+        super().load_checkpoint_state(tree, task_state, ema, strict)
+
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the weights: the head that is kept.
+        """Return what a checkpoint needs besides the plain network: the head that is kept, and the weights of all.
 
         Args:
             module: Take the state of this model instead.
             ema: Take the state of the EMA model, which has a kept head of its own.
         """
-        kept_head = getattr(self._unwrapped(module, ema), 'kept_head', None)
-        return {} if kept_head is None else {'kept_head': kept_head}
+        model = self._unwrapped(module, ema)
+        state = {'kept_head': model.kept_head} if hasattr(model, 'kept_head') else {}
+        return {**state, 'tree': model.state_dict()} if hasattr(model, 'plain_state_dict') else state
 
     def load_task_state(
             self,
@@ -202,11 +205,11 @@ class CollaborativeTask(TrainingTask):
             module: nn.Module | None = None,
             ema: bool = False,
     ) -> None:
-        """Restore what `get_task_state` returned.
+        """Restore the kept head.
 
         Args:
             state: The state, None or empty where the checkpoint has none.
-            strict: Unused, the state has one entry at most.
+            strict: Unused.
             module: Restore the state of this model instead.
             ema: Restore the state of the EMA model.
         """

@@ -51,17 +51,34 @@ def structural_copy(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
 def meta_twin(module: nn.Module) -> nn.Module:
     """The module without storage: every parameter and buffer on the meta device, everything else a copy."""
     twins: dict[int, Tensor] = {}
-    for param in module.parameters():
-        twins[id(param)] = nn.Parameter(torch.empty_like(param, device='meta'), requires_grad=param.requires_grad)
-    for buffer in module.buffers():
-        twins[id(buffer)] = torch.empty_like(buffer, device='meta')
+    with torch.inference_mode(False):
+        for param in module.parameters():
+            twins[id(param)] = nn.Parameter(torch.empty_like(param, device='meta'), requires_grad=param.requires_grad)
+        for buffer in module.buffers():
+            twins[id(buffer)] = torch.empty_like(buffer, device='meta')
     return structural_copy(module, twins)
 
 
-class ShapesOnly(TorchFunctionMode):
-    """While open, batch norm on the meta device is only as dear as its answer: a tensor like its input.
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """While open, networks on the meta device run without leaving a trace: no gradients, no random numbers drawn."""
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), _ShapesOnly():
+        yield
 
-    PyTorch itself walks through the statistics of a tensor without data, operation by operation, in Python.
+
+# Layout of what these functions return, which has its first argument's shape.
+_LIKE_INPUT = {
+    F.batch_norm: torch.preserve_format,
+    F.group_norm: torch.preserve_format,
+    F.layer_norm: torch.contiguous_format,
+    F.gelu: torch.preserve_format,
+}
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """While open, normalisation on the meta device is only as dear as its answer, a tensor like its input.
+
+    PyTorch itself goes through the statistics of a tensor without data, operation by operation, in Python.
     """
 
     def __torch_function__(
@@ -71,8 +88,8 @@ class ShapesOnly(TorchFunctionMode):
             args: tuple[Any, ...] = (),
             kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is F.batch_norm and type(args[0]) is Tensor and args[0].is_meta:
-            return torch.empty_like(args[0])
+        if func in _LIKE_INPUT and args and type(args[0]) is Tensor and args[0].is_meta:
+            return torch.empty_like(args[0], memory_format=_LIKE_INPUT[func])
         return func(*args, **(kwargs or {}))
 
 
@@ -113,7 +130,7 @@ def trace(
         TraceError: The forward depends on something that is not known before the data is.
     """
     tracer = _Tracer(frozenset(expand), (batch_size, *input_size), count_flops)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), ShapesOnly():
+    with on_meta():
         try:
             graph = tracer.trace(twin)
         except TraceError:

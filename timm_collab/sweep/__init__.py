@@ -1,0 +1,1 @@
+"""Try every architecture that timm lists: `python -m timm_collab.sweep`."""

@@ -1,0 +1,176 @@
+"""Examine one architecture: can it be a head tree, where can it be split, does the tree compute what it should."""
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from ..model import CollabModel
+from ..split_points import default_input_size, split_points
+from ..tracing import on_meta
+from .checks import check_logits, check_partition, check_pruned, check_training, settle, vary
+
+HEADS = 4
+SMALL = 128  # pixels: enough for any architecture that takes images of any size, and quick
+OK = 'ok'
+NO_CLASSIFIER = 'no classifier'
+
+
+@dataclass
+class Row:
+    """What was found out about an architecture.
+
+    Attributes:
+        arch: Its name.
+        module: The module of timm that defines it.
+        params: Millions of parameters.
+        gmacs: Billions of multiply-adds of one image at the default size.
+        points: Number of split points listed.
+        tree: The default tree of four heads.
+        structure: `ok`, `no classifier` for a network that is none, or what went wrong.
+        numbers: `ok`, the reason why it wasn't tried, or what went wrong.
+        size: Height and width of its images; of those that were tried with numbers.
+        seconds: Time it took.
+    """
+
+    arch: str
+    module: str = ''
+    params: float = 0.
+    gmacs: float = 0.
+    points: int = 0
+    tree: str = ''
+    structure: str = ''
+    numbers: str = ''
+    size: str = ''
+    seconds: float = 0.
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong."""
+        return self.structure not in (OK, NO_CLASSIFIER) or self.numbers.startswith('failed')
+
+
+def examine(arch: str) -> Row:
+    """Build the default tree of four heads on the meta device, list the split points, prune every head.
+
+    Args:
+        arch: Name of an architecture.
+    """
+    row = Row(arch)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            _structure(row)
+            row.structure = row.structure or OK
+        except Exception as error:
+            row.structure = _failure(error)
+    row.seconds = round(time.perf_counter() - start, 2)
+    return row
+
+
+def try_numbers(row: Row) -> Row:
+    """Compute with random weights: every head and its pruned network, and a training step of one of them.
+
+    Args:
+        row: What `examine` found; `numbers`, `size` and `seconds` are added to it.
+    """
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            row.size = _numbers(row)
+            row.numbers = OK
+        except Exception as error:
+            row.numbers = _failure(error)
+    gc.collect()
+    row.seconds = round(row.seconds + time.perf_counter() - start, 2)
+    return row
+
+
+def _structure(row: Row) -> None:
+    with torch.device('meta'):
+        plain = _plain(row.arch)
+        row.module = type(plain).__module__.rpartition('.')[2]
+        row.params = round(sum(param.numel() for param in plain.parameters()) / 1e6, 2)
+        size = default_input_size(plain, {})
+        row.size = 'x'.join(map(str, size[1:]))
+        try:
+            model = _tree(row.arch, plain)
+        except ValueError:
+            if getattr(_run(plain, size), 'shape', None) == (2, plain.num_classes):
+                raise
+            row.structure = NO_CLASSIFIER
+            return
+        points = split_points(plain)
+        row.points = len(points)
+        row.gmacs = round(points[0].network_macs / 1e9, 2)
+        row.tree = str(model.tree)
+        check_partition(model, plain)
+        check_pruned(model, plain)
+
+
+def _numbers(row: Row) -> str:
+    with torch.device('meta'):
+        dropout = _dropout(row.arch)
+        size = _image_size(_plain(row.arch))
+    torch.manual_seed(0)
+    plain = _plain(row.arch, **dropout)
+    model = vary(_tree(row.arch, plain, **dropout))
+    x = torch.randn(2, *size)
+    settle(model, x)
+    check_partition(model, plain)
+    check_logits(model, plain, x)
+    del plain
+    check_training(model, x, head=HEADS - 1)
+    return 'x'.join(map(str, size[1:]))
+
+
+def _plain(arch: str, **kwargs: Any) -> nn.Module:
+    """A network of the architecture, with a classifier if it comes without."""
+    plain = timm.create_model(arch, **kwargs)
+    return plain if getattr(plain, 'num_classes', 0) else timm.create_model(arch, num_classes=10, **kwargs)
+
+
+def _tree(arch: str, plain: nn.Module, **kwargs: Any) -> CollabModel:
+    return timm.create_model(f'collab_{arch}', heads=HEADS, num_classes=plain.num_classes, **kwargs)
+
+
+def _run(plain: nn.Module, size: tuple[int, ...]) -> Any:
+    """What a network on the meta device makes of two images."""
+    with on_meta():
+        return plain.eval()(torch.empty(2, *size, device='meta'))
+
+
+def _dropout(arch: str) -> dict[str, float]:
+    """Arguments that add randomness to training, as far as the architecture takes them."""
+    for names in (('drop_rate', 'drop_path_rate'), ('drop_path_rate',), ('drop_rate',)):
+        with suppress(TypeError):
+            kwargs = dict.fromkeys(names, .1)
+            timm.create_model(arch, **kwargs)
+            return kwargs
+    return {}
+
+
+def _image_size(plain: nn.Module) -> tuple[int, ...]:
+    """The shape of an image that is small, where the architecture takes images of other sizes than its own."""
+    default = default_input_size(plain, {})
+    small = (default[0], SMALL, SMALL)
+    if plain.pretrained_cfg.get('fixed_input_size') or max(default) <= SMALL:
+        return default
+    try:
+        _run(plain, small)
+    except Exception:  # whatever an architecture does with an image that it can't take
+        return default
+    return small
+
+
+def _failure(error: Exception) -> str:
+    return f'failed: {type(error).__name__}: {error}'.replace('\n', ' ')[:300]
