@@ -7,8 +7,9 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from tests.tester import FAMILIES, Family, check_tree, images, settled
+from tests.tester import FAMILIES, Family, check_tree, images
 from timm_collab import CollabModel, HeadTree, HeadTreeError, SplitPointError
+from timm_collab.sweep.checks import settle
 
 
 def trees(family: Family) -> dict[str, str]:
@@ -169,7 +170,7 @@ def test_it_prints_itself_as_a_tree() -> None:
 @pytest.mark.parametrize('branch_init', ['classifier', 'perturb', 'fresh', 'copy'])
 def test_branches_start_from_a_backbone_and_apart(branch_init: str) -> None:
     model = CollabModel('test_resnet', tree='layer2:2', num_classes=5)
-    source = settled(timm.create_model('test_resnet', num_classes=5), images(64))
+    source = settle(timm.create_model('test_resnet', num_classes=5), images(64))
     model.load_backbone(source, branch_init)
     same = [
         {k for k, v in source.state_dict().items() if torch.equal(model.prune(head).state_dict()[k], v)}
@@ -192,7 +193,7 @@ def test_branches_start_from_a_backbone_and_apart(branch_init: str) -> None:
 
 
 def test_reset_classifier_gives_every_head_its_own() -> None:
-    model = settled(CollabModel('test_resnet', num_classes=5), images(64))
+    model = settle(CollabModel('test_resnet', num_classes=5), images(64))
     before = [model.prune(head).state_dict() for head in range(4)]
     model.reset_classifier(3)
     assert model.num_classes == 3 and model(images(64)).shape == (2, 3)

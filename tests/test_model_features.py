@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.tester import FAMILIES, images, settled
+from tests.tester import FAMILIES, images
 from timm_collab import CollabModel
+from timm_collab.sweep.checks import settle
 
 
 def make(arch: str = 'test_resnet', **kwargs) -> CollabModel:
@@ -111,7 +112,7 @@ def test_bfloat16_autocast_computes_what_the_plain_network_does(arch: str) -> No
     with torch.autocast('cpu', dtype=torch.bfloat16):
         logits_HBC = model(x)
         F.cross_entropy(logits_HBC.flatten(0, 1).float(), torch.tensor([0, 1] * 4)).backward()
-        settled(model, x)
+        settle(model, x)
         with torch.no_grad():
             assert torch.equal(model.prune(1)(x), model.forward_heads(x)[1])
     assert logits_HBC.dtype == torch.bfloat16
@@ -160,7 +161,7 @@ def test_ddp_finds_every_parameter_used(tmp_path) -> None:
 
 
 def test_sync_batchnorm_in_the_tree_is_plain_batchnorm_in_the_pruned_network() -> None:
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(settled(make(), images(64))).eval()
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(settle(make(), images(64))).eval()
     assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     pruned = model.prune(2)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in pruned.modules())
@@ -170,7 +171,7 @@ def test_sync_batchnorm_in_the_tree_is_plain_batchnorm_in_the_pruned_network() -
 
 @pytest.mark.parametrize('family', FAMILIES[::4], ids=str)
 def test_copies_and_pickles_compute_the_same(family) -> None:
-    model = settled(make(family.arch, tree=f'{family.splits[0]}:2', **family.kwargs), images(family.size))
+    model = settle(make(family.arch, tree=f'{family.splits[0]}:2', **family.kwargs), images(family.size))
     x = images(family.size)
     with torch.no_grad():
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -181,7 +182,7 @@ def test_copies_and_pickles_compute_the_same(family) -> None:
 def test_the_state_dict_round_trips_and_freezing_holds() -> None:
     model, other = make(), CollabModel('test_resnet', num_classes=5)
     other.load_state_dict(model.state_dict(), strict=True)
-    settled(model, images(64))
+    settle(model, images(64))
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.eval()(images(64)), model(images(64)))
     for param in model.nodes['trunk'].parameters():
@@ -192,7 +193,7 @@ def test_the_state_dict_round_trips_and_freezing_holds() -> None:
 
 
 def test_other_input_sizes_and_batches() -> None:
-    model = settled(make(), images(64))
+    model = settle(make(), images(64))
     with torch.no_grad():
         for size, batch in ((96, 1), (33, 3), (224, 2)):
             assert torch.equal(model(images(size, batch)), model.prune()(images(size, batch)))

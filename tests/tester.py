@@ -7,10 +7,11 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import timm_collab
+from timm_collab import CollabModel
 from timm_collab.segments import Chain
+from timm_collab.sweep.checks import check_logits, check_partition, check_pruned, check_training, settle
 
 
 @dataclass(frozen=True)
@@ -47,50 +48,18 @@ def images(size: int, batch: int = 2, channels: int = 3) -> Tensor:
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def settled(model: nn.Module, x: Tensor) -> nn.Module:
-    """The model in eval mode, its BatchNorm statistics no longer those it was made with."""
-    with torch.no_grad():
-        model.train()(x)
-    return model.eval()
-
-
-def check_tree(arch: str, size: int, tree: Any, **kwargs: Any) -> timm_collab.CollabModel:
+def check_tree(arch: str, size: int, tree: Any, **kwargs: Any) -> CollabModel:
     """The head tree computes what its plain networks compute, and every head prunes to one of them."""
     torch.manual_seed(0)
-    model = timm_collab.CollabModel(arch, tree=tree, num_classes=7, **kwargs)
+    model = CollabModel(arch, tree=tree, num_classes=7, **kwargs)
     plain = timm.create_model(arch, num_classes=7, **kwargs)
     x = images(size)
-    heads = model.num_heads
-    assert model.train()(x).shape == (heads, 2, 7)
-    settled(model, x)
-    with torch.no_grad():
-        logits_HBC = model.forward_heads(x)
-        assert logits_HBC.shape == (heads, 2, 7)
-        for head in range(heads):
-            model.kept_head = head
-            pruned = model.prune()
-            assert type(pruned) is type(plain)
-            assert pruned.pretrained_cfg == plain.pretrained_cfg
-            assert {k: v.shape for k, v in pruned.state_dict().items()} == \
-                {k: v.shape for k, v in plain.state_dict().items()}
-            assert torch.equal(model(x), logits_HBC[head])
-            assert torch.equal(pruned(x), logits_HBC[head])
-            plain.load_state_dict(pruned.state_dict(), strict=True)
-            assert torch.equal(plain.eval()(x), logits_HBC[head])
+    assert model.train()(x).shape == (model.num_heads, 2, 7)
     check_partition(model, plain)
-    return model
-
-
-def check_partition(model: timm_collab.CollabModel, plain: nn.Module) -> None:
-    """Along each path every tensor of the plain network is owned once, and no two nodes own the same."""
-    plain_ids = {id(tensor) for tensor in (*plain.parameters(), *plain.buffers())}
-    owned = {key: {id(t) for t in (*node.parameters(), *node.buffers())} for key, node in model.nodes.items()}
-    assert sum(map(len, owned.values())) == len(set().union(*owned.values()))
-    for head in range(model.num_heads):
-        path = model.path(head)
-        assert sum(len({id(t) for t in (*node.parameters(), *node.buffers())}) for node in path) == len(plain_ids)
-        persistent = set().union(*(node.state_dict() for node in path))
-        assert persistent <= set(plain.state_dict())
+    check_pruned(model, plain)
+    check_logits(settle(model, x), plain, x)
+    check_training(model, x, head=model.num_heads - 1)
+    return model.eval()
 
 
 def check_composition(arch: str, size: int, splits: tuple[str, ...], **kwargs: Any) -> Chain:
@@ -100,7 +69,7 @@ def check_composition(arch: str, size: int, splits: tuple[str, ...], **kwargs: A
     chain = Chain(plain, splits, (3, size, size))
     cuts = range(chain.end + 1)
     x = images(size)
-    settled(plain, x)
+    settle(plain, x)
     with torch.no_grad():
         assert torch.equal(chain.run(cuts, x, plain), plain(x))
     whole = copy.deepcopy(plain).train()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -89,13 +89,32 @@ def plan_tree(
         return tree, cut_for(plain, input_size, tree)
     except SplitPointError as error:
         points = [point.name for point in listed()]
-        near = difflib.get_close_matches(error.name or '', points, 1)
-        hint = f" Did you mean '{near[0]}'?" if near else ''
         raise SplitPointError(
-            f"can't split '{backbone}' so: {error}.{hint} Its split points: {', '.join(points)}", error.name
+            f"can't split '{backbone}' so: {error}.{_nearest(plain, points, error.name)}"
+            f" Its split points: {', '.join(points)}",
+            error.name,
         ) from None
     except TraceError as error:
         raise ValueError(f"'{backbone}' can't be made a head tree: {error}") from error
+
+
+def _nearest(plain: nn.Module, points: Sequence[str], name: str | None) -> str:
+    """A sentence on the split points next to one that isn't: around its module or, of no module, spelled alike."""
+    order = {path: index for index, (path, _) in enumerate(plain.named_modules())}
+    if name not in order:
+        near = difflib.get_close_matches(name or '', points, 1)
+        return f" Did you mean '{near[0]}'?" if near else ''
+    if name in points:
+        return ''
+    # Modules are registered in the order of the forward but for few, and what contains a module ends after it.
+    around = [point for point in points if f'{name}.'.startswith(f'{point}.')]
+    others = [point for point in points if point in order and point not in around]
+    before = [point for point in others if order[point] < order[name]]
+    after = around[:1] or [point for point in others if order[point] > order[name]]
+    near = [*before[-1:], *after[:1]]
+    if len(near) < 2:
+        return f" The nearest split point is '{near[0]}'." if near else ''
+    return f" The nearest split points are '{near[0]}' and '{near[1]}'."
 
 
 def cut_for(plain: nn.Module, input_size: tuple[int, ...], tree: HeadTree) -> Chain:

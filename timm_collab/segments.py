@@ -172,8 +172,8 @@ class Chain:
             contents = tuple(path for part in self._contents[start:stop] for path in part)
             tensors = (tensor for path in contents for tensor in held_tensors(self.template, path))
             if stop > 0 and not any(isinstance(tensor, nn.Parameter) for tensor in tensors):
-                after = 'the end' if stop == self.end else f"'{self.names[stop - 1]}'"
-                raise SplitPointError(f"there is no parameter between '{(INPUT, *self.names)[start]}' and {after}")
+                before, after = (INPUT, *self.names)[start], (INPUT, *self.names, 'the end')[stop]
+                raise SplitPointError(f"there is no parameter between '{before}' and '{after}'", before)
             train, eval_ = (self._views[training].program(start, stop) for training in (True, False))
             self._stretches[start, stop] = Stretch(train, train if train == eval_ else eval_, contents)
         return self._stretches[start, stop]
@@ -218,7 +218,8 @@ class Chain:
                 (first, path), *_, (last, _) = sorted(parts.items())
                 between = "' and '".join(self.names[first:last])
                 raise SplitPointError(
-                    f"the network can't be split after '{between}': '{path}' is used before and after it"
+                    f"the network can't be split after '{between}': '{path}' is used before and after it",
+                    self.names[first],
                 )
         # What no operation uses still belongs to the network: it stays in front, once.
         for path, tensor in (*self.template.named_parameters(), *self.template.named_buffers()):

@@ -240,7 +240,10 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        return None if proxy.node.meta.get('value', proxy) is None else proxy  # Python compares None by identity
+        # Python compares None by identity. (Of a function it wraps, fx itself looks into the proxy that comes back.)
+        if id(target) not in self._autowrap_function_ids and proxy.node.meta.get('value', proxy) is None:
+            return None
+        return proxy
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         if kind == 'get_attr' and str(target).startswith('_tensor_constant'):
@@ -287,10 +290,10 @@ class _Tracer(fx.Tracer):
             return method(*args, **kwargs)
         node = self.create_proxy('get_attr', self.path_of_module(module), (), {})
         result = self.create_proxy('call_method', name, (node, *args), kwargs)
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result.meta_value)):
+        if result is not None and any(isinstance(leaf, Tensor) for leaf in tree_leaves(result.meta_value)):
             return result
         # Numbers, sizes and modules: let fx see how they come about, they may depend on the input's size.
-        self.graph.erase_node(result.node)
+        self.graph.erase_node(next(iter(reversed(self.graph.nodes))))
         return method(*args, **kwargs)
 
 

@@ -1,0 +1,76 @@
+"""Trees drawn at random, of any shape and split anywhere, on architectures as unlike as timm has them."""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.tester import check_tree
+from timm_collab import SplitPoint, split_points
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An architecture of a kind of its own, made small."""
+
+    arch: str
+    size: int
+    kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return self.arch
+
+
+KINDS = (
+    Kind('vit_tiny_r_s16_p8_224', 64, dict(img_size=64)),  # convolutions, then attention
+    Kind('hrnet_w18_small', 64),  # lists of tensors at several resolutions
+    Kind('crossvit_9_240', 240),  # two branches of tokens
+    Kind('coat_tiny', 64, dict(img_size=64)),  # one module used in several places
+    Kind('nasnetalarge', 96, dict(num_features=288, stem_size=8)),  # a cell reads the two before it
+    Kind('xcit_nano_12_p16_224', 64, dict(drop_path_rate=.1)),  # numbers cross the cuts
+    Kind('naflexvit_base_patch16_gap', 64, dict(embed_dim=64, depth=6, num_heads=2)),  # a dict crosses the cuts
+    Kind('swin_tiny_patch4_window7_224', 112, dict(img_size=112, drop_path_rate=.1)),
+    Kind('eva02_tiny_patch14_224', 70, dict(img_size=70)),  # rotary embeddings are made once and used in each block
+    Kind('efficientvim_m1', 64),  # the state of a mixer crosses the cuts
+    Kind('densenet121', 64, dict(drop_rate=.1)),  # the tensors of all layers so far cross the cuts
+    Kind('deit_tiny_distilled_patch16_224', 64, dict(img_size=64, drop_rate=.1)),  # two classifiers
+    Kind('convnext_atto', 64, dict(drop_path_rate=.1)),
+)
+
+
+@functools.cache
+def points_of(kind: Kind) -> tuple[SplitPoint, ...]:
+    return tuple(split_points(kind.arch, **kind.kwargs))
+
+
+@st.composite
+def specs(draw: st.DrawFn, kind: Kind) -> str:
+    """A spec of two to six heads, whose nodes all have something to learn."""
+    points = points_of(kind)
+    heads = 0
+
+    def node(params_before: float, depth: int) -> str:
+        nonlocal heads
+        open_points = [point for point in points if point.params_after < params_before]
+        if heads + 2 > 6 or depth == 3 or not open_points or (depth and draw(st.booleans())):
+            heads += 1
+            return 'head'
+        point = draw(st.sampled_from(open_points))
+        children = [node(point.params_after, depth + 1) for _ in range(draw(st.integers(2, 3)))]
+        return f'{point.name}:[{" | ".join(children)}]'
+
+    return node(2., 0)
+
+
+@pytest.mark.parametrize('kind', KINDS, ids=str)
+def test_any_tree_computes_what_its_plain_networks_compute(kind: Kind) -> None:
+    @settings(max_examples=2, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(specs(kind))
+    def computes(spec: str) -> None:
+        check_tree(kind.arch, kind.size, spec, **kind.kwargs)
+
+    computes()
