@@ -182,10 +182,8 @@ def main() -> None:
         by_hand, batch_size = CASES[arch]
         tree = timm.create_model(f'collab_{arch}', tree=by_hand.tree).train()
         single = timm.create_model(f'collab_{arch}', heads=1).train()
-        batch = (
-            torch.randn(batch_size, *tree.pretrained_cfg['input_size']),
-            torch.randint(tree.num_classes, (batch_size,)),
-        )
+        x = torch.randn(batch_size, *tree.pretrained_cfg['input_size'])
+        target = torch.randint(tree.num_classes, (batch_size,))
         hand = by_hand([tree.prune(head) for head in range(tree.num_heads)]).train()
         objective = CollaborativeLoss()
         label = f'{arch}, batch {batch_size}'
@@ -193,7 +191,8 @@ def main() -> None:
                 (f'{tree.num_heads} heads against by hand', tree, hand, objective),
                 ('1 head against the plain network', single, single.prune(), nn.CrossEntropyLoss()),
         ):
-            compare(f'{label}, {what}', Side(model, objective, *batch), Side(other, of_other, *batch), args.rounds)
+            sides = Side(model, objective, x, target), Side(other, of_other, x, target)
+            compare(f'{label}, {what}', *sides, rounds=args.rounds)
 
 
 if __name__ == '__main__':

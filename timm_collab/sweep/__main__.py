@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         todo = _chosen([rows[name] for name in names], args)
         _run(try_numbers, todo, 'numbers', args, rows)
     except (ValueError, BrokenProcessPool) as error:
-        died = f'a worker died, for want of memory perhaps: the same command goes on, try --jobs {max(1, args.jobs - 1)}'
+        died = 'a worker died, perhaps for want of memory: the same command goes on, with fewer --jobs if you like'
         print(died if isinstance(error, BrokenProcessPool) else error, file=sys.stderr)
         return 2
     write_rows(args.output, {**read_rows(args.output), **rows}.values())

@@ -8,7 +8,7 @@ from ..drawing import named_tensors
 from ..model import CollabModel
 
 
-class CheckFailed(AssertionError):
+class CheckError(AssertionError):
     """Something that holds of every head tree doesn't hold of this one."""
 
 
@@ -20,7 +20,7 @@ def check_partition(model: CollabModel, plain: nn.Module) -> None:
         plain: A plain network of its architecture, with the same arguments.
 
     Raises:
-        CheckFailed: Where that isn't so.
+        CheckError: Where that isn't so.
     """
     names = _names_by_tensor(plain)
     owners: dict[int, str] = {}
@@ -47,7 +47,7 @@ def check_pruned(model: CollabModel, plain: nn.Module) -> None:
         plain: A plain network of its architecture, with the same arguments; its weights are replaced.
 
     Raises:
-        CheckFailed: Where that isn't so.
+        CheckError: Where that isn't so.
     """
     for head in range(model.num_heads):
         pruned = model.prune(head)
@@ -59,9 +59,9 @@ def check_pruned(model: CollabModel, plain: nn.Module) -> None:
 
 
 def check_logits(model: CollabModel, plain: nn.Module, x: Tensor) -> None:
-    """In eval mode the logits of each head are those of its pruned network; the kept head's also those of its path alone.
+    """In eval mode the logits of each head are those of its pruned network.
 
-    They are those of a plain network as well that takes the pruned one's state dict.
+    Those of the kept head are also those of its path alone, and of a plain network that takes its state dict.
 
     Args:
         model: The head tree; left in eval mode.
@@ -69,7 +69,7 @@ def check_logits(model: CollabModel, plain: nn.Module, x: Tensor) -> None:
         x: Images [B, C, H, W].
 
     Raises:
-        CheckFailed: Where that isn't so.
+        CheckError: Where that isn't so.
     """
     model.eval(), plain.eval()
     with torch.no_grad():
@@ -93,7 +93,7 @@ def check_training(model: CollabModel, x: Tensor, head: int = 0, seed: int = 0) 
         seed: Both runs start with it: dropout and the like draw the same.
 
     Raises:
-        CheckFailed: Where that isn't so.
+        CheckError: Where that isn't so.
     """
     model.train()
     plain = model.prune(head)
@@ -113,7 +113,7 @@ def check_training(model: CollabModel, x: Tensor, head: int = 0, seed: int = 0) 
         ours, theirs = found[name], wanted[name]
         _equal(ours, theirs, name)
         _same(ours.grad is None, theirs.grad is None, f'having no gradient for {name}')
-        if theirs.grad is not None:
+        if ours.grad is not None and theirs.grad is not None:
             _equal(ours.grad, theirs.grad, f'the gradient of {name}')
 
 
@@ -143,7 +143,7 @@ def _names_by_tensor(module: nn.Module) -> list[frozenset[str]]:
 
 def _expect(truth: bool, complaint: str) -> None:
     if not truth:
-        raise CheckFailed(complaint)
+        raise CheckError(complaint)
 
 
 def _same(found: object, expected: object, what: str) -> None:
@@ -153,4 +153,4 @@ def _same(found: object, expected: object, what: str) -> None:
 def _equal(found: Tensor, expected: Tensor, what: str) -> None:
     _same(found.shape, expected.shape, f'the shape of {what}')
     if not found.is_meta and not torch.equal(found, expected):
-        raise CheckFailed(f'{what} differs by up to {(found - expected).abs().max():.1e}')
+        raise CheckError(f'{what} differs by up to {(found - expected).abs().max():.1e}')

@@ -10,7 +10,6 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 
 from ..model import CollabModel
 from ..split_points import default_input_size, split_points
@@ -123,7 +122,8 @@ def _numbers(row: Row) -> str:
         size = _image_size(_plain(row.arch))
     torch.manual_seed(0)
     plain = _plain(row.arch, **dropout)
-    model = vary(_tree(row.arch, plain, **dropout))
+    model = _tree(row.arch, plain, **dropout)
+    vary(model)
     x = torch.randn(2, *size)
     settle(model, x)
     check_partition(model, plain)
@@ -133,17 +133,18 @@ def _numbers(row: Row) -> str:
     return 'x'.join(map(str, size[1:]))
 
 
-def _plain(arch: str, **kwargs: Any) -> nn.Module:
+def _plain(arch: str, **kwargs: Any) -> Any:
     """A network of the architecture, with a classifier if it comes without."""
     plain = timm.create_model(arch, **kwargs)
     return plain if getattr(plain, 'num_classes', 0) else timm.create_model(arch, num_classes=10, **kwargs)
 
 
-def _tree(arch: str, plain: nn.Module, **kwargs: Any) -> CollabModel:
-    return timm.create_model(f'collab_{arch}', heads=HEADS, num_classes=plain.num_classes, **kwargs)
+def _tree(arch: str, plain: Any, **kwargs: Any) -> CollabModel:
+    model: CollabModel = timm.create_model(f'collab_{arch}', heads=HEADS, num_classes=plain.num_classes, **kwargs)
+    return model
 
 
-def _run(plain: nn.Module, size: tuple[int, ...]) -> Any:
+def _run(plain: Any, size: tuple[int, ...]) -> Any:
     """What a network on the meta device makes of two images."""
     with on_meta():
         return plain.eval()(torch.empty(2, *size, device='meta'))
@@ -159,7 +160,7 @@ def _dropout(arch: str) -> dict[str, float]:
     return {}
 
 
-def _image_size(plain: nn.Module) -> tuple[int, ...]:
+def _image_size(plain: Any) -> tuple[int, ...]:
     """The shape of an image that is small, where the architecture takes images of other sizes than its own."""
     default = default_input_size(plain, {})
     small = (default[0], SMALL, SMALL)

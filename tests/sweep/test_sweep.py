@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import timm
+from torch import Tensor, nn
+
+from timm_collab.sweep import __main__ as sweep
+from timm_collab.sweep.examine import NO_CLASSIFIER, OK, Row, examine, try_numbers
+from timm_collab.sweep.records import VERSIONS, append_row, read_rows, write_rows
+from timm_collab.sweep.table import write_table
+
+DOCS = Path(__file__).parents[2] / 'docs'
+
+
+def test_a_classifier_is_examined_and_tried() -> None:
+    row = try_numbers(examine('test_efficientnet'))
+    assert (row.structure, row.numbers, row.module) == (OK, OK, 'efficientnet')
+    plain = timm.create_model('test_efficientnet')
+    assert row.params == pytest.approx(sum(p.numel() for p in plain.parameters()) / 1e6, abs=.005)
+    assert row.tree == str(timm.create_model('collab_test_efficientnet').tree)
+    assert row.points > 5 and row.gmacs > 0 and row.size == '128x128' and not row.failed
+
+
+@pytest.mark.parametrize('arch', ['qwen3_vit_88m_enc', 'mobilenetv5_300m_enc'])
+def test_an_encoder_is_no_failure(arch: str) -> None:
+    row = examine(arch)
+    assert row.structure == NO_CLASSIFIER and not row.failed
+
+
+def test_networks_that_come_without_a_classifier_get_one() -> None:
+    assert timm.get_pretrained_cfg('vit_small_patch16_dinov3').num_classes == 0
+    assert examine('vit_small_patch16_dinov3').structure == OK
+
+
+class Fickle(nn.Module):
+    """A forward that no trace can follow: it depends on what the images show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.num_classes = nn.Linear(3, 3), nn.Linear(3, 4), 4
+        self.pretrained_cfg = {'input_size': (3, 8, 8)}
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.mean((2, 3)))
+        return self.head(x if x.is_meta or x.sum() > 0 else -x)
+
+
+def test_what_goes_wrong_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = examine('no_such_architecture')
+    assert row.failed and row.structure.startswith('failed: RuntimeError: Unknown model')
+    monkeypatch.setattr('timm_collab.sweep.examine._tree', lambda arch, plain: Fickle())
+    row = examine('test_resnet')
+    assert row.failed and row.structure.startswith('failed: AttributeError')
+
+
+def test_rows_are_kept_as_they_come_and_the_last_counts(tmp_path: Path) -> None:
+    path = tmp_path / 'rows.csv'
+    assert read_rows(path) == {}
+    first, second = Row('b', 'm', 1.5, .1, 3, 'layer1:2', OK, seconds=1.), Row('a', structure=NO_CLASSIFIER, seconds=2.)
+    append_row(path, first)
+    append_row(path, second)
+    tried = Row(**{**vars(first), 'numbers': OK})
+    append_row(path, tried)
+    assert read_rows(path) == {'b': tried, 'a': second}
+    with path.open('a') as file:
+        file.write('c,m,1.0,')  # the process died while it wrote
+    assert read_rows(path) == {'b': tried, 'a': second}
+    write_rows(path, read_rows(path).values())
+    assert [line['arch'] for line in csv.DictReader(path.open())] == ['a', 'b']
+    path.write_text(path.read_text().replace('timm ', 'timm 0.'))
+    assert read_rows(path) == {}  # found with other versions
+    path.write_text('arch,top1\nresnet50,80.4\n')
+    with pytest.raises(ValueError, match=r'rows.csv is not the record of a sweep: name another file with --output'):
+        read_rows(path)
+
+
+def test_the_command_goes_on_where_it_stopped(
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, table = tmp_path / 'rows.csv', tmp_path / 'new' / 'table.md'
+    arguments = ['test_resnet', 'test_vit', 'qwen3_vit_88m_enc', '--jobs', '1', '--output', str(path)]
+    assert sweep.main([*arguments, '--numbers', 'all', '--table', str(table)]) == 0
+    out = capsys.readouterr().out
+    assert '2 of 3 architectures make a head tree, 2 of them tried with numbers, 0 failed' in out
+    assert 'no classifiers: qwen3_vit_88m_enc' in out
+    assert '| resnet | 1 | 1 | 1 | 16 | test_resnet | `layer2:2,layer3:2` |' in table.read_text()
+    found = path.read_text()
+    monkeypatch.setattr(sweep, 'examine', None)
+    monkeypatch.setattr(sweep, 'try_numbers', None)
+    assert sweep.main([*arguments, '--numbers', 'all']) == 0
+    assert path.read_text() == found
+
+
+def test_the_command_ends_with_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'rows.csv'
+    assert sweep.main(['no_such*', '--output', str(path)]) == 2
+    assert 'no architecture like no_such*' in capsys.readouterr().err
+    append_row(path, Row('test_resnet', 'resnet', structure=OK, numbers='failed: CheckError: logits', seconds=1.))
+    rows = list(read_rows(path).values())
+    assert sweep._report(rows) == 1
+    assert 'test_resnet: structure ok, numbers failed: CheckError: logits' in capsys.readouterr().out
+    write_table(tmp_path / 'table.md', rows)
+    assert '- test_resnet: structure ok; numbers failed' in (tmp_path / 'table.md').read_text()
+
+
+def test_numbers_are_tried_from_the_smallest_up() -> None:
+    rows = [
+        Row('c', 'm', 30., 3., structure=OK),
+        Row('a', 'm', 10., 1., structure=OK),
+        Row('b', 'n', 20., 2., structure=OK),
+        Row('d', 'n', 900., 9., structure=OK),
+        Row('e', 'o', 1., 1., structure=NO_CLASSIFIER),
+        Row('f', 'p', 1., 1., structure=OK, numbers=OK),
+    ]
+
+    def chosen(numbers: str) -> list[str]:
+        return [row.arch for row in sweep._chosen(rows, sweep._parser().parse_args(['--numbers', numbers]))]
+
+    assert chosen('none') == []
+    assert chosen('smallest') == ['a', 'b']
+    assert chosen('all') == ['a', 'b', 'c']
+
+
+def test_the_published_table_is_that_of_the_published_rows(tmp_path: Path) -> None:
+    record = DOCS / 'architectures.csv'
+    with record.open(newline='') as file:
+        versions = {line['versions'] for line in csv.DictReader(file)}
+    if versions != {VERSIONS}:
+        pytest.skip(f'the table was made with {versions}')
+    write_table(tmp_path / 'table.md', read_rows(record).values())
+    assert (tmp_path / 'table.md').read_text() == (DOCS / 'architectures.md').read_text()
+
+
