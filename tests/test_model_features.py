@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.tester import FAMILIES, images
 from timm_collab import CollabModel
-from timm_collab.sweep.checks import settle
+from timm_collab.sweep.checks import check_logits, check_partition, check_training, settle
 
 
 def make(arch: str = 'test_resnet', **kwargs) -> CollabModel:
@@ -192,18 +192,44 @@ def test_the_state_dict_round_trips_and_freezing_holds() -> None:
     assert all(p.grad is not None for p in model.nodes['branch_1_0'].parameters())
 
 
-def test_other_input_sizes_and_batches() -> None:
-    model = settle(make(), images(64))
-    with torch.no_grad():
-        for size, batch in ((96, 1), (33, 3), (224, 2)):
-            assert torch.equal(model(images(size, batch)), model.prune()(images(size, batch)))
+@pytest.mark.parametrize(('arch', 'kwargs', 'size'), [
+    ('test_resnet', dict(in_chans=1), 64),
+    ('test_resnet', dict(global_pool='max'), 64),
+    ('test_resnet', dict(output_stride=16), 64),
+    ('convnext_atto', dict(drop_rate=.5, drop_path_rate=.5), 64),
+    ('test_vit', dict(img_size=64, global_pool='avg', class_token=False), 64),
+    ('test_vit', dict(img_size=(32, 64)), (32, 64)),
+    ('swin_tiny_patch4_window7_224', dict(img_size=112, window_size=7, drop_path_rate=.3), 112),
+])
+def test_arguments_reach_every_part_of_the_network(arch: str, kwargs: dict, size: int | tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model, plain = make(arch, **kwargs), timm.create_model(arch, num_classes=5, **kwargs)
+    x = torch.randn(2, kwargs.get('in_chans', 3), *((size, size) if isinstance(size, int) else size))
+    check_partition(model, plain)
+    check_logits(settle(model, x), plain, x)
+    check_training(model, x, head=3)
+    assert repr(model.prune(3)) == repr(plain)  # drop rates, kernel sizes, pooling and all
+    if 'drop_rate' in kwargs:
+        model.train()
+        assert not torch.equal(model(x), model(x))
 
 
-@pytest.mark.parametrize('arch', ['vit_tiny_patch16_224', 'eva02_tiny_patch14_224'])
-def test_position_embeddings_are_resized_to_each_input(arch: str) -> None:
-    model = make(arch, dynamic_img_size=True, tree='blocks.5:2').eval()
-    with torch.no_grad():
-        for height, width in ((224, 224), (112, 224), (336, 112)):  # multiples of both patch sizes
-            x = torch.randn(2, 3, height, width)
-            for head, logits in enumerate(model.forward_heads(x)):
-                assert torch.equal(logits, model.prune(head)(x))
+def test_reset_classifier_changes_classes_and_pooling_of_every_head() -> None:
+    model, plain = make('test_resnet'), timm.create_model('test_resnet', num_classes=5)
+    for net in (model, plain):
+        net.reset_classifier(3, 'max')
+    assert repr(model.prune(2)) == repr(plain)
+    check_logits(settle(model, images(64)), plain, images(64))
+
+
+def test_float16_autocast_scales_as_usual() -> None:
+    model, scaler = make(), torch.amp.GradScaler('cpu', init_scale=16.)
+    optimizer = torch.optim.SGD(model.parameters(), lr=.1)
+    before = copy.deepcopy(model.state_dict())
+    with torch.autocast('cpu', dtype=torch.float16):
+        logits_HBC = model(images(64))
+        loss = F.cross_entropy(logits_HBC.flatten(0, 1).float(), torch.tensor([0, 1] * 4))
+    assert logits_HBC.dtype == torch.float16
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

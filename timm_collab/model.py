@@ -17,9 +17,7 @@ from .segments import Chain, Segment, Stretch
 from .split_points import default_input_size
 from .tracing import TraceError
 from .tree import HeadTree, Path, node_name
-from .weights import TreeWeights
-
-BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
+from .weights import BRANCH_INITS, TreeWeights
 
 
 class CollabModel(TreeWeights):

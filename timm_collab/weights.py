@@ -14,6 +14,8 @@ from .segments import Segment
 from .tracing import structural_copy
 from .tree import HeadTree, node_name
 
+BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
+
 # What timm code reads from a model, answered by the plain architecture.
 _TEMPLATE_ATTRIBUTES = frozenset({
     'num_classes', 'num_features', 'head_hidden_size', 'in_chans', 'pretrained_cfg', 'default_cfg', 'feature_info',

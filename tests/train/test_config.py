@@ -4,7 +4,6 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from timm_collab.model import BRANCH_INITS
 from timm_collab.train.config import (
     AugmentConfig,
     DataConfig,
@@ -17,6 +16,7 @@ from timm_collab.train.config import (
 )
 from timm_collab.train.errors import TrainError
 from timm_collab.tree import PATTERNS
+from timm_collab.weights import BRANCH_INITS
 
 
 @pytest.mark.parametrize(('make', 'message'), [
