@@ -17,7 +17,7 @@ from ..tracing import on_meta
 from .checks import check_logits, check_partition, check_pruned, check_training, settle, vary
 
 HEADS = 4
-SMALL = 128  # pixels: enough for any architecture that takes images of any size, and quick
+SMALL = (112, 128)  # pixels: enough for most architectures, a multiple of their patches and windows, and quick
 OK = 'ok'
 NO_CLASSIFIER = 'no classifier'
 
@@ -118,11 +118,10 @@ def _structure(row: Row) -> None:
 
 def _numbers(row: Row) -> str:
     with torch.device('meta'):
-        dropout = _dropout(row.arch)
-        size = _image_size(_plain(row.arch))
+        kwargs, size = _small(row.arch, **_dropout(row.arch))
     torch.manual_seed(0)
-    plain = _plain(row.arch, **dropout)
-    model = _tree(row.arch, plain, **dropout)
+    plain = _plain(row.arch, **kwargs)
+    model = _tree(row.arch, plain, **kwargs)
     vary(model)
     x = torch.randn(2, *size)
     settle(model, x)
@@ -160,17 +159,21 @@ def _dropout(arch: str) -> dict[str, float]:
     return {}
 
 
-def _image_size(plain: Any) -> tuple[int, ...]:
-    """The shape of an image that is small, where the architecture takes images of other sizes than its own."""
-    default = default_input_size(plain, {})
-    small = (default[0], SMALL, SMALL)
-    if plain.pretrained_cfg.get('fixed_input_size') or max(default) <= SMALL:
-        return default
-    try:
-        _run(plain, small)
-    except Exception:  # whatever an architecture does with an image that it can't take
-        return default
-    return small
+def _small(arch: str, **kwargs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Arguments and image shape of a network that is quick to compute: smaller than it comes, where it can be.
+
+    Either it takes images of any size, or it can be made for another with `img_size`.
+    """
+    plain = _plain(arch, **kwargs)
+    channels, *default = default_input_size(plain, {})
+    fixed = plain.pretrained_cfg.get('fixed_input_size')
+    for size in (size for size in SMALL if size < max(default)):
+        for extra in [{'img_size': size}] if fixed else [{}, {'img_size': size}]:
+            with suppress(Exception):  # whatever an architecture does with a size that it can't take
+                shape = (channels, size, size)
+                _run(_plain(arch, **kwargs, **extra), shape)
+                return {**kwargs, **extra}, shape
+    return kwargs, (channels, *default)
 
 
 def _failure(error: Exception) -> str:
