@@ -3,23 +3,29 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from .tracing import storage_key
+
+_aten = torch.ops.aten
+_OVERWRITES = frozenset({
+    _aten.uniform_.default, _aten.normal_.default, _aten.zero_.default, _aten.fill_.Scalar, _aten.fill_.Tensor,
+})
 
 
 class Drawing:
     """A constructor of networks that can be asked for networks with only some of their weights drawn.
 
-    The first network is recorded: which of the tensors that its constructor allocates end up under which name. In a
-    later one the constructor runs again, and what it writes to the tensors nobody asked for is left out. Initialising
-    random weights is most of what a constructor costs.
+    The first network is recorded: which of the tensors that its constructor allocates end up under which name, and
+    which of the writes to them counts (layers initialise their weights, and architectures do so again). In a later one
+    the constructor runs again, and all other writes are left out. They are most of what a constructor costs.
 
     Args:
         create: Makes a network; it has to do the same each time but for the numbers it draws.
@@ -27,21 +33,23 @@ class Drawing:
 
     def __init__(self, create: Callable[[], nn.Module]):
         self._create = create
-        self._shapes: list[torch.Size] = []
+        self._allocated: list[_Allocation] = []
         self._names: list[frozenset[str]] = []
 
     def whole(self) -> nn.Module:
         """A network with all its weights drawn, recorded for `part`."""
-        with _Allocations() as allocations:
+        with _Recording() as recording:
             model = self._create()
-        names: dict[int, set[str]] = {}
-        for name, tensor in named_tensors(model):
-            names.setdefault(storage_key(tensor), set()).add(name)
         if all(tensor.is_meta for _, tensor in named_tensors(model)):
             self._create = functools.partial(copy.deepcopy, copy.deepcopy(model))  # it has no numbers to draw
             return model
-        self._shapes = [tensor.shape for tensor in allocations.tensors]
-        self._names = [frozenset(names.get(storage_key(tensor), ())) for tensor in allocations.tensors]
+        names: dict[int, set[str]] = {}
+        for name, tensor in named_tensors(model):
+            names.setdefault(storage_key(tensor), set()).add(name)
+        self._names = [frozenset(names.get(key, ())) for key in recording.allocated]
+        self._allocated = list(recording.allocated.values())
+        for allocation in self._allocated:
+            del allocation.tensor
         return model
 
     def part(self, paths: Collection[str]) -> nn.Module:
@@ -50,63 +58,99 @@ class Drawing:
         Args:
             paths: The modules, parameters and buffers that are wanted.
         """
-        idle = {
-            index
-            for index, names in enumerate(self._names)
-            if names and not any(f'{name}.'.startswith(f'{path}.') for path in paths for name in names)
-        }
+        skips = []
+        for allocation, names in zip(self._allocated, self._names, strict=True):
+            wanted = not names or any(f'{name}.'.startswith(f'{path}.') for path in paths for name in names)
+            skips.append(allocation.last_overwrite if wanted else allocation.writes)
         try:
-            with _Idle(self._shapes, idle):
+            with _Sparing([allocation.shape for allocation in self._allocated], skips):
                 return self._create()
-        except _IdleTensorRead:
+        except _UnwrittenRead:
             return self._create()
 
 
-class _IdleTensorRead(Exception):
+class _UnwrittenRead(Exception):
     """Nothing may be left out: the constructor computes with what it wrote, or does otherwise than the first time."""
 
 
-class _Allocations(TorchDispatchMode):
-    """Keeps the tensors that are allocated without content, in order."""
+@dataclass
+class _Allocation:
+    """A tensor that was allocated without content, and what was written to it.
+
+    Attributes:
+        tensor: The tensor; while it's held, no other gets its memory.
+        shape: Its shape.
+        writes: The number of writes to it.
+        last_overwrite: The number of writes before the last one that leaves nothing of them.
+    """
+
+    tensor: Tensor
+    shape: torch.Size
+    writes: int = 0
+    last_overwrite: int = 0
+
+
+class _Recording(TorchDispatchMode):
+    """Follows the tensors that are allocated without content, by their storage, and the writes to them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tensors: list[Tensor] = []
+        self.allocated: dict[int, _Allocation] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.empty.memory_format:
-            self.tensors.append(result)
+        if func is _aten.empty.memory_format:
+            self.allocated[storage_key(result)] = _Allocation(result, result.shape)
+        elif func._schema.is_mutable and (written := self.allocated.get(storage_key(args[0]))):
+            if func in _OVERWRITES and args[0].numel() == written.shape.numel():
+                written.last_overwrite = written.writes
+            written.writes += 1
         return result
 
 
-class _Idle(_Allocations):
-    """Leaves out every write to some of the allocated tensors."""
+class _Sparing(TorchDispatchMode):
+    """Leaves out the first writes to each of the allocated tensors, as many as it is told."""
 
-    def __init__(self, shapes: list[torch.Size], idle: Collection[int]):
+    def __init__(self, shapes: list[torch.Size], skips: list[int]):
         super().__init__()
-        self.shapes = shapes
-        self.idle = idle
-        self.storages: set[int] = set()
+        self.expected = deque(zip(shapes, skips, strict=True))
+        self.skips: dict[int, int] = {}  # of the tensors whose content doesn't count yet, by their storage
+        self.tensors: list[Tensor] = []  # while they are held, no other gets their memory
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        touched = [
-            leaf
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, Tensor) and storage_key(leaf) in self.storages
-        ]
-        if touched and func._schema.is_mutable and touched[0] is args[0]:
-            return args[0]
-        if touched and not func.is_view:
-            raise _IdleTensorRead
-        known = len(self.tensors)
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if len(self.tensors) > known:
-            if known == len(self.shapes) or result.shape != self.shapes[known]:
-                raise _IdleTensorRead
-            if known in self.idle:
-                self.storages.add(storage_key(result))
-        return result
+        if func is _aten.empty.memory_format:
+            return self.allocate(func(*args, **(kwargs or {})))
+        unwritten = [tensor for tensor in _tensors(args, kwargs) if storage_key(tensor) in self.skips]
+        if unwritten and func._schema.is_mutable and unwritten[0] is args[0]:
+            key = storage_key(args[0])
+            if self.skips[key]:
+                self.skips[key] -= 1
+                return args[0]
+            del self.skips[key], unwritten[0]
+        if unwritten and not func.is_view:
+            raise _UnwrittenRead
+        return func(*args, **(kwargs or {}))
+
+    def allocate(self, tensor: Tensor) -> Tensor:
+        """Look up how many writes to a new tensor don't count."""
+        shape, skip = self.expected.popleft() if self.expected else (None, 0)
+        if tensor.shape != shape:
+            raise _UnwrittenRead
+        self.tensors.append(tensor)
+        if skip:
+            self.skips[storage_key(tensor)] = skip
+        return tensor
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[Tensor]:
+    """The tensors among the arguments of an operation, which come one by one or in lists."""
+    values = [*args, *kwargs.values()] if kwargs else args
+    return [
+        tensor
+        for value in values
+        for tensor in (value if isinstance(value, (list, tuple)) else (value,))
+        if isinstance(tensor, Tensor)
+    ]
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -172,8 +172,8 @@ class Chain:
             contents = tuple(path for part in self._contents[start:stop] for path in part)
             tensors = (tensor for path in contents for tensor in held_tensors(self.template, path))
             if stop > 0 and not any(isinstance(tensor, nn.Parameter) for tensor in tensors):
-                before, after = (INPUT, *self.names)[start], (INPUT, *self.names, 'the end')[stop]
-                raise SplitPointError(f"there is no parameter between '{before}' and '{after}'", before)
+                before, after = (INPUT, *self.names)[start], [*map(repr, (INPUT, *self.names)), 'the end'][stop]
+                raise SplitPointError(f"there is no parameter between '{before}' and {after}", before)
             train, eval_ = (self._views[training].program(start, stop) for training in (True, False))
             self._stretches[start, stop] = Stretch(train, train if train == eval_ else eval_, contents)
         return self._stretches[start, stop]
