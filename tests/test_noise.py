@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from timm_collab.noise import apply_noise, realised_rate
+from timm_collab.noise import apply_noise, confusion, realised_rate
 
 
 @pytest.fixture
@@ -39,7 +39,41 @@ def test_same_seed_same_labels_other_seed_other_labels(labels_N):
     assert not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize('kind', ['symmetric-exclude', 'symmetric-include'])
+def test_pair_turns_each_class_into_the_next(labels_N):
+    noisy_N = apply_noise(labels_N, 10, kind='pair', rate=0.3, seed=2)
+    changed = noisy_N != labels_N
+    assert np.count_nonzero(changed) == 600
+    assert np.array_equal(noisy_N[changed], (labels_N[changed] + 1) % 10)
+
+
+MATRIX = [[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]]
+
+
+def test_a_matrix_sets_the_rate_of_each_confusion():
+    labels_N = np.arange(30000) % 3
+    noisy_N = apply_noise(labels_N, 3, kind='matrix', matrix_CC=MATRIX, seed=4)
+    counts = confusion(labels_N, noisy_N, 3)
+    # 10,000 a class, standard deviation at most 50
+    assert np.all(np.abs(counts - 10000 * np.asarray(MATRIX)) < 5 * 50)
+    assert counts[0, 2] == counts[1, 0] == counts[1, 2] == 0
+    assert np.array_equal(noisy_N, apply_noise(labels_N, 3, kind='matrix', matrix_CC=MATRIX, seed=4))
+    assert not np.array_equal(noisy_N, apply_noise(labels_N, 3, kind='matrix', matrix_CC=MATRIX, seed=5))
+
+
+def test_a_matrix_that_sums_to_a_little_less_than_one_reaches_no_impossible_class():
+    third = [1 / 3 - 3e-7] * 3
+    labels_N = np.zeros(30000, dtype=np.int64)
+    noisy_N = apply_noise(labels_N, 4, kind='matrix', matrix_CC=[[*third, 0.], *np.eye(4)[1:].tolist()], seed=0)
+    assert set(noisy_N) == {0, 1, 2}
+
+
+def test_confusion_counts_class_by_label():
+    assert confusion([0, 0, 1, 2], [0, 1, 1, 0], 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    with pytest.raises(ValueError, match='same shape'):
+        confusion([0, 1], [0], 3)
+
+
+@pytest.mark.parametrize('kind', ['symmetric-exclude', 'symmetric-include', 'pair'])
 def test_lower_rate_corrupts_a_subset_of_higher_rate(labels_N, kind):
     low_N, high_N = (apply_noise(labels_N, 10, kind=kind, rate=rate, seed=5) for rate in (0.2, 0.6))
     touched = low_N != labels_N
@@ -61,7 +95,15 @@ def test_input_is_left_alone_and_none_is_a_copy(labels_N):
     (dict(rate=float('nan')), 'got nan'),
     (dict(num_classes=5), r'label 5 at index 5 is outside \[0, 5\)'),
     (dict(labels_N=np.array([0.5, 1.0])), 'flat array of integers, got float64'),
-    (dict(labels_N=np.zeros(3, dtype=int), num_classes=1, rate=0.5), 'needs another class'),
+    (dict(labels_N=np.zeros(3, dtype=int), num_classes=1, rate=0.5), 'symmetric-exclude needs another class'),
+    (dict(labels_N=np.zeros(3, dtype=int), num_classes=1, rate=0.5, kind='pair'), 'pair needs another class'),
+    (dict(kind='matrix'), "a matrix and kind 'matrix' go together, got kind 'matrix'"),
+    (dict(matrix_CC=np.eye(10)), "a matrix and kind 'matrix' go together, got kind 'symmetric-exclude'"),
+    (dict(kind='matrix', matrix_CC=np.eye(10)), 'leave the rate at 0, got 0.1'),
+    (dict(kind='matrix', rate=0.0, matrix_CC=np.eye(9)), r'must be 10 x 10, a row per class, got \(9, 9\)'),
+    (dict(kind='matrix', rate=0.0, matrix_CC=[[1.0], [1.0, 2.0]]), 'equally long lists'),
+    (dict(kind='matrix', rate=0.0, matrix_CC=2 * np.eye(10)), r'row 0 of the matrix must be probabilities .* \[2.0'),
+    (dict(kind='matrix', rate=0.0, matrix_CC=np.eye(10) * np.nan), 'row 0 of the matrix'),
 ])
 def test_bad_input_names_the_value(labels_N, kwargs, message):
     with pytest.raises(ValueError, match=message):

@@ -7,16 +7,21 @@ Two protocols carry the same name, "symmetric noise", in the literature, and dif
 - `symmetric-include` redraws a label over all C classes, so a redrawn label keeps its value with probability 1 / C and
   the realised rate is (1 - 1 / C) times the rate asked for (DivideMix, Li et al. 2020; ELR, Liu et al. 2020).
 
-Array names end in their shape: N examples.
+Real annotators confuse some classes more than others:
+
+- `pair` turns label c into c + 1, the last into 0 (Co-teaching, Han et al. 2018);
+- `matrix` draws each label anew from its class's row of a matrix of transition probabilities (Patrini et al. 2017).
+
+Array names end in their shape: N examples, C classes.
 """
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-NoiseKind = Literal['none', 'symmetric-exclude', 'symmetric-include']
+NoiseKind = Literal['none', 'symmetric-exclude', 'symmetric-include', 'pair', 'matrix']
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 
 # Keeps the draws independent of whatever else a caller seeds with the same number.
@@ -42,48 +47,109 @@ def apply_noise(
         kind: NoiseKind = 'symmetric-exclude',
         rate: float = 0.0,
         seed: int = 0,
+        matrix_CC: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.int64]:
     """Corrupt a fixed share of the labels, reproducibly.
 
     Exactly `round(rate * N)` examples are drawn without replacement (the first ones of a seeded permutation) and their
     labels replaced, rather than each example with its own coin toss: the rate then is the same for every seed. With
     equal seeds a lower rate corrupts a subset of what a higher rate corrupts, to the same wrong labels, so runs that
-    differ in the rate alone are paired.
+    differ in the rate alone are paired. A matrix has its own rates, and there each example is drawn for itself.
 
     Args:
         labels_N: Clean class indices [N]; not modified.
         num_classes: Number of classes C.
-        kind: `'symmetric-exclude'`, `'symmetric-include'` or `'none'` (see the module's docstring).
-        rate: Share of the examples to corrupt, in [0, 1].
+        kind: `'symmetric-exclude'`, `'symmetric-include'`, `'pair'`, `'matrix'` or `'none'` (see the module's
+            docstring).
+        rate: Share of the examples to corrupt, in [0, 1]; 0 for a matrix.
         seed: Non-negative seed of all draws.
+        matrix_CC: For kind matrix: in row c, the probability of each class for an example of class c.
 
     Returns:
         A new array of class indices [N].
 
     Raises:
-        ValueError: For an unknown kind, a rate outside [0, 1], a label outside [0, C), or `symmetric-exclude` with
-            fewer than two classes.
+        ValueError: For an unknown kind, a rate outside [0, 1], a label outside [0, C), `symmetric-exclude` or `pair`
+            with fewer than two classes, or a matrix that is none of transition probabilities or given with another
+            kind.
     """
     if kind not in NOISE_KINDS:
         raise ValueError(f'unknown kind of noise {kind!r}: choose one of {", ".join(NOISE_KINDS)}')
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f'noise rate must lie in [0, 1], got {rate}')
+    if (kind == 'matrix') != (matrix_CC is not None):
+        raise ValueError(f"a matrix and kind 'matrix' go together, got kind {kind!r}")
     noisy_N = _check_labels(labels_N, num_classes)
+    rng = np.random.default_rng((seed, _STREAM))
+    if matrix_CC is not None:
+        if rate:
+            raise ValueError(f'the matrix says how many labels change, leave the rate at 0, got {rate}')
+        return _transition(noisy_N, check_matrix(matrix_CC, num_classes), rng)
     if kind == 'none' or rate == 0.0:
         return noisy_N
-    if kind == 'symmetric-exclude' and num_classes < 2:
-        raise ValueError(f'symmetric-exclude needs another class to flip to, got num_classes={num_classes}')
+    if kind in ('symmetric-exclude', 'pair') and num_classes < 2:
+        raise ValueError(f'{kind} needs another class to flip to, got num_classes={num_classes}')
 
-    rng = np.random.default_rng((seed, _STREAM))
     chosen = rng.permutation(noisy_N.size)[:round(rate * noisy_N.size)]
     # Drawn for all N, used for the chosen ones: what makes a lower rate a subset of a higher one.
-    if kind == 'symmetric-exclude':
+    if kind == 'pair':
+        noisy_N[chosen] = (noisy_N[chosen] + 1) % num_classes
+    elif kind == 'symmetric-exclude':
         shift_N = rng.integers(1, num_classes, size=noisy_N.size)
         noisy_N[chosen] = (noisy_N[chosen] + shift_N[chosen]) % num_classes
     else:
         redrawn_N = rng.integers(0, num_classes, size=noisy_N.size)
         noisy_N[chosen] = redrawn_N[chosen]
     return noisy_N
+
+
+def check_matrix(matrix_CC: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float64]:
+    """The matrix as an array, if each of its C rows is a distribution over C classes.
+
+    Raises:
+        ValueError: Another shape, a negative or non-finite entry, or a row that doesn't sum to 1 (within 1e-6).
+    """
+    try:
+        matrix = np.asarray(matrix_CC, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError('the rows of the matrix must be equally long lists of numbers') from None
+    if matrix.shape != (num_classes, num_classes):
+        raise ValueError(f'the matrix must be {num_classes} x {num_classes}, a row per class, got {matrix.shape}')
+    for row, entries in enumerate(matrix):
+        if not np.all(entries >= 0) or abs(entries.sum() - 1) > 1e-6:
+            raise ValueError(f'row {row} of the matrix must be probabilities that sum to 1, got {entries.tolist()}')
+    return matrix
+
+
+def _transition(
+        labels_N: npt.NDArray[np.int64],
+        matrix_CC: npt.NDArray[np.float64],
+        rng: np.random.Generator,
+) -> npt.NDArray[np.int64]:
+    drawn_N = rng.random(labels_N.size)
+    noisy_N = labels_N.copy()
+    for label, row in enumerate(matrix_CC.cumsum(axis=1)):
+        of_class = labels_N == label
+        row[row >= row[-1]] = 1.0  # what the sum comes to may be a little less, or be reached before the last class
+        noisy_N[of_class] = np.searchsorted(row, drawn_N[of_class], side='right')
+    return noisy_N
+
+
+def confusion(clean_N: npt.ArrayLike, noisy_N: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.int64]:
+    """How many examples of each class [C] carry each label [C]: an array [C, C].
+
+    Args:
+        clean_N: True class indices [N].
+        noisy_N: Labels [N].
+        num_classes: Number of classes C.
+
+    Raises:
+        ValueError: If the arrays differ in shape, or a label is outside [0, C).
+    """
+    clean, noisy = _check_labels(clean_N, num_classes), _check_labels(noisy_N, num_classes)
+    _check_shapes(clean, noisy)
+    counts = np.bincount(clean * num_classes + noisy, minlength=num_classes ** 2)
+    return counts.reshape(num_classes, num_classes)
 
 
 def realised_rate(clean_N: npt.ArrayLike, noisy_N: npt.ArrayLike) -> float:
@@ -93,6 +159,10 @@ def realised_rate(clean_N: npt.ArrayLike, noisy_N: npt.ArrayLike) -> float:
         ValueError: If the arrays differ in shape.
     """
     clean, noisy = np.asarray(clean_N), np.asarray(noisy_N)
+    _check_shapes(clean, noisy)
+    return float(np.mean(clean != noisy)) if clean.size else 0.0
+
+
+def _check_shapes(clean: npt.NDArray[Any], noisy: npt.NDArray[Any]) -> None:
     if clean.shape != noisy.shape:
         raise ValueError(f'clean and noisy labels must have the same shape, got {clean.shape} and {noisy.shape}')
-    return float(np.mean(clean != noisy)) if clean.size else 0.0

@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, what another process makes of it, and what is refused before they start."""
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -62,7 +64,8 @@ def test_quickstart_prints_both_errors_and_the_line_to_paste(quickstart):
 def test_quickstart_leaves_a_complete_run_folder(quickstart):
     folder, _ = quickstart
     for run, heads in ((folder, 4), (folder / 'single', 1)):
-        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned'} | ({'single'} if heads == 4 else set())
+        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned'}
+        names |= {'single'} if heads == 4 else set()
         assert {path.name for path in run.iterdir()} == names
         assert {path.name for path in (run / 'pruned').iterdir()} == {'config.json', 'model.safetensors'}
         config = yaml.safe_load((run / 'config.yaml').read_text())
@@ -74,6 +77,14 @@ def test_quickstart_leaves_a_complete_run_folder(quickstart):
         assert summary['num_heads'] == heads == len(summary['error_heads'])
         assert summary['error_kept'] == pytest.approx(100 - summary['test']['top1_kept'])
         assert summary['noise']['realised_rate'] == round(0.4 * 256) / 256
+        with open(run / 'train_labels.csv', newline='') as file:
+            labels = [tuple(map(int, line.values())) for line in csv.DictReader(file)]
+        assert len(labels) == 256 == len({row for row, _, _ in labels})
+        counts = np.zeros((10, 10), dtype=int)
+        for _, clean, noisy in labels:
+            counts[clean, noisy] += 1
+        assert summary['noise']['confusion'] == counts.tolist()
+        assert counts.sum() - counts.trace() == round(0.4 * 256)
         assert (summary['data']['train'], summary['test']['count']) == (256, 500)
     tree, single = (json.loads((run / 'summary.json').read_text()) for run in (folder, folder / 'single'))
     assert tree['single'] == single

@@ -36,7 +36,9 @@ def test_folder_holds_config_metrics_and_summary(recipe, tmp_path):
     assert sorted(path.name for path in run.path.iterdir()) == ['config.yaml', 'metrics.jsonl', 'summary.json']
 
 
-@pytest.mark.parametrize('name', ['config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'])
+@pytest.mark.parametrize('name', [
+    'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned', 'single',
+])
 def test_a_run_is_never_overwritten(recipe, tmp_path, name):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'notes.txt').touch()

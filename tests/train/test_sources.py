@@ -163,3 +163,15 @@ def test_empty_split(tmp_path, images):
     }, **features)
     with pytest.raises(TrainError, match=r"split 'test' of .* is empty"):
         load_source(config)
+
+
+def test_another_column_of_labels_is_read_for_training_alone(tmp_path, images):
+    config = write(tmp_path / 'data', {
+        'train': {'image': images([0, 1, 1]), 'label': ['elk', 'wolf', 'wolf'], 'guess': ['elk', 'elk', 'wolf']},
+        'test': {'image': images([0, 1]), 'label': ['elk', 'wolf'], 'guess': [None, None]},
+    })
+    source = load_source(config, noise_column='guess')
+    assert source.given_N.tolist() == [0, 0, 1] and source.train.labels_N.tolist() == [0, 1, 1]
+    assert load_source(config).given_N is None
+    with pytest.raises(TrainError, match=r"noise.column: .* no column 'gues', the data has .*did you mean 'guess'"):
+        load_source(config, noise_column='gues')

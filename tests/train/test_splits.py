@@ -103,3 +103,36 @@ def test_stratified_leaves_one_of_each_class():
     for seed in range(20):
         mask_N = stratified(labels_N, 0.99, (seed,))
         assert np.bincount(labels_N[~mask_N], minlength=3).tolist() == [1, 1, 1]
+
+
+def test_labels_of_a_column_are_those_of_training_alone():
+    given = (LABELS + 1) % 5
+    source = Source(split(LABELS), None, split(LABELS, 'test'), None, given)
+    config = dataclasses.replace(recipe(), noise=NoiseConfig(kind='column', column='worse'))
+    made = make_splits(source, config)
+    assert np.array_equal(made.train.labels_N, given[made.train.row_N])
+    assert np.array_equal(made.clean_N, LABELS[made.train.row_N]) and made.noise_rate == 1.0
+    assert np.array_equal(made.val.labels_N, LABELS[made.val.row_N])
+    assert np.array_equal(made.test.labels_N, LABELS)
+    with pytest.raises(TrainError, match=r"label 5 in row 0 of split 'train' is outside \[0, 5\)"):
+        make_splits(dataclasses.replace(source, given_N=given * 0 + 5), config)
+
+
+def test_a_noise_matrix_is_for_the_classes_of_the_data():
+    config = dataclasses.replace(recipe(), noise=NoiseConfig(kind='matrix', matrix=np.eye(5)[::-1].tolist()))
+    made = make_splits(Source(split(LABELS), None, None, None), config)
+    assert np.array_equal(made.train.labels_N, 4 - made.clean_N)
+    config = dataclasses.replace(config, noise=NoiseConfig(kind='matrix', matrix=[[1.0]]))
+    with pytest.raises(TrainError, match='noise: the matrix must be 5 x 5'):
+        make_splits(Source(split(LABELS), None, None, None), config)
+
+
+@pytest.mark.parametrize(('keys', 'message'), [
+    (dict(kind='matrix'), 'noise.kind matrix needs noise.matrix'),
+    (dict(kind='column'), 'noise.kind column needs noise.column'),
+    (dict(column='worse'), 'noise.column needs noise.kind column, got noise.kind symmetric-exclude'),
+    (dict(kind='column', column='worse', rate=0.2), 'noise.kind column has a rate of its own: leave out noise.rate'),
+])
+def test_noise_keys_that_contradict_each_other(keys, message):
+    with pytest.raises(TrainError, match=message):
+        NoiseConfig(**keys)

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..noise import NoiseKind
 from ..tree import HeadTree, HeadTreeError
 from .errors import TrainError, require
 
@@ -206,12 +205,25 @@ class ObjectiveConfig:
 class NoiseConfig:
     """Label noise, in the training part only."""
 
-    kind: NoiseKind = key('symmetric-exclude', 'flip to one of the other classes (symmetric-exclude), redraw over all'
-                                               ' classes (symmetric-include), or none')
-    rate: float = key(0.0, 'share of the training labels to corrupt')
+    kind: Literal['none', 'symmetric-exclude', 'symmetric-include', 'pair', 'matrix', 'column'] = key(
+        'symmetric-exclude', 'flip to one of the other classes (symmetric-exclude), redraw over all classes'
+                             ' (symmetric-include), flip to the next class (pair), draw by a matrix (matrix), take'
+                             ' the labels of another column (column), or none')
+    rate: float = key(0.0, 'share of the training labels to corrupt; of a matrix or a column it is their own')
+    matrix: list[list[float]] | None = key(
+        None, 'for kind matrix: in row c, the probability of each class for an image of class c')
+    column: str | None = key(
+        None, 'for kind column: column of the training split with the labels to train on; validation and test keep'
+              ' data.label_column')
 
     def __post_init__(self) -> None:
         require(0.0 <= self.rate <= 1.0, f'noise.rate must lie in [0, 1], got {self.rate}')
+        for name in ('matrix', 'column'):
+            given = getattr(self, name) is not None
+            require(given or self.kind != name, f'noise.kind {name} needs noise.{name}')
+            require(not given or self.kind == name,
+                    f'noise.{name} needs noise.kind {name}, got noise.kind {self.kind}')
+            require(not given or self.rate == 0, f'noise.kind {name} has a rate of its own: leave out noise.rate')
 
 
 @dataclass(frozen=True, kw_only=True)

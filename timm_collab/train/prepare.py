@@ -78,7 +78,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
     if not progress:
         datasets.disable_progress_bars()
     with accelerator.main_process_first():
-        source = load_source(config.data)
+        source = load_source(config.data, config.noise.column)
     splits = make_splits(source, config)
 
     models = []

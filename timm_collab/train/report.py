@@ -14,7 +14,8 @@ def network_name(config: ModelConfig) -> str:
 
 def data_line(config: TrainConfig, splits: Splits) -> str:
     """What is trained on, chosen by and tested on."""
-    noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({config.noise.kind})' * (splits.noise_rate > 0)
+    kind = f"column '{config.noise.column}'" if config.noise.kind == 'column' else config.noise.kind
+    noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({kind})' * (splits.noise_rate > 0)
     test = 'no test split' if splits.test is None else f'{len(splits.test):,} for the test'
     return (f'data: {config.data.path}, {splits.num_classes} classes: {len(splits.train):,} images to train on{noise},'
             f' {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}')

@@ -12,6 +12,7 @@ import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
+from ..noise import confusion
 from .build import model_args
 from .config import TrainConfig
 from .evaluate import Scores
@@ -25,6 +26,7 @@ from .trainer import Loaders, Trainer
 RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
 PACKAGES = ('torch', 'timm', 'accelerate', 'datasets', 'numpy')
 COMPARED_IMAGES = 32
+CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -69,6 +71,8 @@ def _train_one(
         accelerator: Accelerator,
 ) -> dict[str, Any]:
     run = RunFolder(path, config) if accelerator.is_main_process else None
+    if run is not None:
+        run.write_labels(prepared.splits)
     _say(accelerator, *model_lines(config, model))
 
     def on_epoch(row: dict[str, Any]) -> None:
@@ -153,7 +157,14 @@ def _summary(
             'val_origin': splits.val_origin,
             'test': None if splits.test is None else len(splits.test),
         },
-        'noise': {'kind': config.noise.kind, 'rate': config.noise.rate, 'realised_rate': splits.noise_rate},
+        'noise': {
+            'kind': config.noise.kind,
+            'rate': config.noise.rate,
+            'column': config.noise.column,
+            'realised_rate': splits.noise_rate,
+            'confusion': confusion(splits.clean_N, splits.train.labels_N, splits.num_classes).tolist()
+            if splits.num_classes <= CONFUSION_CLASSES else None,
+        },
         'seed': config.seed,
         'epochs': config.epochs,
         'versions': {name: metadata.version(name) for name in PACKAGES},

@@ -1,6 +1,10 @@
-"""The folder of a run: `config.yaml`, `metrics.jsonl`, `summary.json` and `pruned/`, never written over another run."""
+"""The folder of a run, never written over another run.
+
+It holds `config.yaml`, `metrics.jsonl`, `summary.json`, `pruned/` and, of labels with noise, `train_labels.csv`.
+"""
 from __future__ import annotations
 
+import csv
 import json
 import os
 import time
@@ -12,8 +16,10 @@ import yaml
 
 from .config import TrainConfig
 from .errors import TrainError, require
+from .splits import Splits
 
 CONFIG, METRICS, SUMMARY, PRUNED, SINGLE = 'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'
+LABELS = 'train_labels.csv'
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -34,7 +40,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         TrainError: It holds a run already, or it can't be created or written to.
     """
-    for name in (CONFIG, METRICS, SUMMARY, PRUNED, SINGLE):
+    for name in (CONFIG, METRICS, SUMMARY, PRUNED, SINGLE, LABELS):
         require(not (folder / name).exists(), f"output '{folder}' already holds a run ({name}): choose another folder")
     ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
@@ -74,6 +80,16 @@ class RunFolder:
         """Append a line to `metrics.jsonl`."""
         with open(self.path / METRICS, 'a', encoding='utf-8') as file:
             file.write(json.dumps(row) + '\n')
+
+    def write_labels(self, splits: Splits) -> None:
+        """Write what was trained on, where noise changed labels: row in the training split, clean and noisy label."""
+        if not splits.noise_rate:
+            return
+        columns = (splits.train.row_N, splits.clean_N, splits.train.labels_N)
+        with open(self.path / LABELS, 'w', encoding='utf-8', newline='') as file:
+            writer = csv.writer(file)
+            writer.writerow(('row', 'clean', 'noisy'))
+            writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
 
     @staticmethod
     def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

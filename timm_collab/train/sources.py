@@ -77,18 +77,31 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was found: its splits, and the names of its classes if it has any."""
+    """A data set as it was found: its splits, and the names of its classes if it has any.
+
+    Args:
+        train: The training split.
+        val: The validation split.
+        test: The test split.
+        label_names: Names of the classes.
+        given_N: Other labels of the whole training split, from a column of their own.
+    """
 
     train: ImageSplit
     val: ImageSplit | None
     test: ImageSplit | None
     label_names: list[str] | None
+    given_N: Labels | None = None
 
 
-def load_source(config: DataConfig) -> Source:
+def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
     """Open the data set of a recipe and check splits, columns and the kind of its labels.
 
     Images are not decoded yet, and class indices not yet compared with a number of classes.
+
+    Args:
+        config: The data keys of the recipe.
+        noise_column: Another column with labels of the training split.
 
     Raises:
         TrainError: Whatever of this doesn't exist or isn't what its key says.
@@ -119,7 +132,12 @@ def load_source(config: DataConfig) -> Source:
         )
         for role, name in chosen.items()
     }
-    return Source(splits['train'], splits.get('val'), splits.get('test'), label_names)
+    given_N = None
+    if noise_column is not None:
+        train = found[config.train_split]
+        _check_column(train, noise_column, 'noise.column')
+        given_N = _labels(train, config.train_split, replace(config, label_column=noise_column), label_names)
+    return Source(splits['train'], splits.get('val'), splits.get('test'), label_names, given_N)
 
 
 def _open(path: str) -> dict[str, datasets.Dataset]:
@@ -161,12 +179,12 @@ def _split_name(asked: str | None, role: str, found: Mapping[str, datasets.Datas
 
 def _check_column(rows: datasets.Dataset, column: str, key: str) -> None:
     require(column in rows.column_names,
-            f"data.{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
+            f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
             f'{nearest(column, rows.column_names)}')
 
 
 def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
-    _check_column(rows, config.image_column, 'image_column')
+    _check_column(rows, config.image_column, 'data.image_column')
     rows = rows.select_columns([config.image_column])
     if not isinstance(rows.features[config.image_column], datasets.Image):
         try:
@@ -179,7 +197,7 @@ def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> data
 
 def _label_names(train: datasets.Dataset, config: DataConfig) -> list[str] | None:
     """Class names: of the feature if it has any, else, for labels written as text, the sorted texts of training."""
-    _check_column(train, config.label_column, 'label_column')
+    _check_column(train, config.label_column, 'data.label_column')
     feature = train.features[config.label_column]
     if isinstance(feature, datasets.ClassLabel):
         return list(feature.names)
@@ -189,7 +207,7 @@ def _label_names(train: datasets.Dataset, config: DataConfig) -> list[str] | Non
 
 
 def _labels(rows: datasets.Dataset, split: str, config: DataConfig, names: list[str] | None) -> Labels:
-    _check_column(rows, config.label_column, 'label_column')
+    _check_column(rows, config.label_column, 'data.label_column')
     values = rows.with_format('arrow')[:][config.label_column].to_pylist()
     if values and any(isinstance(value, str) for value in values):
         index = {name: position for position, name in enumerate(names or ())}

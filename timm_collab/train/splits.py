@@ -10,7 +10,7 @@ import numpy as np
 
 from ..noise import apply_noise, realised_rate
 from .config import TrainConfig
-from .errors import require
+from .errors import TrainError, require
 from .sources import ImageSplit, Labels, Source
 
 # One stream of draws for each purpose, so that changing one of them leaves the others as they were.
@@ -19,15 +19,20 @@ _HOLD_OUT, _SUBSET = 1, 2
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run works with; only `train` ever carries noisy labels."""
+    """What a run works with; only `train` ever carries noisy labels, and `clean_N` are those it had before."""
 
     train: ImageSplit
     val: ImageSplit
     test: ImageSplit | None
     num_classes: int
     label_names: list[str] | None
-    noise_rate: float
+    clean_N: Labels
     val_origin: str
+
+    @property
+    def noise_rate(self) -> float:
+        """Share of the training labels that noise changed."""
+        return realised_rate(self.clean_N, self.train.labels_N)
 
 
 def make_splits(source: Source, config: TrainConfig) -> Splits:
@@ -36,10 +41,12 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     Everything drawn depends on `config.seed` alone.
 
     Raises:
-        TrainError: A label outside [0, C), naming value and row; or fewer training images than one batch.
+        TrainError: A label outside [0, C), naming value and row; fewer training images than one batch; a noise matrix
+            of another number of classes.
     """
     num_classes = _num_classes(source, config)
-    for split in (source.train, source.val, source.test):
+    given = None if source.given_N is None else source.train.with_labels(source.given_N)
+    for split in (source.train, source.val, source.test, given):
         if split is not None:
             _check_labels(split, num_classes, config)
 
@@ -56,16 +63,28 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     require(config.batch_size <= len(train), f'batch_size {config.batch_size} is larger than the training data,'
                                              f' {len(train)} images: write --batch_size {len(train)} or less')
 
-    noisy_N = apply_noise(train.labels_N, num_classes, config.noise.kind, config.noise.rate, config.seed)
+    noisy_N = _noisy(train, source.given_N, num_classes, config)
     return Splits(
         train=train.with_labels(noisy_N),
         val=val,
         test=source.test,
         num_classes=num_classes,
         label_names=source.label_names if len(source.label_names or ()) == num_classes else None,
-        noise_rate=realised_rate(train.labels_N, noisy_N),
+        clean_N=train.labels_N,
         val_origin=origin or f"split '{val.name}'",
     )
+
+
+def _noisy(train: ImageSplit, given_N: Labels | None, num_classes: int, config: TrainConfig) -> Labels:
+    if config.noise.kind == 'column':
+        assert given_N is not None
+        return given_N[train.row_N]
+    try:
+        return apply_noise(
+            train.labels_N, num_classes, config.noise.kind, config.noise.rate, config.seed, config.noise.matrix
+        )
+    except ValueError as error:
+        raise TrainError(f'noise: {error}') from None
 
 
 def stratified(labels_N: Labels, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
