@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from timm_collab.train.images import CachedImages, evaluation_loader, training_loader
+from timm_collab.train.run import train
 from timm_collab.train.trainer import Loaders, NonFiniteLossError, Trainer
 
 SIZE = 16
@@ -102,3 +103,86 @@ def test_mixed_precision_trains_and_prunes_in_float32(recipe, data, precision):
     released = trainer.release().eval()
     assert released is model and released(data[0][:2]).dtype == torch.float32
     assert all(tensor.dtype == torch.float32 for tensor in model.prune().parameters())
+
+
+def trained(recipe, data, *argv: str, arch: str = 'collab_test_resnet') -> dict[str, torch.Tensor]:
+    set_seed(0)
+    model = timm.create_model(arch, heads=2, num_classes=10, in_chans=1)
+    config = recipe('--batch_size=16', '--epochs=2', *argv)
+    make_trainer(config, model, data).fit()
+    return model.state_dict()
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(recipe):
+    # a network without batch statistics in float64: what is left is the order of additions
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(48, 1, 160, 160, generator=generator).double(), torch.randint(10, (48,), generator=generator)
+    states = []
+    for steps in (1, 4):
+        set_seed(0)
+        model = timm.create_model('collab_test_vit', heads=2, num_classes=10, in_chans=1).double()
+        config = recipe('--batch_size=16', f'--grad_accum_steps={steps}', '--optim.clip_grad=1.0')
+        trainer = make_trainer(config, model, data)
+        assert trainer.updates_per_epoch == 3
+        row = trainer.fit()['last']
+        states.append((model.state_dict(), row['train_loss']))
+    (whole, loss), (parts, loss_of_parts) = states
+    assert loss_of_parts == pytest.approx(loss, rel=1e-6)  # logged in float32
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(('mode', 'limit'), [('norm', 0.1), ('value', 0.001), ('agc', 0.01)])
+def test_clipping_limits_what_it_says(recipe, data, mode, limit):
+    model = make_model(heads=2)
+    config = recipe('--batch_size=16', f'--optim.clip_mode={mode}', f'--optim.clip_grad={limit}')
+    trainer = make_trainer(config, model, data)
+    found, before = {}, {}
+
+    def look(*_):
+        found.update({name: param.grad.clone() for name, param in model.named_parameters()})
+        before.update({name: param.detach().clone() for name, param in model.named_parameters()})
+
+    trainer.optimizer.optimizer.register_step_pre_hook(look)
+    trainer._train_epoch(0)
+    if mode == 'norm':
+        norm = torch.stack([grad.norm() for grad in found.values()]).norm().item()
+        assert norm == pytest.approx(limit, rel=1e-4)
+    elif mode == 'value':
+        assert max(grad.abs().max().item() for grad in found.values()) == pytest.approx(limit)
+    else:
+        weights = {name: param for name, param in before.items() if param.ndim > 1 and '.fc.' not in name}
+        assert weights
+        for name, param in weights.items():
+            units, grads = param.flatten(1).norm(dim=1).clamp_min(1e-3), found[name].flatten(1).norm(dim=1)
+            assert (grads <= limit * units * 1.001).all(), name
+    assert not equal(trained(recipe, data), trained(recipe, data, f'--optim.clip_mode={mode}',
+                                                    f'--optim.clip_grad={limit}'))
+
+
+def test_less_memory_and_another_layout_change_nothing_but_rounding(recipe, data):
+    expected = trained(recipe, data)
+    assert equal(trained(recipe, data, '--grad_checkpointing=true'), expected)
+    for name, tensor in trained(recipe, data, '--channels_last=true').items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3)
+
+
+def test_lower_layers_learn_slower_with_layer_decay(recipe, data):
+    config = recipe('--optim.layer_decay=0.5', '--optim.name=adamw', '--optim.kwargs={betas: [0.9, 0.95]}')
+    model = make_model(heads=2)
+    trainer = make_trainer(config, model, data)
+    scale = {id(p): group['lr_scale'] for group in trainer.optimizer.param_groups for p in group['params']}
+    named = dict(model.named_parameters())
+    first, last = named['nodes.trunk.conv1.0.weight'], named['nodes.branch_1.fc.weight']
+    assert scale[id(first)] < scale[id(last)] == 1.0
+    assert all(tuple(group['betas']) == (0.9, 0.95) for group in trainer.optimizer.param_groups)
+
+
+def test_a_run_in_channels_last_is_saved_as_any(recipe, tmp_path):
+    summary = train(recipe('--channels_last=true', '--grad_accum_steps=2', '--batch_size=16'))
+    model = timm.create_model(f'local-dir:{tmp_path / "run" / "pruned"}', pretrained=True)
+    assert sum(p.numel() for p in model.parameters()) == summary['parameters']['kept']

@@ -87,13 +87,23 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """timm's optimizer of that name.
 
     Raises:
-        TrainError: There is none.
+        TrainError: There is none, or it doesn't take the arguments.
     """
     known = timm.optim.list_optimizers()
     require(config.name.lower() in known,
             f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
-    return timm.optim.create_optimizer_v2(
-        model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum)
+    try:
+        return timm.optim.create_optimizer_v2(
+            model,
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            layer_decay=config.layer_decay,
+            **config.kwargs,
+        )
+    except (TypeError, ValueError) as error:
+        raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
 
 
 def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:

@@ -159,11 +159,24 @@ class OptimConfig:
     lr: float = key(0.1, 'learning rate')
     momentum: float = key(0.9, 'momentum, of optimizers that have one')
     weight_decay: float = key(1e-4, 'weight decay, not applied to biases and normalisation layers')
+    layer_decay: float | None = key(None, 'factor by which each layer learns slower than the one above it')
+    clip_grad: float | None = key(None, 'limit of the gradient, of the kind clip_mode names')
+    clip_mode: Literal['norm', 'value', 'agc'] = key(
+        'norm', 'what clip_grad limits: the norm of all gradients, each value, or (agc, heads left out) the norm of'
+                " each unit's gradient relative to its weights'")
+    kwargs: dict[str, Any] = key(dict, "further arguments of timm's optimizer, e.g. {betas: [0.9, 0.95]}")
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.lr) and self.lr > 0, f'optim.lr must be positive, got {self.lr}')
         require(0.0 <= self.momentum < 1.0, f'optim.momentum must lie in [0, 1), got {self.momentum}')
         require(self.weight_decay >= 0, f'optim.weight_decay must be 0 or more, got {self.weight_decay}')
+        require(self.layer_decay is None or 0.0 < self.layer_decay <= 1.0,
+                f'optim.layer_decay must lie in (0, 1], got {self.layer_decay}')
+        require(self.clip_grad is None or (math.isfinite(self.clip_grad) and self.clip_grad > 0),
+                f'optim.clip_grad must be positive, got {self.clip_grad}')
+        own = {field.name for field in dataclasses.fields(self)}
+        for name in sorted(own & self.kwargs.keys()):
+            raise TrainError(f"optim.kwargs can't hold '{name}': write optim.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +249,9 @@ class TrainConfig:
     batch_size: int = key(128, 'images per update, over all processes together')
     compare_single: bool = key(False, 'train the network without a tree as well, under the same recipe, into single/'
                                        ' (with one head that is the run itself)')
+    grad_accum_steps: int = key(1, 'compute each batch in so many parts, one after the other, to need less memory')
+    grad_checkpointing: bool = key(False, 'keep few activations and compute the others again, to need less memory')
+    channels_last: bool = key(False, 'channels-last memory layout, faster for convolutions on many devices')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
     cpu_threads: int | None = key(None, "threads that PyTorch computes with on the CPU; PyTorch's choice when left out")
@@ -255,6 +271,10 @@ class TrainConfig:
         require(0 <= self.seed < 2**32, f'seed must lie in [0, 2**32), got {self.seed}')
         require(self.epochs >= 1, f'epochs must be at least 1, got {self.epochs}')
         require(self.batch_size >= 1, f'batch_size must be at least 1, got {self.batch_size}')
+        require(self.grad_accum_steps >= 1, f'grad_accum_steps must be at least 1, got {self.grad_accum_steps}')
+        require(self.batch_size % self.grad_accum_steps == 0,
+                f'batch_size {self.batch_size} is computed in grad_accum_steps={self.grad_accum_steps} equal parts:'
+                ' make it a multiple')
         require(self.cpu_threads is None or self.cpu_threads >= 1,
                 f'cpu_threads must be at least 1, got {self.cpu_threads}')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',

@@ -54,9 +54,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'
             ' on CPUs set ACCELERATE_USE_CPU=true and launch with --multi_gpu')
-    require(config.batch_size % launched == 0,
+    parts = f' times grad_accum_steps, {config.grad_accum_steps}' * (config.grad_accum_steps > 1)
+    require(config.batch_size % (launched * config.grad_accum_steps) == 0,
             f'batch_size {config.batch_size} is shared by all processes and must be a multiple of their number,'
-            f' {launched}')
+            f' {launched}{parts}')
     return accelerator
 
 

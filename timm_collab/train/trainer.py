@@ -8,13 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from timm.utils import distribute_bn
+from timm.utils import dispatch_clip_grad, distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -78,6 +79,10 @@ class Trainer:
         self.on_epoch = on_epoch
         self.sampler = loaders.sampler
         self.model = model
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)
+        if config.grad_checkpointing:
+            model.set_grad_checkpointing()  # type: ignore[operator]
         optimizer = build_optimizer(model, config.optim)
         self.updates_per_epoch = len(loaders.train)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, self.updates_per_epoch)
@@ -127,7 +132,7 @@ class Trainer:
         """The trained model on the CPU, free of what Accelerate put around it."""
         model = self.accelerator.unwrap_model(self.task.trainable_module, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
-        return model.cpu()
+        return model.cpu().to(memory_format=torch.contiguous_format)
 
     def _train_epoch(self, epoch: int) -> EpochStats:
         self.sampler.epoch = epoch
@@ -145,14 +150,7 @@ class Trainer:
         start = time.perf_counter()
         with bar:
             for step, (images, target_B) in enumerate(self.train_loader):
-                result = self.task(images, target_B)
-                self.accelerator.backward(result['loss'])
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                self.num_updates += 1
-                if self.scheduler is not None:
-                    self.scheduler.step_update(self.num_updates)
-                meter.add(result)
+                meter.add(self._update(images, target_B))
                 if (step + 1) % CHECK_EVERY == 0:
                     bar.set_postfix(loss=f'{meter.check():.3f}', refresh=False)
                 bar.update(self.config.batch_size)
@@ -160,6 +158,32 @@ class Trainer:
         seconds = time.perf_counter() - start
         hard_H, soft_H = meter.terms()
         return EpochStats(loss, hard_H, soft_H, lr, self.updates_per_epoch * self.config.batch_size / seconds)
+
+
+    def _update(self, images: Tensor, target_B: Tensor) -> Tensor:
+        """One step of the optimizer; returns loss, hard and soft terms in a row [1 + 2 H], means over the parts."""
+        steps = self.config.grad_accum_steps
+        images = images.contiguous(memory_format=self.memory_format)
+        rows = []
+        for part, (images_part, target_part) in enumerate(zip(images.chunk(steps), target_B.chunk(steps), strict=True)):
+            last = part == steps - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
+                result = self.task(images_part, target_part)
+                self.accelerator.backward(result['loss'] / steps)
+            rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
+        if self.config.optim.clip_grad is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+            dispatch_clip_grad(
+                self.task.get_clip_parameters(exclude_head=self.config.optim.clip_mode == 'agc'),
+                self.config.optim.clip_grad,
+                self.config.optim.clip_mode,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.num_updates += 1
+        if self.scheduler is not None:
+            self.scheduler.step_update(self.num_updates)
+        return torch.stack(rows).mean(dim=0)
 
 
 class _LossMeter:
@@ -172,10 +196,9 @@ class _LossMeter:
         self.checked = 0
         self.sums = torch.zeros((), dtype=torch.float64)
 
-    def add(self, result: dict[str, Tensor]) -> None:
-        """Take in an update: its loss, and the hard and soft term of each head."""
-        row = torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']])
-        self.unchecked.append(row.float())
+    def add(self, row: Tensor) -> None:
+        """Take in an update: its loss, and the hard and soft term of each head, [1 + 2 H]."""
+        self.unchecked.append(row)
 
     def check(self) -> float:
         """Mean loss of the epoch so far; all processes stop together when one of them met a loss that isn't finite."""
