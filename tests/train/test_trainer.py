@@ -8,6 +8,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from timm_collab.train import TrainError
 from timm_collab.train.images import CachedImages, evaluation_loader, training_loader
 from timm_collab.train.run import train
 from timm_collab.train.trainer import Loaders, NonFiniteLossError, Trainer
@@ -186,3 +187,39 @@ def test_a_run_in_channels_last_is_saved_as_any(recipe, tmp_path):
     summary = train(recipe('--channels_last=true', '--grad_accum_steps=2', '--batch_size=16'))
     model = timm.create_model(f'local-dir:{tmp_path / "run" / "pruned"}', pretrained=True)
     assert sum(p.numel() for p in model.parameters()) == summary['parameters']['kept']
+
+
+@pytest.mark.parametrize('warmup', [False, True])
+def test_the_average_of_the_weights_is_what_is_judged_and_kept(recipe, data, warmup):
+    config = recipe('--batch_size=16', '--epochs=2', '--ema.decay=0.6', f'--ema.warmup={str(warmup).lower()}')
+    model, rows = make_model(heads=2), []
+    trainer = make_trainer(config, model, data, rows.append)
+    average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {}
+
+    def follow(*_):
+        decay = trainer.ema.get_decay(trainer.num_updates + 1)
+        assert warmup or decay == (0.6 if trainer.num_updates else 0.0)  # timm starts the average at the first step
+        for name, tensor in model.state_dict().items():
+            weights[name] = tensor.clone()
+            average[name] = average[name].lerp(tensor, 1 - decay) if tensor.is_floating_point() else tensor.clone()
+
+    trainer.optimizer.optimizer.register_step_post_hook(follow)
+    result = trainer.fit()
+    final = trainer.release().state_dict()
+    for name, tensor in average.items():
+        torch.testing.assert_close(final[name], tensor, rtol=1e-5, atol=1e-6)
+    assert not equal(weights, final)
+    assert rows[-1]['val'] == trainer.score(trainer.val_loader).row(model.kept_head)
+    assert rows[-1]['kept_head'] == model.kept_head == result['last']['kept_head']
+    assert rows[-1]['val_without_ema']['loss_heads'] != rows[-1]['val']['loss_heads']
+
+
+def test_without_an_average_nothing_is_said_of_it(recipe, data):
+    rows = []
+    make_trainer(recipe('--batch_size=16', '--epochs=1'), make_model(heads=2), data, rows.append).fit()
+    assert 'val_without_ema' not in rows[0]
+    with pytest.raises(TrainError, match=r'ema.decay must lie in \[0, 1\), got 1.0'):
+        recipe('--ema.decay=1.0')
+    with pytest.raises(TrainError, match=r'ema.warmup needs ema.decay'):
+        recipe('--ema.warmup=true')

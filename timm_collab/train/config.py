@@ -199,6 +199,19 @@ class SchedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """A running average of the weights of the whole tree, by timm's `ModelEmaV3`."""
+
+    decay: float | None = key(
+        None, 'keep the running average of the weights with this decay per update, e.g. 0.9998; none when left out')
+    warmup: bool = key(False, 'raise the decay from 0 during the first updates')
+
+    def __post_init__(self) -> None:
+        require(self.decay is None or 0.0 <= self.decay < 1.0, f'ema.decay must lie in [0, 1), got {self.decay}')
+        require(self.decay is not None or not self.warmup, 'ema.warmup needs ema.decay')
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """The collaborative objective (`timm_collab.CollaborativeLoss`)."""
 
@@ -260,6 +273,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sched: SchedConfig = field(default_factory=SchedConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 

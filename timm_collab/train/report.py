@@ -36,6 +36,8 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     )
     if len(val['top1_heads']) > 1:
         line += f'  consensus {val["top1_consensus"]:5.1f}  kept head {row["kept_head"]}'
+    if 'val_without_ema' in row:
+        line += f'  (without EMA {row["val_without_ema"]["top1_kept"]:.1f})'
     return line
 
 

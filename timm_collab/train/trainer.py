@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from timm.utils import dispatch_clip_grad, distribute_bn
+from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -83,6 +83,10 @@ class Trainer:
         model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
+        self.ema = None
+        if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
+            self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)
+            self.ema.to(accelerator.device)
         optimizer = build_optimizer(model, config.optim)
         self.updates_per_epoch = len(loaders.train)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, self.updates_per_epoch)
@@ -95,6 +99,8 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train for all epochs; afterwards the model keeps the best head of the last epoch's validation.
 
+        With a running average of the weights, it is that which is validated, and the model ends with it.
+
         Returns:
             The rows of the last epoch and of the epoch with the best kept head.
 
@@ -105,7 +111,8 @@ class Trainer:
         row: dict[str, Any] = {}
         for epoch in range(self.config.epochs):
             stats = self._train_epoch(epoch)
-            scores = self.score(self.val_loader)
+            online = self.score(self.val_loader)
+            scores = online if self.ema is None else self.score(self.val_loader, self.ema.module)
             self.model.kept_head = scores.best_head  # type: ignore[assignment]
             row = {
                 'epoch': epoch,
@@ -117,16 +124,21 @@ class Trainer:
                 'kept_head': scores.best_head,
                 'val': scores.row(scores.best_head),
             }
+            if self.ema is not None:
+                row['val_without_ema'] = online.row(online.best_head)
             if best is None or row['val']['top1_kept'] > best['val']['top1_kept']:
                 best = row
             self.on_epoch(row)
+        if self.ema is not None:
+            self.model.load_state_dict(self.ema.module.state_dict())
         return {'last': row, 'best': best}
 
-    def score(self, loader: DataLoader) -> Scores:
-        """Evaluate the model on a prepared loader, BatchNorm statistics averaged over processes first."""
+    def score(self, loader: DataLoader, model: nn.Module | None = None) -> Scores:
+        """Evaluate the model, or another, on a prepared loader, BatchNorm statistics averaged over processes first."""
+        model = self.model if model is None else model
         if self.accelerator.num_processes > 1:
-            distribute_bn(self.model, self.accelerator.num_processes, reduce=True)
-        return evaluate(self.model, loader, self.accelerator)
+            distribute_bn(model, self.accelerator.num_processes, reduce=True)
+        return evaluate(model, loader, self.accelerator)
 
     def release(self) -> nn.Module:
         """The trained model on the CPU, free of what Accelerate put around it."""
@@ -181,6 +193,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.num_updates += 1
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.num_updates)
         if self.scheduler is not None:
             self.scheduler.step_update(self.num_updates)
         return torch.stack(rows).mean(dim=0)
