@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
 from ..model import CollabModel
 from ..split_points import default_input_size, split_points
@@ -117,19 +118,16 @@ def _structure(row: Row) -> None:
 
 
 def _numbers(row: Row) -> str:
-    with torch.device('meta'):
-        kwargs, size = _small(row.arch, **_dropout(row.arch))
     torch.manual_seed(0)
-    plain = _plain(row.arch, **kwargs)
+    plain, kwargs, x = _small(row.arch, **_dropout(row.arch))
     model = _tree(row.arch, plain, **kwargs)
     vary(model)
-    x = torch.randn(2, *size)
     settle(model, x)
     check_partition(model, plain)
     check_logits(model, plain, x)
     del plain
     check_training(model, x, head=HEADS - 1)
-    return 'x'.join(map(str, size[1:]))
+    return 'x'.join(map(str, x.shape[2:]))
 
 
 def _plain(arch: str, **kwargs: Any) -> Any:
@@ -152,28 +150,32 @@ def _run(plain: Any, size: tuple[int, ...]) -> Any:
 def _dropout(arch: str) -> dict[str, float]:
     """Arguments that add randomness to training, as far as the architecture takes them."""
     for names in (('drop_rate', 'drop_path_rate'), ('drop_path_rate',), ('drop_rate',)):
-        with suppress(TypeError):
+        with suppress(TypeError), torch.device('meta'):
             kwargs = dict.fromkeys(names, .1)
             timm.create_model(arch, **kwargs)
             return kwargs
     return {}
 
 
-def _small(arch: str, **kwargs: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Arguments and image shape of a network that is quick to compute: smaller than it comes, where it can be.
+def _small(arch: str, **kwargs: Any) -> tuple[Any, dict[str, Any], Tensor]:
+    """A plain network that is quick to compute, its arguments, and two images: smaller than it comes, where it can be.
 
     Either it takes images of any size, or it can be made for another with `img_size`.
     """
-    plain = _plain(arch, **kwargs)
-    channels, *default = default_input_size(plain, {})
-    fixed = plain.pretrained_cfg.get('fixed_input_size')
+    with torch.device('meta'):
+        template = _plain(arch, **kwargs)
+    channels, *default = default_input_size(template, {})
+    fixed = template.pretrained_cfg.get('fixed_input_size')
     for size in (size for size in SMALL if size < max(default)):
         for extra in [{'img_size': size}] if fixed else [{}, {'img_size': size}]:
-            with suppress(Exception):  # whatever an architecture does with a size that it can't take
-                shape = (channels, size, size)
-                _run(_plain(arch, **kwargs, **extra), shape)
-                return {**kwargs, **extra}, shape
-    return kwargs, (channels, *default)
+            x = torch.randn(2, channels, size, size)
+            with suppress(Exception), torch.no_grad():  # whatever it does with a size that it can't take
+                with torch.device('meta'):
+                    _run(_plain(arch, **kwargs, **extra), x.shape[1:])
+                plain = _plain(arch, **kwargs, **extra)
+                plain.eval()(x)
+                return plain, {**kwargs, **extra}, x
+    return _plain(arch, **kwargs), kwargs, torch.randn(2, channels, *default)
 
 
 def _failure(error: Exception) -> str:
