@@ -5,11 +5,13 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from timm.data import Mixup
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from timm_collab.train import TrainError
-from timm_collab.train.images import CachedImages, evaluation_loader, training_loader
+from timm_collab.train.images import CachedImages, evaluation_loader, keyed_randomness, training_loader
+from timm_collab.train.prepare import make_accelerator
 from timm_collab.train.run import train
 from timm_collab.train.trainer import Loaders, NonFiniteLossError, Trainer
 
@@ -223,3 +225,53 @@ def test_without_an_average_nothing_is_said_of_it(recipe, data):
         recipe('--ema.decay=1.0')
     with pytest.raises(TrainError, match=r'ema.warmup needs ema.decay'):
         recipe('--ema.warmup=true')
+
+
+def batches_of(trainer: Trainer, monkeypatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the task is given, batch by batch."""
+    seen = []
+    forward = trainer.task.forward
+    monkeypatch.setattr(trainer.task, 'forward', lambda x, y: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
+    trainer.fit()
+    return seen
+
+
+@pytest.mark.parametrize('mode', ['batch', 'pair', 'elem'])
+def test_batches_are_mixed_as_timm_mixes_them(recipe, data, monkeypatch, mode):
+    config = recipe('--batch_size=16', '--epochs=3', '--augment.mixup=0.8', '--augment.cutmix=1.0',
+                    f'--augment.mixup_mode={mode}', '--objective.smoothing=0.1', '--augment.mixup_off_epoch=2')
+    seen = batches_of(make_trainer(config, make_model(heads=2), data), monkeypatch)
+    again = batches_of(make_trainer(config, make_model(heads=2), data), monkeypatch)
+    assert all(torch.equal(x, x_again) and torch.equal(y, y_again) for (x, y), (x_again, y_again) in
+               zip(seen, again, strict=True))
+
+    mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, mode=mode, label_smoothing=0.1, num_classes=10)
+    loader, sampler = training_loader(CachedImages(*data), 16, 0, config.seed)
+    plain = 0
+    for index, (x, y) in enumerate(seen):
+        epoch, step = divmod(index, 3)
+        sampler.epoch = epoch
+        images, target_B = list(loader)[step]
+        smooth = torch.full((16, 10), 0.01).scatter_(1, target_B[:, None], 0.91)
+        if epoch < 2:
+            with keyed_randomness(config.seed, epoch, 'mixup', step, 0):
+                images, smooth = mixup(images, target_B)
+        torch.testing.assert_close(y, smooth)
+        assert torch.equal(x, images)
+        plain += epoch == 2
+    assert plain == 3
+
+
+def test_smoothing_of_mixed_labels_is_not_doubled(recipe, data):
+    config = recipe('--batch_size=16', '--augment.mixup=0.8', '--objective.smoothing=0.1')
+    assert make_trainer(config, make_model(heads=2), data).task.criterion.criterion.label_smoothing == 0.0
+    config = recipe('--batch_size=16', '--objective.smoothing=0.1')
+    trainer = make_trainer(config, make_model(heads=2), data)
+    assert trainer.task.criterion.criterion.label_smoothing == 0.1 and trainer.mixup is None
+
+
+def test_an_odd_batch_cannot_be_mixed(recipe):
+    with pytest.raises(TrainError, match=r'mix the images of a batch in pairs: make batch_size, 15, an even number'):
+        make_accelerator(recipe('--batch_size=15', '--augment.cutmix=1.0'))
+    with pytest.raises(TrainError, match=r'augment.mixup must be 0 or more, got -1.0'):
+        recipe('--augment.mixup=-1')

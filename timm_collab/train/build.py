@@ -8,10 +8,11 @@ import timm.optim
 import timm.scheduler
 import torch
 import torch.nn as nn
+from timm.data import Mixup
 from torch.optim import Optimizer
 
 from ..task import CollaborativeTask
-from .config import COLLAB_PREFIX, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, SchedConfig
+from .config import COLLAB_PREFIX, AugmentConfig, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, SchedConfig
 from .errors import TrainError, nearest, require
 
 
@@ -70,16 +71,31 @@ def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None)
                          ' try another data.img_size') from error
 
 
-def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device) -> CollaborativeTask:
-    """The objective around a (wrapped) model."""
+def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device, mixes: bool) -> CollaborativeTask:
+    """The objective around a (wrapped) model; labels that are mixed are smoothed as they are mixed."""
     return CollaborativeTask(
         model,
-        criterion=nn.CrossEntropyLoss(label_smoothing=config.smoothing),
+        criterion=nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else config.smoothing),
         temperature=config.temperature,
         beta=config.beta,
         scale_by_t2=config.scale_by_t2,
         device=device,
         verbose=False,
+    )
+
+
+def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:
+    """timm's mixup and cutmix, None where neither is on."""
+    if not config.mixes:
+        return None
+    return Mixup(
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        prob=config.mixup_prob,
+        switch_prob=config.mixup_switch_prob,
+        mode=config.mixup_mode,
+        label_smoothing=smoothing,
+        num_classes=num_classes,
     )
 
 

@@ -138,9 +138,19 @@ class AugmentConfig:
     color_jitter: float = key(0.0, 'strength of brightness, contrast and saturation jitter')
     auto_augment: str | None = key(None, "timm's policy string, e.g. rand-m9-mstd0.5-inc1")
     re_prob: float = key(0.0, 'probability of random erasing')
+    mixup: float = key(0.0, 'mixup alpha: blend each batch with itself reversed (Zhang et al. 2018); 0 for none')
+    cutmix: float = key(0.0, 'cutmix alpha: paste a part of the reversed batch (Yun et al. 2019); 0 for none')
+    mixup_prob: float = key(1.0, 'probability of mixup or cutmix')
+    mixup_switch_prob: float = key(0.5, 'probability of cutmix, where both are on')
+    mixup_mode: Literal['batch', 'pair', 'elem'] = key('batch', 'whether batch, pair or image (elem) has its own mixture')
+    mixup_off_epoch: int = key(0, 'epoch (from 0) from which on nothing is mixed; 0: none')
 
     def __post_init__(self) -> None:
-        for name in ('hflip', 'vflip', 're_prob'):
+        for name in ('mixup', 'cutmix'):
+            alpha = getattr(self, name)
+            require(math.isfinite(alpha) and alpha >= 0, f'augment.{name} must be 0 or more, got {alpha}')
+        require(self.mixup_off_epoch >= 0, f'augment.mixup_off_epoch must be 0 or more, got {self.mixup_off_epoch}')
+        for name in ('hflip', 'vflip', 're_prob', 'mixup_prob', 'mixup_switch_prob'):
             require(0.0 <= getattr(self, name) <= 1.0,
                     f'augment.{name} is a probability in [0, 1], got {getattr(self, name)}')
         for name in ('scale', 'ratio'):
@@ -149,6 +159,11 @@ class AugmentConfig:
                     f'augment.{name} must be [low, high] with 0 < low <= high, got {values}')
         require(self.crop_padding >= 0, f'augment.crop_padding must be 0 or more, got {self.crop_padding}')
         require(self.color_jitter >= 0, f'augment.color_jitter must be 0 or more, got {self.color_jitter}')
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True, kw_only=True)

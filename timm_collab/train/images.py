@@ -28,10 +28,15 @@ _PROBE = 32
 
 
 @contextlib.contextmanager
-def keyed_randomness(seed: int, epoch: int, index: int) -> Iterator[None]:
-    """Seed the generators that timm's and torchvision's transforms draw from; put them back afterwards."""
+def keyed_randomness(seed: int, *key: int | str) -> Iterator[None]:
+    """Seed the generators that timm's and torchvision's transforms draw from; put them back afterwards.
+
+    Args:
+        seed: Seed of the run.
+        key: What the draws are for: epoch and index of an example, for one.
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(f'{seed}/{epoch}/{index}')
+    random.seed('/'.join(map(str, (seed, *key))))
     np.random.seed(random.getrandbits(32))
     torch.default_generator.manual_seed(random.getrandbits(63))
     try:

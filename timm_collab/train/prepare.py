@@ -58,6 +58,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     require(config.batch_size % (launched * config.grad_accum_steps) == 0,
             f'batch_size {config.batch_size} is shared by all processes and must be a multiple of their number,'
             f' {launched}{parts}')
+    require(not config.augment.mixes or config.batch_size // launched % 2 == 0,
+            f'mixup and cutmix mix the images of a batch in pairs: make batch_size, {config.batch_size}, an even number'
+            + f' for each of the {launched} processes' * (launched > 1))
     return accelerator
 
 

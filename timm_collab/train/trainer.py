@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .build import build_optimizer, build_scheduler, build_task
+from .build import build_mixup, build_optimizer, build_scheduler, build_task
 from .config import TrainConfig
 from .errors import TrainError
 from .evaluate import Scores, evaluate
-from .images import EpochSampler
+from .images import EpochSampler, keyed_randomness
 
 CHECK_EVERY = 20
 """Updates between two looks at the loss: each look waits for the device, and shows in the progress bar."""
@@ -93,7 +93,8 @@ class Trainer:
         wrapped, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
             model, optimizer, loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
-        self.task = build_task(wrapped, config.objective, accelerator.device)
+        self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
+        self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
         self.num_updates = 0
 
     def fit(self) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class Trainer:
         start = time.perf_counter()
         with bar:
             for step, (images, target_B) in enumerate(self.train_loader):
-                meter.add(self._update(images, target_B))
+                meter.add(self._update(*self._mixed(images, target_B, epoch, step)))
                 if (step + 1) % CHECK_EVERY == 0:
                     bar.set_postfix(loss=f'{meter.check():.3f}', refresh=False)
                 bar.update(self.config.batch_size)
@@ -172,12 +173,21 @@ class Trainer:
         return EpochStats(loss, hard_H, soft_H, lr, self.updates_per_epoch * self.config.batch_size / seconds)
 
 
-    def _update(self, images: Tensor, target_B: Tensor) -> Tensor:
+    def _mixed(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
+        if self.mixup is None:
+            return images, target_B
+        off = self.config.augment.mixup_off_epoch
+        self.mixup.mixup_enabled = not off or epoch < off
+        with keyed_randomness(self.config.seed, epoch, 'mixup', step, self.accelerator.process_index):
+            return self.mixup(images, target_B)
+
+    def _update(self, images: Tensor, target: Tensor) -> Tensor:
         """One step of the optimizer; returns loss, hard and soft terms in a row [1 + 2 H], means over the parts."""
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
-        for part, (images_part, target_part) in enumerate(zip(images.chunk(steps), target_B.chunk(steps), strict=True)):
+        for part, (images_part, target_part) in enumerate(zip(images.chunk(steps), target.chunk(steps), strict=True)):
             last = part == steps - 1
             with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
                 result = self.task(images_part, target_part)
