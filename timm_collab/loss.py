@@ -53,7 +53,7 @@ def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
     num_heads = logits_HBC.shape[0]
     if num_heads < 2:
         raise ValueError('A consensus of the other heads needs logits of at least 2 heads, got 1.')
-    logits_HBC = _at_least_float32(logits_HBC.detach())
+    logits_HBC = at_least_float32(logits_HBC.detach())
     return (logits_HBC.sum(dim=0, keepdim=True) - logits_HBC) / (num_heads - 1)
 
 
@@ -178,7 +178,7 @@ class CollaborativeLoss(nn.Module):
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
         consensus_HBC = leave_one_out_consensus(logits_HBC) / self.temperature
-        logits_HBC = _at_least_float32(logits_HBC) / self.temperature
+        logits_HBC = at_least_float32(logits_HBC) / self.temperature
         if self.multi_label:
             soft_HBC = F.binary_cross_entropy_with_logits(logits_HBC, consensus_HBC.sigmoid(), reduction='none')
             soft_HB = soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)
@@ -235,5 +235,6 @@ def _check_logits(logits_HBC: Tensor) -> None:
         raise ValueError(f'logits must be floating point, got {logits_HBC.dtype}.')
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 as it is, anything narrower as float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from timm.data import Mixup
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from timm_collab.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
 from timm_collab.train.images import CachedImages, evaluation_loader, keyed_randomness, training_loader
 from timm_collab.train.prepare import make_accelerator
@@ -70,6 +73,7 @@ def test_rows_hold_what_happened(recipe, data):
     for row in rows:
         hard, soft = row['train_hard_heads'], row['train_soft_heads']
         assert len(hard) == len(soft) == 2
+        assert row['beta'] == 0.5
         assert row['train_loss'] == pytest.approx(0.5 * sum(hard) + 0.5 * sum(soft), rel=1e-5)
         assert row['val']['count'] == 20 and row['images_per_second'] > 0
 
@@ -275,3 +279,26 @@ def test_an_odd_batch_cannot_be_mixed(recipe):
         make_accelerator(recipe('--batch_size=15', '--augment.cutmix=1.0'))
     with pytest.raises(TrainError, match=r'augment.mixup must be 0 or more, got -1.0'):
         recipe('--augment.mixup=-1')
+
+
+@pytest.mark.parametrize(('shape', 'halfway'), [('linear', 0.5), ('gaussian', math.exp(-5 / 4))])
+def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, halfway):
+    config = recipe('--batch_size=16', '--epochs=3', '--objective.beta=0.2', '--objective.ramp_up_epochs=2',
+                    f'--objective.ramp_up={shape}')
+    rows = []
+    trainer = make_trainer(config, make_model(heads=2), data, rows.append)
+    betas = []
+    forward = trainer.task.forward
+    monkeypatch.setattr(trainer.task, 'forward', lambda x, y: (betas.append(trainer.task.criterion.beta),
+                                                               forward(x, y))[1])
+    trainer.fit()
+    assert betas[0] == pytest.approx(1.0, abs=0.01) and betas == sorted(betas, reverse=True)
+    assert betas[3] == pytest.approx(1 - 0.8 * halfway)
+    assert betas[6:] == [pytest.approx(0.2)] * 3 and rows[-1]['beta'] == pytest.approx(0.2)
+
+
+def test_heads_may_learn_from_each_other_one_by_one(recipe, data):
+    config = recipe('--batch_size=16', '--objective.kind=mutual', '--objective.temperature=1')
+    trainer = make_trainer(config, make_model(heads=3), data)
+    assert type(trainer.task.criterion) is MutualLearningLoss
+    assert len(trainer.fit()['last']['train_soft_heads']) == 3

@@ -1,6 +1,7 @@
 """The parts of a run that a recipe names: model, objective, optimizer, schedule."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import timm
@@ -11,6 +12,8 @@ import torch.nn as nn
 from timm.data import Mixup
 from torch.optim import Optimizer
 
+from ..baselines import MutualLearningLoss
+from ..loss import CollaborativeLoss
 from ..task import CollaborativeTask
 from .config import COLLAB_PREFIX, AugmentConfig, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, SchedConfig
 from .errors import TrainError, nearest, require
@@ -73,15 +76,26 @@ def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None)
 
 def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device, mixes: bool) -> CollaborativeTask:
     """The objective around a (wrapped) model; labels that are mixed are smoothed as they are mixed."""
-    return CollaborativeTask(
-        model,
-        criterion=nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else config.smoothing),
+    kind = {'collaborative': CollaborativeLoss, 'mutual': MutualLearningLoss}[config.kind]
+    criterion = kind(
+        nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else config.smoothing),
         temperature=config.temperature,
         beta=config.beta,
         scale_by_t2=config.scale_by_t2,
-        device=device,
-        verbose=False,
     )
+    return CollaborativeTask(model, criterion, device=device, verbose=False)
+
+
+def beta_at(config: ObjectiveConfig, epochs: float) -> float:
+    """Weight of the labels after so many epochs, a fraction of one included.
+
+    The weight of the other heads, 1 - beta, rises from (almost) nothing to its full value: linearly, or as
+    exp(-5 (1 - t)^2) (Laine & Aila 2017), which consistency training and online distillation use. The two weights
+    always sum to 1.
+    """
+    progress = min(epochs / config.ramp_up_epochs, 1.0) if config.ramp_up_epochs else 1.0
+    share = progress if config.ramp_up == 'linear' else math.exp(-5 * (1 - progress) ** 2)
+    return 1.0 - share * (1.0 - config.beta)
 
 
 def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:

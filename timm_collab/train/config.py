@@ -142,7 +142,7 @@ class AugmentConfig:
     cutmix: float = key(0.0, 'cutmix alpha: paste a part of the reversed batch (Yun et al. 2019); 0 for none')
     mixup_prob: float = key(1.0, 'probability of mixup or cutmix')
     mixup_switch_prob: float = key(0.5, 'probability of cutmix, where both are on')
-    mixup_mode: Literal['batch', 'pair', 'elem'] = key('batch', 'whether batch, pair or image (elem) has its own mixture')
+    mixup_mode: Literal['batch', 'pair', 'elem'] = key('batch', 'whether batch, pair or image (elem) has a mixture')
     mixup_off_epoch: int = key(0, 'epoch (from 0) from which on nothing is mixed; 0: none')
 
     def __post_init__(self) -> None:
@@ -234,11 +234,18 @@ class ObjectiveConfig:
     temperature: float = key(2.0, 'temperature of the consensus term')
     scale_by_t2: bool = key(True, 'multiply the consensus term by the square of the temperature')
     smoothing: float = key(0.0, 'label smoothing of the hard term')
+    kind: Literal['collaborative', 'mutual'] = key(
+        'collaborative', 'what a head learns from the others: their consensus, or (mutual, as in Deep Mutual Learning)'
+                         ' each of their predictions')
+    ramp_up_epochs: float = key(0.0, 'epochs in which the weight of the other heads rises from 0 to 1 - beta')
+    ramp_up: Literal['linear', 'gaussian'] = key('gaussian', 'how it rises: linear, or exp(-5 (1 - t)^2)')
 
     def __post_init__(self) -> None:
         require(0.0 <= self.beta <= 1.0, f'objective.beta must lie in [0, 1], got {self.beta}')
         require(math.isfinite(self.temperature) and self.temperature > 0,
                 f'objective.temperature must be positive, got {self.temperature}')
+        require(math.isfinite(self.ramp_up_epochs) and self.ramp_up_epochs >= 0,
+                f'objective.ramp_up_epochs must be 0 or more, got {self.ramp_up_epochs}')
         require(0.0 <= self.smoothing < 1.0, f'objective.smoothing must lie in [0, 1), got {self.smoothing}')
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .build import build_mixup, build_optimizer, build_scheduler, build_task
+from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
 from .config import TrainConfig
 from .errors import TrainError
 from .evaluate import Scores, evaluate
@@ -118,6 +118,7 @@ class Trainer:
             row = {
                 'epoch': epoch,
                 'lr': stats.lr,
+                'beta': self.task.criterion.beta,
                 'train_loss': stats.loss,
                 'train_hard_heads': stats.hard_H,
                 'train_soft_heads': stats.soft_H,
@@ -184,6 +185,7 @@ class Trainer:
 
     def _update(self, images: Tensor, target: Tensor) -> Tensor:
         """One step of the optimizer; returns loss, hard and soft terms in a row [1 + 2 H], means over the parts."""
+        self.task.criterion.beta = beta_at(self.config.objective, self.num_updates / self.updates_per_epoch)
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
