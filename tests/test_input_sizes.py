@@ -57,7 +57,9 @@ def test_a_network_that_looks_at_the_size_is_followed_again(register: Callable[.
                 assert torch.equal(logits, model.prune(head)(x))
         check_training(model, x, head=2)
         model.eval()
-    assert set(model._resized) == {(16, 16), (64, 64), (33, 33)}
+    assert {size: len(nodes) > 0 for size, nodes in model._resized.items()} == {
+        (16, 16): True, (64, 64): True, (33, 33): False,  # 33 goes the way of 32
+    }
 
 
 def test_a_size_that_needs_other_layers_is_refused(register: Callable[..., None]) -> None:

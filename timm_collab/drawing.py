@@ -101,7 +101,7 @@ class _Recording(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func is _aten.empty.memory_format:
             self.allocated[storage_key(result)] = _Allocation(result, result.shape)
-        elif func._schema.is_mutable and (written := self.allocated.get(storage_key(args[0]))):
+        elif _writes_first(func) and (written := self.allocated.get(storage_key(args[0]))):
             if func in _OVERWRITES and args[0].numel() == written.shape.numel():
                 written.last_overwrite = written.writes
             written.writes += 1
@@ -121,7 +121,7 @@ class _Sparing(TorchDispatchMode):
         if func is _aten.empty.memory_format:
             return self.allocate(func(*args, **(kwargs or {})))
         unwritten = [tensor for tensor in _tensors(args, kwargs) if storage_key(tensor) in self.skips]
-        if unwritten and func._schema.is_mutable and unwritten[0] is args[0]:
+        if unwritten and _writes_first(func) and unwritten[0] is args[0]:
             key = storage_key(args[0])
             if self.skips[key]:
                 self.skips[key] -= 1
@@ -140,6 +140,13 @@ class _Sparing(TorchDispatchMode):
         if skip:
             self.skips[storage_key(tensor)] = skip
         return tensor
+
+
+@functools.cache
+def _writes_first(func: Any) -> bool:
+    """Whether an operation writes to its first argument, and that is a tensor."""
+    first = func._schema.arguments[:1]
+    return bool(first and first[0].alias_info and first[0].alias_info.is_write and str(first[0].type) == 'Tensor')
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[Tensor]:

@@ -90,6 +90,7 @@ class CollabModel(TreeWeights):
         self.rescale = rescale
         self.grad_checkpointing = False
         self._kept_head = 0
+        self._minds_size = False
 
         def create(**extra: Any) -> nn.Module:
             return timm.create_model(backbone, **{**kwargs, **extra})
@@ -155,26 +156,31 @@ class CollabModel(TreeWeights):
         if not isinstance(x, Tensor) or x.ndim != 4:
             what = f'shape {list(x.shape)}' if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f'a head tree takes images [B, C, H, W], got {what}')
+        if torch.compiler.is_compiling() and not self._minds_size:
+            return {}
         size = tuple(x.shape[2:])
-        if size == self._input_size[1:] or (torch.compiler.is_compiling() and not self._resized):
+        if size == self._input_size[1:]:
             return {}
         if size not in self._resized and not torch.compiler.is_compiling():
             self._resized[size] = self._follow(size)
+            self._minds_size = self._minds_size or bool(self._resized[size])
         return self._resized.get(size, {})
 
     def _follow(self, size: tuple[int, ...]) -> dict[str, Stretch]:
+        """The nodes that compute something else at another size, and what."""
         try:
             chain = cut_for(self._template, (self._input_size[0], *size), self.tree)
         except TraceError as error:
             raise ValueError(f"'{self.backbone}' can't take images of {size[0]}x{size[1]}: {error}") from error
         found = {name: stretch for leaf in self.tree.leaves for name, stretch in self._along(chain, leaf)}
+        usual = {name: cast(Segment, self.nodes[name]).stretch for name in found}
         for name, stretch in found.items():
-            if stretch.contents != cast(Segment, self.nodes[name]).stretch.contents:
+            if stretch.contents != usual[name].contents:
                 raise ValueError(
                     f"'{self.backbone}' uses other tensors in {name} on images of {size[0]}x{size[1]}: make the tree "
                     f'for that size, if the architecture takes img_size'
                 )
-        return found
+        return {name: stretch for name, stretch in found.items() if stretch != usual[name]}
 
     def _along(self, chain: Chain, leaf: Path) -> Iterator[tuple[str, Stretch]]:
         """The nodes on the way to a head, and what each computes."""
