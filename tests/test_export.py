@@ -40,10 +40,12 @@ def test_torch_export(arch: str, kwargs: dict) -> None:
 
 @pytest.mark.parametrize(('arch', 'kwargs'), KINDS[:2])
 def test_onnx(arch: str, kwargs: dict) -> None:
-    exported, expected = (
-        torch.onnx.export(net, (images(64),), dynamo=True, verbose=False).model_proto.graph
-        for net in pruned_and_plain(arch, **kwargs)
-    )
+    pruned, plain = pruned_and_plain(arch, **kwargs)
+    try:
+        expected = torch.onnx.export(plain, (images(64),), dynamo=True, verbose=False).model_proto.graph
+    except Exception as error:
+        pytest.skip(f"this PyTorch can't export the plain network: {str(error)[:100]}")
+    exported = torch.onnx.export(pruned, (images(64),), dynamo=True, verbose=False).model_proto.graph
     assert len(expected.node) > 30
     assert exported.SerializeToString() == expected.SerializeToString()
 

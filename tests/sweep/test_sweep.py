@@ -26,6 +26,8 @@ def test_a_classifier_is_examined_and_tried() -> None:
 
 @pytest.mark.parametrize('arch', ['qwen3_vit_88m_enc', 'mobilenetv5_300m_enc'])
 def test_an_encoder_is_no_failure(arch: str) -> None:
+    if not timm.is_model(arch):
+        pytest.skip(f'this timm has no {arch}')
     row = examine(arch)
     assert row.structure == NO_CLASSIFIER and not row.failed
 
@@ -86,11 +88,11 @@ def test_the_command_goes_on_where_it_stopped(
         capsys: pytest.CaptureFixture[str],
 ) -> None:
     path, table = tmp_path / 'rows.csv', tmp_path / 'new' / 'table.md'
-    arguments = ['test_resnet', 'test_vit', 'qwen3_vit_88m_enc', '--jobs', '1', '--output', str(path)]
+    arguments = ['test_resnet', 'test_vit', 'mobilenetv5_300m_enc', '--jobs', '1', '--output', str(path)]
     assert sweep.main([*arguments, '--numbers', 'all', '--table', str(table)]) == 0
     out = capsys.readouterr().out
     assert '2 of 3 architectures make a head tree, 2 of them tried with numbers, 0 failed' in out
-    assert 'no classifiers: qwen3_vit_88m_enc' in out
+    assert 'no classifiers: mobilenetv5_300m_enc' in out
     assert '| resnet | 1 | 1 | 1 | 16 | test_resnet | `layer2:2,layer3:2` |' in table.read_text()
     found = path.read_text()
     monkeypatch.setattr(sweep, 'examine', None)
