@@ -9,6 +9,8 @@ from pathlib import Path
 from .examine import HEADS, NO_CLASSIFIER, OK, Row
 from .records import VERSIONS
 
+OWN_MODULES = ('cifar_resnet', 'cifar_densenet')
+
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
     """Write what a sweep found.
@@ -27,9 +29,12 @@ def _lines(rows: list[Row]) -> Iterator[str]:
     others = [row for row in rows if row.structure == NO_CLASSIFIER]
     yield '# Architectures'
     yield ''
+    own = sum(row.module in OWN_MODULES for row in rows)
     yield (
-        f'{VERSIONS}: {len(rows)} architectures, {len(rows) - len(others)} of them classifiers. {len(trees)} of '
-        f'{len(rows) - len(others)} make a head tree; {len(tried)} of these were also tried with numbers.'
+        f'{VERSIONS}: {len(rows) - own} architectures of timm and {own} of this package, the networks of the paper for '
+        f'CIFAR. {len(rows) - len(others)} of them are classifiers, and {len(trees)} of these make a head tree. '
+        f'{len(tried)} were also tried with numbers, of {len({row.module for row in tried})} of the '
+        f'{len({row.module for row in trees})} modules.'
     )
     yield ''
     yield (
@@ -42,7 +47,7 @@ def _lines(rows: list[Row]) -> Iterator[str]:
     yield ''
     yield 'Made by `python -m timm_collab.sweep --numbers all`; a row per architecture is in `architectures.csv`.'
     yield ''
-    yield '| module of timm | architectures | tree | numbers | split points, median | smallest | its default tree |'
+    yield '| module | architectures | tree | numbers | split points, median | smallest | its default tree |'
     yield '|---|---:|---:|---:|---:|---|---|'
     modules: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
