@@ -17,10 +17,10 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
     Args:
         path: The file.
-        rows: Its rows.
+        rows: Its rows, in any order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('\n'.join(_lines(list(rows))) + '\n')
+    path.write_text('\n'.join(_lines(sorted(rows, key=lambda row: row.arch))) + '\n')
 
 
 def _lines(rows: list[Row]) -> Iterator[str]:
