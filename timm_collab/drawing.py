@@ -38,11 +38,12 @@ class Drawing:
 
     def whole(self) -> nn.Module:
         """A network with all its weights drawn, recorded for `part`."""
+        if torch.get_default_device().type == 'meta':  # there are no numbers to draw
+            model = self._create()
+            self._create = functools.partial(copy.deepcopy, copy.deepcopy(model))
+            return model
         with _Recording() as recording:
             model = self._create()
-        if all(tensor.is_meta for _, tensor in named_tensors(model)):
-            self._create = functools.partial(copy.deepcopy, copy.deepcopy(model))  # it has no numbers to draw
-            return model
         names: dict[int, set[str]] = {}
         for name, tensor in named_tensors(model):
             names.setdefault(storage_key(tensor), set()).add(name)

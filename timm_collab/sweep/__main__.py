@@ -1,6 +1,6 @@
 """Try every architecture that timm lists, and say which can't be a head tree.
 
-Structure (does it make a head tree, where can it be split, does every head prune to a plain network) is examined on
+Structure (does it make a head tree, where can it be split, do heads prune to a plain network) is examined on
 the meta device, for all of them in minutes. Numbers (is each logit, gradient and buffer the plain network's, bit for
 bit) need the weights: a few seconds for a small network, minutes for a large one.
 

@@ -1,6 +1,8 @@
 """What holds of a head tree of any architecture, as checks that raise where it doesn't."""
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,8 @@ def check_partition(model: CollabModel, plain: nn.Module) -> None:
     Raises:
         CheckError: Where that isn't so.
     """
-    names = _names_by_tensor(plain)
+    groups = _names_by_tensor(plain)
+    group_of = {name: index for index, group in enumerate(groups) for name in group}
     owners: dict[int, str] = {}
     for key, node in model.nodes.items():
         for name, tensor in named_tensors(node):
@@ -31,25 +34,27 @@ def check_partition(model: CollabModel, plain: nn.Module) -> None:
     for head in range(model.num_heads):
         owned = [group for node in model.path(head) for group in _names_by_tensor(node)]
         for group in owned:
-            _expect(sum(group <= other for other in names) == 1, f'{sorted(group)} is no tensor of the plain network')
-        _expect(len(owned) == len(names), f'head {head} has {len(owned)} tensors, the plain network {len(names)}')
+            _expect(len({group_of.get(name, name) for name in group}) == 1 and group <= group_of.keys(),
+                    f'{sorted(group)} is no tensor of the plain network')
+        _expect(len(owned) == len(groups), f'head {head} has {len(owned)} tensors, the plain network {len(groups)}')
         saved = set().union(*(node.state_dict() for node in model.path(head)))
         _same(saved & persistent, saved, f'what head {head} saves')
         shapes = {name: tensor.shape for name, tensor in model.plain_state_dict(head).items()}
         _same(shapes, {name: tensor.shape for name, tensor in plain.state_dict().items()}, f'head {head}')
 
 
-def check_pruned(model: CollabModel, plain: nn.Module) -> None:
+def check_pruned(model: CollabModel, plain: nn.Module, heads: Iterable[int] | None = None) -> None:
     """Each head prunes to a network of the plain one's class that loads strictly into another.
 
     Args:
         model: The head tree.
         plain: A plain network of its architecture, with the same arguments; its weights are replaced.
+        heads: The heads to prune, default all.
 
     Raises:
         CheckError: Where that isn't so.
     """
-    for head in range(model.num_heads):
+    for head in range(model.num_heads) if heads is None else heads:
         pruned = model.prune(head)
         _same(type(pruned), type(plain), 'the class of the pruned network')
         _same(pruned.pretrained_cfg, plain.pretrained_cfg, 'its pretrained_cfg')
