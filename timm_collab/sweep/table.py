@@ -41,8 +41,8 @@ def _lines(rows: list[Row]) -> Iterator[str]:
         f'*Tree*: on the meta device, the default tree of {HEADS} heads is built, its parts hold every tensor of the '
         'plain network exactly once on the way to each head, and the first and the last head prune to a network of the '
         'plain class that loads strictly. *Numbers*: with random weights, the logits of every head equal those of its '
-        "pruned network, and a training step of a head (with dropout and drop path where the architecture has them) equals "
-        "the pruned network's in logits, every gradient and every buffer, all bit for bit."
+        'pruned network, and a training step of a head (with dropout and drop path where the architecture has them) '
+        "equals the pruned network's in logits, every gradient and every buffer, all bit for bit."
     )
     yield ''
     yield 'Made by `python -m timm_collab.sweep --numbers all`; a row per architecture is in `architectures.csv`.'
