@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils import deterministic
 
-from timm_collab.drawing import Drawing, named_tensors
+from timm_collab.drawing import Drawing
+from timm_collab.meta import named_tensors
 
 
 @pytest.fixture

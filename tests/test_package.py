@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 
 # A module imports only from its left.
 CHAIN = (
-    'tree', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
+    'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
     'weights', 'model', 'loss', 'baselines', 'task', 'train',
 )
 CORE = {*CHAIN[:-1], 'networks', 'noise', 'registry'}
@@ -30,7 +30,7 @@ MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
     'networks': set(),
     'noise': set(),
     'registry': {'tree', 'model', 'networks', 'task'},
-    'sweep': {'__init__', 'tracing', 'drawing', 'split_points', 'model'},
+    'sweep': {'__init__', 'meta', 'split_points', 'model'},
 }
 MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
 

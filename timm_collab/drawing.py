@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .tracing import storage_key
+from .meta import named_tensors, storage_key
 
 _aten = torch.ops.aten
 _OVERWRITES = frozenset({
@@ -159,8 +159,3 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[Tenso
         for tensor in (value if isinstance(value, (list, tuple)) else (value,))
         if isinstance(tensor, Tensor)
     ]
-
-
-def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Every parameter and buffer, persistent or not, under each of its names."""
-    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]

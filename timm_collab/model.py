@@ -109,9 +109,9 @@ class CollabModel(TreeWeights):
         """Logits of all heads `[H, B, C]` in train mode, of the kept head `[B, C]` in eval mode."""
         if self.training:
             return self.forward_heads(x)
-        return self.forward_head(x, self.kept_head)
+        return self.forward_path(x, self.kept_head)
 
-    def forward_head(self, x: Tensor, head: int) -> Tensor:
+    def forward_path(self, x: Tensor, head: int) -> Tensor:
         """Logits of one head `[B, C]`, in either mode, computing only its path; gradients aren't rescaled."""
         stretches = self._stretches_for(x)
         values: Any = (x,)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from .meta import meta_twin, on_meta, storage_key
 from .program import Program
-from .tracing import Trace, TraceError, meta_twin, on_meta, storage_key, trace
+from .tracing import Trace, TraceError, trace
 from .tree import INPUT
 
 
@@ -124,7 +125,7 @@ class Chain:
         input_size: Shape of one input, (channels, height, width).
 
     Attributes:
-        template: The network on the meta device, see `timm_collab.tracing.meta_twin`.
+        template: The network on the meta device, see `timm_collab.meta.meta_twin`.
         names: The modules cut after, in forward order.
 
     Raises:

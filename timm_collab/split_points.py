@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .meta import meta_twin
 from .segments import CutView, held_tensors
-from .tracing import Trace, TraceError, meta_twin, trace
+from .tracing import Trace, TraceError, trace
 from .tree import INPUT
 
 

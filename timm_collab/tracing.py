@@ -18,10 +18,10 @@ import torch
 from timm.models import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
+
+from .meta import on_meta, storage_key
 
 
 class TraceError(RuntimeError):
@@ -34,63 +34,6 @@ class TraceError(RuntimeError):
     def __init__(self, message: str, module_path: str = ''):
         super().__init__(message)
         self.module_path = module_path
-
-
-def structural_copy(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
-    """A deep copy of a module in which every parameter and buffer is replaced.
-
-    Ties between tensors, aliases between modules and the persistence of buffers come along, and no data is copied.
-
-    Args:
-        module: The module to copy.
-        tensors: The replacement of each parameter and buffer, by the `id` of the original.
-    """
-    return copy.deepcopy(module, dict(tensors))
-
-
-def meta_twin(module: nn.Module) -> nn.Module:
-    """The module without storage: every parameter and buffer on the meta device, everything else a copy."""
-    twins: dict[int, Tensor] = {}
-    with torch.inference_mode(False):
-        for param in module.parameters():
-            twins[id(param)] = nn.Parameter(torch.empty_like(param, device='meta'), requires_grad=param.requires_grad)
-        for buffer in module.buffers():
-            twins[id(buffer)] = torch.empty_like(buffer, device='meta')
-    return structural_copy(module, twins)
-
-
-@contextmanager
-def on_meta() -> Iterator[None]:
-    """While open, networks on the meta device run without leaving a trace: no gradients, no random numbers drawn."""
-    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]), _ShapesOnly():
-        yield
-
-
-# Layout of what these functions return, which has its first argument's shape.
-_LIKE_INPUT = {
-    F.batch_norm: torch.preserve_format,
-    F.group_norm: torch.preserve_format,
-    F.layer_norm: torch.contiguous_format,
-    F.gelu: torch.preserve_format,
-}
-
-
-class _ShapesOnly(TorchFunctionMode):
-    """While open, normalisation on the meta device is only as dear as its answer, a tensor like its input.
-
-    PyTorch itself goes through the statistics of a tensor without data, operation by operation, in Python.
-    """
-
-    def __torch_function__(
-            self,
-            func: Callable[..., Any],
-            types: Any,
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func in _LIKE_INPUT and args and type(args[0]) is Tensor and args[0].is_meta:
-            return torch.empty_like(args[0], memory_format=_LIKE_INPUT[func])
-        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -344,11 +287,6 @@ def _public_methods(cls: type) -> tuple[str, ...]:
         for name in dir(cls)
         if not name.startswith('_') and name not in base and inspect.isfunction(inspect.getattr_static(cls, name))
     )
-
-
-def storage_key(tensor: Tensor) -> int:
-    """What a tensor shares with its views and with nothing else."""
-    return tensor.untyped_storage()._cdata
 
 
 def _values(argument: Any) -> Any:

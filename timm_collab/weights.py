@@ -9,9 +9,8 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from .drawing import named_tensors
+from .meta import named_tensors, structural_copy
 from .segments import Segment
-from .tracing import structural_copy
 from .tree import HeadTree, node_name
 
 BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..drawing import named_tensors
+from ..meta import named_tensors
 from ..model import CollabModel
 
 
@@ -103,7 +103,7 @@ def check_training(model: CollabModel, x: Tensor, head: int = 0, seed: int = 0) 
     model.train()
     plain = model.prune(head)
     torch.manual_seed(seed)
-    logits = model.forward_head(x, head)
+    logits = model.forward_path(x, head)
     torch.manual_seed(seed)
     expected = plain(x)
     _equal(logits, expected, 'the logits in train mode')

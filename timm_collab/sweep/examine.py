@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import Tensor
 
+from ..meta import on_meta
 from ..model import CollabModel
 from ..split_points import default_input_size, split_points
-from ..tracing import on_meta
 from .checks import check_logits, check_partition, check_pruned, check_training, settle, vary
 
 HEADS = 4

@@ -173,7 +173,6 @@ class Trainer:
         hard_H, soft_H = meter.terms()
         return EpochStats(loss, hard_H, soft_H, lr, self.updates_per_epoch * self.config.batch_size / seconds)
 
-
     def _mixed(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
         if self.mixup is None:
