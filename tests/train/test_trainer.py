@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from timm_collab.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
-from timm_collab.train.images import CachedImages, evaluation_loader, keyed_randomness, training_loader
+from timm_collab.train.data.images import CachedImages, evaluation_loader, keyed_randomness, training_loader
 from timm_collab.train.prepare import make_accelerator
 from timm_collab.train.run import train
 from timm_collab.train.trainer import Loaders, NonFiniteLossError, Trainer

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from .build import build_model, build_optimizer, check_input
 from .config import TrainConfig
+from .data.images import make_dataset
+from .data.preprocess import Preprocessing, make_preprocessing
+from .data.sources import load_source
+from .data.splits import Splits, make_splits
 from .errors import TrainError, require
-from .images import make_dataset
-from .preprocess import Preprocessing, make_preprocessing
-from .sources import load_source
-from .splits import Splits, make_splits
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from .config import ModelConfig, TrainConfig
-from .splits import Splits
+from .data.splits import Splits
 
 
 def network_name(config: ModelConfig) -> str:

@@ -15,9 +15,9 @@ from accelerate.utils import broadcast_object_list, set_seed
 from ..noise import confusion
 from .build import model_args
 from .config import TrainConfig
+from .data.images import evaluation_loader, training_loader
 from .evaluate import Scores
 from .export import export_head
-from .images import evaluation_loader, training_loader
 from .prepare import Prepared, make_accelerator, prepare
 from .report import data_line, epoch_line, final_lines, model_lines, network_name
 from .run_folder import SINGLE, RunFolder, check_folder, choose_folder

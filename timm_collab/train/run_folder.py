@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from .config import TrainConfig
+from .data.splits import Splits
 from .errors import TrainError, require
-from .splits import Splits
 
 CONFIG, METRICS, SUMMARY, PRUNED, SINGLE = 'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'
 LABELS = 'train_labels.csv'

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
 from .config import TrainConfig
+from .data.images import EpochSampler, keyed_randomness
 from .errors import TrainError
 from .evaluate import Scores, evaluate
-from .images import EpochSampler, keyed_randomness
 
 CHECK_EVERY = 20
 """Updates between two looks at the loss: each look waits for the device, and shows in the progress bar."""

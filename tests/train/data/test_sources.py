@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from timm_collab.train.config import DataConfig
+from timm_collab.train.data.sources import load_source
 from timm_collab.train.errors import TrainError
-from timm_collab.train.sources import load_source
 
 
 def test_builtin_digits_need_no_network(monkeypatch):

@@ -9,8 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from timm_collab.train.config import AugmentConfig, DataConfig
-from timm_collab.train.errors import TrainError
-from timm_collab.train.images import (
+from timm_collab.train.data.images import (
     CachedImages,
     EpochSampler,
     TransformedImages,
@@ -19,8 +18,9 @@ from timm_collab.train.images import (
     make_dataset,
     training_loader,
 )
-from timm_collab.train.preprocess import make_preprocessing
-from timm_collab.train.sources import load_source
+from timm_collab.train.data.preprocess import make_preprocessing
+from timm_collab.train.data.sources import load_source
+from timm_collab.train.errors import TrainError
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from timm_collab.train.config import AugmentConfig, DataConfig
+from timm_collab.train.data.preprocess import make_preprocessing
 from timm_collab.train.errors import TrainError
-from timm_collab.train.preprocess import make_preprocessing
 
 
 @pytest.fixture(scope='module')

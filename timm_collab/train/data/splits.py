@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..noise import apply_noise, realised_rate
-from .config import TrainConfig
-from .errors import TrainError, require
+from ...noise import apply_noise, realised_rate
+from ..config import TrainConfig
+from ..errors import TrainError, require
 from .sources import ImageSplit, Labels, Source
 
 # One stream of draws for each purpose, so that changing one of them leaves the others as they were.

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .config import DataConfig
-from .errors import TrainError, nearest, require
+from ..config import DataConfig
+from ..errors import TrainError, nearest, require
 
 BUILTIN = 'builtin:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')

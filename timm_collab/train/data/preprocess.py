@@ -12,8 +12,8 @@ from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision import transforms
 
-from .config import AugmentConfig, DataConfig
-from .errors import TrainError
+from ..config import AugmentConfig, DataConfig
+from ..errors import TrainError
 
 Transform = Callable[[Image.Image], Tensor]
 

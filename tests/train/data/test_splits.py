@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from timm_collab.train.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+from timm_collab.train.data.sources import ImageSplit, Source
+from timm_collab.train.data.splits import make_splits, stratified
 from timm_collab.train.errors import TrainError
-from timm_collab.train.sources import ImageSplit, Source
-from timm_collab.train.splits import make_splits, stratified
 
 
 def split(labels, name='train') -> ImageSplit:

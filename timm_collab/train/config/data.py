@@ -1,0 +1,122 @@
+"""Which images, how they become tensors, and which of their labels are made wrong."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import require
+from .key import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they become tensors."""
+
+    path: str | None = key(
+        None, 'a local folder (of parquet files, or of images in a folder per class), a data-set id of the Hub'
+              ' (user/name), or builtin:digits; required')
+    train_split: str = key('train', 'name of the training split')
+    val_split: str | None = key('auto', "validation split; 'auto': 'validation' or 'val' if there is one, null: hold"
+                                        " out val_fraction of the training split")
+    test_split: str | None = key('auto', "test split, measured once at the end; 'auto': 'test' if there is one, null:"
+                                         " none")
+    val_fraction: float = key(0.1, 'share of each class of the training split held out when there is no val_split')
+    image_column: str = key('image', 'column with the images')
+    label_column: str = key('label', 'column with the labels: class indices, or class names')
+    max_train_samples: int | None = key(None, 'train on so many images only, drawn at random, class by class')
+    img_size: int | None = key(None, "side of the square input in pixels; the architecture's own when left out")
+    in_chans: int = key(3, 'input channels: 3 (colour) or 1 (grey); images are converted')
+    mean: list[float] | None = key(None, "channel means for normalisation; the architecture's when left out")
+    std: list[float] | None = key(None, "channel deviations for normalisation; the architecture's when left out")
+    interpolation: Literal['bilinear', 'bicubic', 'nearest'] | None = key(
+        None, "how images are resized; the architecture's when left out")
+    crop_pct: float | None = key(None, "centre crop of evaluation as a share of the image; the architecture's when left"
+                                       ' out')
+    workers: int = key(0, 'processes that decode and augment, per training process')
+    cache_mb: int = key(1024, 'keep decoded images, and tensors that need no random transform, up to so many MB a'
+                              ' split; 0 decodes each time')
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.val_fraction < 1.0, f'data.val_fraction must lie between 0 and 1, got {self.val_fraction}')
+        require(self.in_chans in (1, 3), f'data.in_chans must be 1 (grey) or 3 (colour), got {self.in_chans}')
+        require(self.img_size is None or self.img_size >= 1, f'data.img_size must be at least 1, got {self.img_size}')
+        require(self.max_train_samples is None or self.max_train_samples >= 1,
+                f'data.max_train_samples must be at least 1, got {self.max_train_samples}')
+        require(self.crop_pct is None or 0.0 < self.crop_pct <= 1.0,
+                f'data.crop_pct must lie in (0, 1], got {self.crop_pct}')
+        require(self.workers >= 0, f'data.workers must be 0 or more, got {self.workers}')
+        require(self.cache_mb >= 0, f'data.cache_mb must be 0 or more, got {self.cache_mb}')
+        for name in ('mean', 'std'):
+            values = getattr(self, name)
+            require(values is None or len(values) in (1, self.in_chans),
+                    f'data.{name} needs 1 or in_chans={self.in_chans} values, got {values}')
+        require(self.std is None or min(self.std) > 0, f'data.std must be positive, got {self.std}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random transforms of training images, by timm's `create_transform` and under its names."""
+
+    no_aug: bool = key(False, 'no random transform at all: resize and centre crop')
+    crop: Literal['rrc', 'rkrc', 'rkrr', 'pad'] = key(
+        'rrc', "random crop: timm's train_crop_mode, or 'pad': pad by crop_padding, then crop to img_size (CIFAR)")
+    crop_padding: int = key(4, 'pixels of padding on each side for crop: pad')
+    scale: list[float] | None = key(None, "area range of the crop, [low, high]; timm's for the crop when left out")
+    ratio: list[float] | None = key(None, "aspect-ratio range of the crop, [low, high]; timm's when left out")
+    hflip: float = key(0.5, 'probability of a horizontal flip')
+    vflip: float = key(0.0, 'probability of a vertical flip')
+    color_jitter: float = key(0.0, 'strength of brightness, contrast and saturation jitter')
+    auto_augment: str | None = key(None, "timm's policy string, e.g. rand-m9-mstd0.5-inc1")
+    re_prob: float = key(0.0, 'probability of random erasing')
+    mixup: float = key(0.0, 'mixup alpha: blend each batch with itself reversed (Zhang et al. 2018); 0 for none')
+    cutmix: float = key(0.0, 'cutmix alpha: paste a part of the reversed batch (Yun et al. 2019); 0 for none')
+    mixup_prob: float = key(1.0, 'probability of mixup or cutmix')
+    mixup_switch_prob: float = key(0.5, 'probability of cutmix, where both are on')
+    mixup_mode: Literal['batch', 'pair', 'elem'] = key('batch', 'whether batch, pair or image (elem) has a mixture')
+    mixup_off_epoch: int = key(0, 'epoch (from 0) from which on nothing is mixed; 0: none')
+
+    def __post_init__(self) -> None:
+        for name in ('mixup', 'cutmix'):
+            alpha = getattr(self, name)
+            require(math.isfinite(alpha) and alpha >= 0, f'augment.{name} must be 0 or more, got {alpha}')
+        require(self.mixup_off_epoch >= 0, f'augment.mixup_off_epoch must be 0 or more, got {self.mixup_off_epoch}')
+        for name in ('hflip', 'vflip', 're_prob', 'mixup_prob', 'mixup_switch_prob'):
+            require(0.0 <= getattr(self, name) <= 1.0,
+                    f'augment.{name} is a probability in [0, 1], got {getattr(self, name)}')
+        for name in ('scale', 'ratio'):
+            values = getattr(self, name)
+            require(values is None or (len(values) == 2 and 0 < values[0] <= values[1]),
+                    f'augment.{name} must be [low, high] with 0 < low <= high, got {values}')
+        require(self.crop_padding >= 0, f'augment.crop_padding must be 0 or more, got {self.crop_padding}')
+        require(self.color_jitter >= 0, f'augment.color_jitter must be 0 or more, got {self.color_jitter}')
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Label noise, in the training part only."""
+
+    kind: Literal['none', 'symmetric-exclude', 'symmetric-include', 'pair', 'matrix', 'column'] = key(
+        'symmetric-exclude', 'flip to one of the other classes (symmetric-exclude), redraw over all classes'
+                             ' (symmetric-include), flip to the next class (pair), draw by a matrix (matrix), take'
+                             ' the labels of another column (column), or none')
+    rate: float = key(0.0, 'share of the training labels to corrupt; of a matrix or a column it is their own')
+    matrix: list[list[float]] | None = key(
+        None, 'for kind matrix: in row c, the probability of each class for an image of class c')
+    column: str | None = key(
+        None, 'for kind column: column of the training split with the labels to train on; validation and test keep'
+              ' data.label_column')
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.rate <= 1.0, f'noise.rate must lie in [0, 1], got {self.rate}')
+        for name in ('matrix', 'column'):
+            given = getattr(self, name) is not None
+            require(given or self.kind != name, f'noise.kind {name} needs noise.{name}')
+            require(not given or self.kind == name,
+                    f'noise.{name} needs noise.kind {name}, got noise.kind {self.kind}')
+            require(not given or self.rate == 0, f'noise.kind {name} has a rate of its own: leave out noise.rate')

@@ -1,0 +1,1 @@
+"""From a path to batches: sources, splits, transforms, and randomness keyed by example."""
