@@ -64,8 +64,11 @@ def test_quickstart_prints_both_errors_and_the_line_to_paste(quickstart):
 def test_quickstart_leaves_a_complete_run_folder(quickstart):
     folder, _ = quickstart
     for run, heads in ((folder, 4), (folder / 'single', 1)):
-        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned'}
-        names |= {'single'} if heads == 4 else set()
+        names = {
+            'config.yaml', 'train_labels.csv', 'metrics.jsonl', 'checkpoints', 'tree.safetensors', 'pruned',
+            'summary.json',
+        }
+        names |= {'single', '.lock'} if heads == 4 else set()
         assert {path.name for path in run.iterdir()} == names
         assert {path.name for path in (run / 'pruned').iterdir()} == {'config.json', 'model.safetensors'}
         config = yaml.safe_load((run / 'config.yaml').read_text())
@@ -178,7 +181,7 @@ def test_second_run_into_one_folder_is_refused(recipe, tmp_path, capsys):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'config.yaml').write_text('seed: 1\n')
     assert main(['--config=quickstart', f'--output={tmp_path / "run"}']) == 2
-    assert 'already holds a run' in capsys.readouterr().err
+    assert 'holds a run of another recipe; it was -> you asked: seed 1 -> 0; ' in capsys.readouterr().err
     assert (tmp_path / 'run' / 'config.yaml').read_text() == 'seed: 1\n'
 
 

@@ -14,9 +14,10 @@ from torch.utils.data import TensorDataset
 from timm_collab.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
 from timm_collab.train.data.images import CachedImages, evaluation_loader, keyed_randomness, training_loader
+from timm_collab.train.meter import ExplodedLossError
 from timm_collab.train.prepare import make_accelerator
 from timm_collab.train.run import train
-from timm_collab.train.trainer import Loaders, NonFiniteLossError, Trainer
+from timm_collab.train.trainer import Listener, Loaders, Trainer
 
 SIZE = 16
 
@@ -35,7 +36,7 @@ def make_model(heads: int) -> nn.Module:
 def make_trainer(config, model, data, on_epoch=lambda row: None) -> Trainer:
     train_loader, sampler = training_loader(CachedImages(*data), config.batch_size, 0, config.seed)
     val = evaluation_loader(TensorDataset(data[0][:20], data[1][:20]), 8, 0)
-    return Trainer(config, model, Loaders(train_loader, sampler, val, None), Accelerator(cpu=True), on_epoch)
+    return Trainer(config, model, Loaders(train_loader, sampler, val, None), Accelerator(cpu=True), Listener(on_epoch))
 
 
 def test_one_head_trains_like_the_plain_network(recipe, data):
@@ -65,8 +66,7 @@ def test_rows_hold_what_happened(recipe, data):
     result = trainer.fit()
     assert [row['epoch'] for row in rows] == [0, 1, 2, 3]
     assert trainer.num_updates == 4 * 3
-    assert rows[-1] is result['last'] and model.kept_head == rows[-1]['kept_head']
-    assert result['best']['val']['top1_kept'] == max(row['val']['top1_kept'] for row in rows)
+    assert rows == result and model.kept_head == rows[-1]['kept_head']
     # Warm-up in the first epoch, then a cosine down.
     lrs = [row['lr'] for row in rows]
     assert lrs[0] == 0.001 and lrs[1] > lrs[2] > lrs[3] > 0
@@ -94,7 +94,7 @@ def test_nan_names_epoch_and_step(recipe, data):
     # The batch that comes second in the first epoch.
     images = images.clone()
     images[[index for _, index in sampler][20]] = float('nan')
-    with pytest.raises(NonFiniteLossError, match=r'the loss is nan at epoch 0, step 1 \(both from 0\): lower optim.lr'):
+    with pytest.raises(ExplodedLossError, match=r'the loss is nan at epoch 0, step 1 \(both from 0\): lower optim.lr'):
         make_trainer(config, make_model(heads=2), (images, target_N)).fit()
 
 
@@ -104,8 +104,8 @@ def test_mixed_precision_trains_and_prunes_in_float32(recipe, data, precision):
     config = recipe('--batch_size=16')
     train_loader, sampler = training_loader(CachedImages(*data), 16, 0, 0)
     loaders = Loaders(train_loader, sampler, evaluation_loader(CachedImages(*data), 8, 0), None)
-    trainer = Trainer(config, model, loaders, Accelerator(cpu=True, mixed_precision=precision), lambda row: None)
-    row = trainer.fit()['last']
+    trainer = Trainer(config, model, loaders, Accelerator(cpu=True, mixed_precision=precision))
+    row = trainer.fit()[-1]
     assert torch.isfinite(torch.tensor(row['train_loss']))
     released = trainer.release().eval()
     assert released is model and released(data[0][:2]).dtype == torch.float32
@@ -135,7 +135,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(recipe):
         config = recipe('--batch_size=16', f'--grad_accum_steps={steps}', '--optim.clip_grad=1.0')
         trainer = make_trainer(config, model, data)
         assert trainer.updates_per_epoch == 3
-        row = trainer.fit()['last']
+        row = trainer.fit()[-1]
         states.append((model.state_dict(), row['train_loss']))
     (whole, loss), (parts, loss_of_parts) = states
     assert loss_of_parts == pytest.approx(loss, rel=1e-6)  # logged in float32
@@ -154,8 +154,8 @@ def test_clipping_limits_what_it_says(recipe, data, mode, limit):
         found.update({name: param.grad.clone() for name, param in model.named_parameters()})
         before.update({name: param.detach().clone() for name, param in model.named_parameters()})
 
-    trainer.optimizer.optimizer.register_step_pre_hook(look)
-    trainer._train_epoch(0)
+    trainer.updater.optimizer.optimizer.register_step_pre_hook(look)
+    trainer._train_epoch()
     if mode == 'norm':
         norm = torch.stack([grad.norm() for grad in found.values()]).norm().item()
         assert norm == pytest.approx(limit, rel=1e-4)
@@ -182,11 +182,11 @@ def test_lower_layers_learn_slower_with_layer_decay(recipe, data):
     config = recipe('--optim.layer_decay=0.5', '--optim.name=adamw', '--optim.kwargs={betas: [0.9, 0.95]}')
     model = make_model(heads=2)
     trainer = make_trainer(config, model, data)
-    scale = {id(p): group['lr_scale'] for group in trainer.optimizer.param_groups for p in group['params']}
+    scale = {id(p): group['lr_scale'] for group in trainer.updater.optimizer.param_groups for p in group['params']}
     named = dict(model.named_parameters())
     first, last = named['nodes.trunk.conv1.0.weight'], named['nodes.branch_1.fc.weight']
     assert scale[id(first)] < scale[id(last)] == 1.0
-    assert all(tuple(group['betas']) == (0.9, 0.95) for group in trainer.optimizer.param_groups)
+    assert all(tuple(group['betas']) == (0.9, 0.95) for group in trainer.updater.optimizer.param_groups)
 
 
 def test_a_run_in_channels_last_is_saved_as_any(recipe, tmp_path):
@@ -204,20 +204,20 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(recipe, data, war
     weights = {}
 
     def follow(*_):
-        decay = trainer.ema.get_decay(trainer.num_updates + 1)
+        decay = trainer.updater.ema.get_decay(trainer.num_updates + 1)
         assert warmup or decay == (0.6 if trainer.num_updates else 0.0)  # timm starts the average at the first step
         for name, tensor in model.state_dict().items():
             weights[name] = tensor.clone()
             average[name] = average[name].lerp(tensor, 1 - decay) if tensor.is_floating_point() else tensor.clone()
 
-    trainer.optimizer.optimizer.register_step_post_hook(follow)
+    trainer.updater.optimizer.optimizer.register_step_post_hook(follow)
     result = trainer.fit()
     final = trainer.release().state_dict()
     for name, tensor in average.items():
         torch.testing.assert_close(final[name], tensor, rtol=1e-5, atol=1e-6)
     assert not equal(weights, final)
     assert rows[-1]['val'] == trainer.score(trainer.val_loader).row(model.kept_head)
-    assert rows[-1]['kept_head'] == model.kept_head == result['last']['kept_head']
+    assert rows[-1]['kept_head'] == model.kept_head == result[-1]['kept_head']
     assert rows[-1]['val_without_ema']['loss_heads'] != rows[-1]['val']['loss_heads']
 
 
@@ -234,8 +234,9 @@ def test_without_an_average_nothing_is_said_of_it(recipe, data):
 def batches_of(trainer: Trainer, monkeypatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """What the task is given, batch by batch."""
     seen = []
-    forward = trainer.task.forward
-    monkeypatch.setattr(trainer.task, 'forward', lambda x, y: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
+    task = trainer.updater.task
+    forward = task.forward
+    monkeypatch.setattr(task, 'forward', lambda x, y: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
     trainer.fit()
     return seen
 
@@ -268,10 +269,10 @@ def test_batches_are_mixed_as_timm_mixes_them(recipe, data, monkeypatch, mode):
 
 def test_smoothing_of_mixed_labels_is_not_doubled(recipe, data):
     config = recipe('--batch_size=16', '--augment.mixup=0.8', '--objective.smoothing=0.1')
-    assert make_trainer(config, make_model(heads=2), data).task.criterion.criterion.label_smoothing == 0.0
+    assert make_trainer(config, make_model(heads=2), data).updater.task.criterion.criterion.label_smoothing == 0.0
     config = recipe('--batch_size=16', '--objective.smoothing=0.1')
     trainer = make_trainer(config, make_model(heads=2), data)
-    assert trainer.task.criterion.criterion.label_smoothing == 0.1 and trainer.mixup is None
+    assert trainer.updater.task.criterion.criterion.label_smoothing == 0.1 and trainer.updater.mixup is None
 
 
 def test_an_odd_batch_cannot_be_mixed(recipe):
@@ -288,9 +289,9 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
     rows = []
     trainer = make_trainer(config, make_model(heads=2), data, rows.append)
     betas = []
-    forward = trainer.task.forward
-    monkeypatch.setattr(trainer.task, 'forward', lambda x, y: (betas.append(trainer.task.criterion.beta),
-                                                               forward(x, y))[1])
+    task = trainer.updater.task
+    forward = task.forward
+    monkeypatch.setattr(task, 'forward', lambda x, y: (betas.append(task.criterion.beta), forward(x, y))[1])
     trainer.fit()
     assert betas[0] == pytest.approx(1.0, abs=0.01) and betas == sorted(betas, reverse=True)
     assert betas[3] == pytest.approx(1 - 0.8 * halfway)
@@ -300,5 +301,5 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
 def test_heads_may_learn_from_each_other_one_by_one(recipe, data):
     config = recipe('--batch_size=16', '--objective.kind=mutual', '--objective.temperature=1')
     trainer = make_trainer(config, make_model(heads=3), data)
-    assert type(trainer.task.criterion) is MutualLearningLoss
-    assert len(trainer.fit()['last']['train_soft_heads']) == 3
+    assert type(trainer.updater.task.criterion) is MutualLearningLoss
+    assert len(trainer.fit()[-1]['train_soft_heads']) == 3

@@ -15,13 +15,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process when None.
 
     Returns:
-        Exit status: 0, or 2 for a mistake in the recipe or the data, which one line on stderr explains.
+        Exit status: 0; 2 for a mistake in the recipe or the data, which one line on stderr explains; 75 when a signal
+        stopped the run after it was saved, 130 when that was Ctrl-C.
     """
     try:
         config = parse_config(sys.argv[1:] if argv is None else argv)
         # Imported late: a misspelt key is refused before anything heavy is loaded.
         from .run import train
-        train(config)
+        from .stopping import StoppedError
+        try:
+            train(config)
+        except StoppedError as error:
+            return error.exit_status
     except TrainError as error:
         print(f'error: {_one_line(error)}', file=sys.stderr)
         return 2

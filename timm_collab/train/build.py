@@ -120,7 +120,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         TrainError: There is none, or it doesn't take the arguments.
     """
     known = timm.optim.list_optimizers()
-    require(config.name.lower() in known,
+    require(config.name.lower().removeprefix('lookahead_') in known,
             f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
     try:
         return timm.optim.create_optimizer_v2(

@@ -75,6 +75,7 @@ def export_head(
     # safetensors makes a file that only its owner can read; a model folder is there to be shared.
     shutil.copymode(partial / 'config.json', partial / 'model.safetensors')
     _check_reload(model, pruned, partial, images)
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before its end
     os.replace(partial, folder)
     modules = 'timm' if _is_timm_own(architecture) else 'timm, timm_collab'
     return f"import {modules}; model = timm.create_model('local-dir:{folder.as_posix()}', pretrained=True)"

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelerate import Accelerator
+
 from .config import ModelConfig, TrainConfig
 from .data.splits import Splits
 
@@ -59,3 +61,10 @@ def final_lines(summary: dict[str, Any]) -> list[str]:
         'The kept head is saved as a plain timm model, its logits checked bit for bit. To use it:',
         summary.get('load', ''),
     ]
+
+
+def say(accelerator: Accelerator, *lines: str) -> None:
+    """Print lines, once for all processes."""
+    if accelerator.is_main_process:
+        for line in lines:
+            print(line, flush=True)

@@ -1,112 +1,204 @@
-"""A run from recipe to summary: prepare, train, keep the best head, save it, compare."""
+"""A run from recipe to summary: prepare, train or go on, keep the best head, save it, compare."""
 from __future__ import annotations
 
 import dataclasses
-import time
-from importlib import metadata
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from torch import Tensor
 
-from ..noise import confusion
 from .build import model_args
+from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import evaluation_loader, training_loader
-from .evaluate import Scores
+from .errors import require
 from .export import export_head
+from .meter import ExplodedLossError
 from .prepare import Prepared, make_accelerator, prepare
-from .report import data_line, epoch_line, final_lines, model_lines, network_name
-from .run_folder import SINGLE, RunFolder, check_folder, choose_folder
-from .trainer import Loaders, Trainer
+from .processes import on_main, on_main_only, share_tensors
+from .report import data_line, epoch_line, final_lines, model_lines, say
+from .run_folder import BATCH, SINGLE, RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
+from .stopping import StoppedError, StopRequest
+from .summary import run_summary, versions
+from .trainer import Listener, Loaders, Trainer
 
-RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
-PACKAGES = ('torch', 'timm', 'accelerate', 'datasets', 'numpy')
 COMPARED_IMAGES = 32
-CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
+T = TypeVar('T')
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Run a recipe, on every process of the launch.
+    """Run a recipe, on every process of the launch, or what is left of it where `output` holds a part of the run.
 
     Returns:
         The summary that `summary.json` holds.
 
     Raises:
-        TrainError: The recipe or its data can't be trained. Nothing has been trained or written by then, except where
-            it is a `NonFiniteLossError`, or an image outside the cache that can't be decoded.
+        TrainError: The recipe or its data can't be trained, or `output` can't be used. Nothing has been trained or
+            written by then, except where it is an `ExplodedLossError`, a `CheckpointError`, or an image outside the
+            cache that can't be decoded: then the checkpoints remain.
+        StoppedError: A signal asked the run to stop. It was saved; the same command goes on.
         ExportError: The saved model doesn't give the logits of the head that it was saved from.
     """
     accelerator = make_accelerator(config)
-    folder = Path(broadcast_object_list([str(choose_folder(config))])[0])
-    check_folder(folder)
+    folder = Path(on_main(accelerator, lambda: str(choose_folder(config))))
     runs = [(config, folder)]
     if config.compare_single and config.model.num_heads > 1:
         single = dataclasses.replace(config, model=config.model.single(), compare_single=False)
         runs.append((single, folder / SINGLE))
+    states = on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
+    if all(state is RunState.FINISHED for state in states):
+        say(accelerator, f"the run in '{folder}' is finished")
+        summary: dict[str, Any] = on_main(accelerator, lambda: read_summary(folder) or {})
+        say(accelerator, *final_lines(summary))
+        return summary
     prepared, models = prepare([each for each, _ in runs], accelerator)
-    _say(accelerator, data_line(config, prepared.splits))
+    say(accelerator, data_line(config, prepared.splits))
 
-    summaries = [
-        _train_one(each, model, prepared, path, accelerator)
-        for (each, path), model in zip(runs, models, strict=True)
-    ]
-    summary = summaries[0]
-    if len(summaries) > 1:
-        summary['single'] = summaries[1]
-        if accelerator.is_main_process:
-            RunFolder.write_summary(folder, summary)
-    _say(accelerator, *final_lines(summary))
+    with on_main_only(accelerator, RunLock(folder)), StopRequest() as stop:
+        summaries = [
+            ModelRun(each, path, accelerator).train(model, prepared, stop)
+            for (each, path), model in zip(runs, models, strict=True)
+        ]
+        summary = summaries[0]
+        if len(summaries) > 1:
+            summary['single'] = summaries[1]
+            on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
+    say(accelerator, *final_lines(summary))
     return summary
 
 
-def _train_one(
-        config: TrainConfig,
-        model: nn.Module,
-        prepared: Prepared,
-        path: Path,
-        accelerator: Accelerator,
-) -> dict[str, Any]:
-    run = RunFolder(path, config) if accelerator.is_main_process else None
-    if run is not None:
-        run.write_labels(prepared.splits)
-    _say(accelerator, *model_lines(config, model))
+class ModelRun:
+    """One model through its run, and the folder that holds it.
 
-    def on_epoch(row: dict[str, Any]) -> None:
-        if run is not None:
-            run.log(row)
-        _say(accelerator, epoch_line(row, config.epochs))
+    The folder belongs to the main process; what goes wrong there is raised everywhere.
 
-    set_seed(config.seed, device_specific=True)
-    trainer = Trainer(config, model, _loaders(config, prepared), accelerator, on_epoch)
-    start = time.perf_counter()
-    rows = trainer.fit()
-    seconds = time.perf_counter() - start
-    test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
-    trainer.release()
+    Args:
+        config: The recipe.
+        path: The run's folder.
+        accelerator: The processes.
 
-    summary = _summary(config, model, prepared, rows, test)
-    summary['num_processes'] = accelerator.num_processes
-    summary['device'] = str(accelerator.device)
-    summary['train_seconds'] = seconds
-    if run is not None:
-        fixed = prepared.val if prepared.test is None else prepared.test
-        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))])  # type: ignore
-        summary['load'] = export_head(
+    Raises:
+        TrainError: The folder can't be used.
+    """
+
+    def __init__(self, config: TrainConfig, path: Path, accelerator: Accelerator) -> None:
+        self.config = config
+        self.path = path
+        self.accelerator = accelerator
+        self.folder: RunFolder | None = None
+        self.state = on_main(accelerator, self._open)
+
+    def train(self, model: nn.Module, prepared: Prepared, stop: StopRequest) -> dict[str, Any]:
+        """Train the model, or what is left to train, and save its best head; see `train`."""
+        if self.state is RunState.FINISHED:
+            summary: dict[str, Any] = self._on_folder(lambda folder: read_summary(folder.path) or {})
+            return summary
+        accelerator, config = self.accelerator, self.config
+        self._on_folder(lambda folder: folder.write_labels(prepared.splits))
+        say(accelerator, *model_lines(config, model))
+
+        origin = {'data': prepared.splits.fingerprint, 'processes': accelerator.num_processes, 'versions': versions()}
+        listener = Listener(
+            on_epoch=self._log,
+            on_checkpoint=lambda state, update, score: self._save({**state, 'origin': origin}, update, score),
+        )
+        trainer = Trainer(config, model, _loaders(config, prepared), accelerator, listener, stop)
+        if self.state is RunState.UNFINISHED:
+            self._resume(trainer, origin)
+        try:
+            rows = trainer.fit()
+        except ExplodedLossError as error:
+            raise self._explained(error, trainer, prepared) from None
+        except StoppedError:
+            again = 'the same command' if config.output else f'the same command with --output {self.path}'
+            say(accelerator, f'stopped and saved after {trainer.num_updates} updates; {again} goes on')
+            raise
+        test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
+        trainer.release()
+
+        summary = run_summary(config, model, prepared, rows, test)
+        summary['num_processes'] = accelerator.num_processes
+        summary['device'] = str(accelerator.device)
+        summary['train_seconds'] = trainer.seconds
+        summary['load'] = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
+        return summary
+
+    def _open(self) -> RunState:
+        self.folder = RunFolder(self.path, self.config)
+        return self.folder.state
+
+    def _on_folder(self, work: Callable[[RunFolder], T]) -> T:
+        return on_main(self.accelerator, lambda: work(self.folder))  # type: ignore[arg-type]
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self._on_folder(lambda folder: folder.log(row))
+        say(self.accelerator, epoch_line(row, self.config.epochs))
+
+    def _save(self, state: dict[str, Any], update: int, score: float | None) -> None:
+        self._on_folder(lambda folder: str(folder.checkpoints.save(state, update, score)))
+
+    def _resume(self, trainer: Trainer, origin: dict[str, Any]) -> None:
+        """Put the trainer where the newest intact checkpoint left off; without one it begins at the beginning."""
+        tensors: dict[str, Tensor] = {}
+
+        def read(folder: RunFolder) -> Any:
+            found = folder.checkpoints.newest()
+            if found is None:
+                folder.write_log([])
+                print(f"'{folder.path}' holds no checkpoint yet: beginning at the beginning", flush=True)
+                return None
+            for path, reason in found.set_aside:
+                print(f"warning: {reason}; it was renamed to '{path.name}'", file=sys.stderr, flush=True)
+            was = found.plain['origin']
+            require(was['data'] == origin['data'], f"the training data of '{folder.path}' has changed since: labels or"
+                                                   ' splits are others, bring them back or choose another output')
+            for name in ('processes', 'versions'):
+                if was[name] != origin[name]:
+                    print(f'warning: {name} changed from {was[name]} to {origin[name]}: the run goes on, but not bit'
+                          ' for bit as it would have', file=sys.stderr, flush=True)
+            folder.write_log(found.plain['progress']['rows'])
+            tensors.update(found.tensors)
+            return found.plain
+
+        plain = self._on_folder(read)
+        if plain is not None:
+            trainer.load_state_dict(unpack(plain, share_tensors(self.accelerator, tensors)))
+            say(self.accelerator, f'going on after {trainer.num_updates} updates, in epoch'
+                                  f' {min(trainer.epoch + 1, self.config.epochs)}/{self.config.epochs}')
+
+    def _explained(self, error: ExplodedLossError, trainer: Trainer, prepared: Prepared) -> ExplodedLossError:
+        """The error with the batch it happened at, which is written to a file as well."""
+        split = prepared.splits.train
+        rows = [int(split.row_N[index]) for index in trainer.batch_indices(error.epoch, error.step)]
+        batch = {'epoch': error.epoch, 'step': error.step, 'split': split.name, 'rows': rows}
+        self._on_folder(lambda folder: folder.write_batch({**batch, 'error': str(error)}))
+        few = ', '.join(map(str, rows[:8])) + ', ...' * (len(rows) > 8)
+        last = self._on_folder(lambda folder: folder.checkpoints.last_name())
+        return ExplodedLossError(
+            f"{error}. The batch: rows {few} of split '{split.name}', all in '{self.path / BATCH}'. "
+            + (f"The last checkpoint is '{last}'" if last else 'There is no checkpoint yet'), error.epoch, error.step)
+
+    def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: dict[str, Any]) -> str:
+        """Save the kept head and the whole tree, and at last the summary; returns the line that loads the head."""
+        folder.write_tree(model)
+        fixed: Any = prepared.val if prepared.test is None else prepared.test
+        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))])
+        load = export_head(
             model,
-            run.pruned,
+            folder.pruned,
             images,
             prepared.preprocessing.data_config,
-            model_args(config.model, config.data),
+            model_args(self.config.model, self.config.data),
             prepared.splits.label_names,
-            from_scratch=not config.model.pretrained,
+            from_scratch=not self.config.model.pretrained,
         )
-        run.write_summary(run.path, summary)
-    accelerator.wait_for_everyone()
-    return summary
+        folder.write_summary({**summary, 'load': load})
+        return load
 
 
 def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
@@ -118,65 +210,3 @@ def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
         test=None if prepared.test is None
         else evaluation_loader(prepared.test, config.batch_size, config.data.workers),
     )
-
-
-def _summary(
-        config: TrainConfig,
-        model: Any,
-        prepared: Prepared,
-        rows: dict[str, Any],
-        test: Scores | None,
-) -> dict[str, Any]:
-    splits = prepared.splits
-    kept_head = model.kept_head
-    val_row = rows['last']['val']
-    measured = val_row if test is None else test.row(kept_head)
-    return {
-        'network': network_name(config.model),
-        'model': config.model.name,
-        'tree': str(model.tree),
-        'num_heads': model.num_heads,
-        'kept_head': kept_head,
-        'kept_head_rule': RULE,
-        'error_on': splits.val_origin if test is None else f"split '{splits.test.name}'",  # type: ignore[union-attr]
-        'error_kept': _error(measured['top1_kept']),
-        'error_consensus': _error(measured['top1_consensus']),
-        'error_heads': [_error(top1) for top1 in measured['top1_heads']],
-        'test': None if test is None else measured,
-        'val': val_row,
-        'best_epoch': {'epoch': rows['best']['epoch'], 'val': rows['best']['val']},
-        'parameters': {
-            'trained': sum(parameter.numel() for parameter in model.parameters()),
-            'kept': sum(parameter.numel() for parameter in model.prune().parameters()),
-        },
-        'data': {
-            'path': config.data.path,
-            'num_classes': splits.num_classes,
-            'train': len(splits.train),
-            'val': len(splits.val),
-            'val_origin': splits.val_origin,
-            'test': None if splits.test is None else len(splits.test),
-        },
-        'noise': {
-            'kind': config.noise.kind,
-            'rate': config.noise.rate,
-            'column': config.noise.column,
-            'realised_rate': splits.noise_rate,
-            'confusion': confusion(splits.clean_N, splits.train.labels_N, splits.num_classes).tolist()
-            if splits.num_classes <= CONFUSION_CLASSES else None,
-        },
-        'seed': config.seed,
-        'epochs': config.epochs,
-        'versions': {name: metadata.version(name) for name in PACKAGES},
-    }
-
-
-def _error(top1: float) -> float:
-    """Percent wrong from percent right, without the dust of the subtraction."""
-    return round(100.0 - top1, 6)
-
-
-def _say(accelerator: Accelerator, *lines: str) -> None:
-    if accelerator.is_main_process:
-        for line in lines:
-            print(line, flush=True)

@@ -1,6 +1,7 @@
-"""The folder of a run, never written over another run.
+"""The folder of a run: new, unfinished or finished, and never that of another recipe.
 
-It holds `config.yaml`, `metrics.jsonl`, `summary.json`, `pruned/` and, of labels with noise, `train_labels.csv`.
+It holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `summary.json`, `tree.safetensors`, `pruned/` and, of labels
+with noise, `train_labels.csv`.
 """
 from __future__ import annotations
 
@@ -8,18 +9,35 @@ import csv
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import nn
 
+from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .data.splits import Splits
 from .errors import TrainError, require
+from .recipe_diff import differences
 
 CONFIG, METRICS, SUMMARY, PRUNED, SINGLE = 'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'
-LABELS = 'train_labels.csv'
+LABELS, CHECKPOINTS, TREE = 'train_labels.csv', 'checkpoints', 'tree.safetensors'
+BATCH, LOCK = 'exploded_batch.json', '.lock'
+LOCK_SECONDS = 10
+"""How long to wait for a folder: the workers of a killed process hold its lock for some seconds more."""
+
+
+class RunState(Enum):
+    """How far the run of a folder has come."""
+
+    NEW = 'new'
+    UNFINISHED = 'unfinished'
+    FINISHED = 'finished'
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -34,42 +52,93 @@ def choose_folder(config: TrainConfig) -> Path:
     return folder
 
 
-def check_folder(folder: Path) -> None:
-    """See whether a run can be written to a folder, without creating anything.
+def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
+    """See what a folder holds and whether this recipe may write there, without creating anything.
 
     Raises:
-        TrainError: It holds a run already, or it can't be created or written to.
+        TrainError: It holds the run of another recipe, or one that isn't to be resumed, or something that isn't a run;
+            it can't be created or written to.
     """
-    for name in (CONFIG, METRICS, SUMMARY, PRUNED, SINGLE, LABELS):
-        require(not (folder / name).exists(), f"output '{folder}' already holds a run ({name}): choose another folder")
     ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
     require(os.access(ancestor, os.W_OK | os.X_OK), f"output '{folder}' can't be written: no permission to write to"
                                                     f" '{ancestor}'")
+    if not (folder / CONFIG).exists():
+        for name in (METRICS, SUMMARY, PRUNED, SINGLE, LABELS, CHECKPOINTS, TREE):
+            require(not (folder / name).exists(), f"output '{folder}' holds a part of a run ({name}) without its recipe"
+                                                  f' ({CONFIG}): put that back to resume, or choose another folder')
+        return RunState.NEW
+    require(config.resume, f"output '{folder}' already holds a run ({CONFIG}) and resume is false: choose another"
+                           ' folder')
+    try:
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8'))
+        require(isinstance(saved, dict), 'it holds no keys')
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = ' '.join(str(error).split())
+        raise TrainError(f"'{folder / CONFIG}' can't be read ({reason}): bring it back from a copy, or choose another"
+                         ' output') from error
+    if changed := differences(saved, config):
+        raise TrainError(f"output '{folder}' holds a run of another recipe; it was -> you asked: {'; '.join(changed)}."
+                         ' Ask for what it was to resume, or choose another output')
+    return RunState.UNFINISHED if read_summary(folder) is None else RunState.FINISHED
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None where there is none, or a damaged one."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) else None
+
+
+class RunLock:
+    """While open, no other process trains in the folder; it is freed by the system however the process ends.
+
+    Args:
+        folder: The run's folder, created if need be.
+
+    Raises:
+        TrainError: Another process holds it, or it can't be created.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
+
+    def __enter__(self) -> RunLock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except Timeout:
+            raise TrainError(f"output '{self.folder}' is in use by another process: wait until it ends, or choose"
+                             ' another folder') from None
+        except OSError as error:
+            raise TrainError(f"output '{self.folder}' can't be written: {error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class RunFolder:
-    """A run's folder, claimed by this run.
+    """The folder of one run, for the process that holds its lock.
 
     Args:
-        path: The folder; it and its parents are created.
-        config: What is about to run; saved as a recipe that runs it again.
+        path: The folder; created with its parents.
+        config: What runs in it; saved as a recipe that runs it again.
 
     Raises:
-        TrainError: Another run holds the folder, or it can't be written to.
+        TrainError: As `inspect_folder`.
     """
 
     def __init__(self, path: Path, config: TrainConfig) -> None:
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            # Exclusive creation: of two runs that start at once in one folder, the second is refused.
-            with open(path / CONFIG, 'x', encoding='utf-8') as file:
-                yaml.safe_dump(config.to_dict(), file, sort_keys=False)
-        except FileExistsError:
-            raise TrainError(f"output '{path}' already holds a run ({CONFIG}): choose another folder") from None
-        except OSError as error:
-            raise TrainError(f"output '{path}' can't be written: {error}") from error
+        self.checkpoints = Checkpoints(path / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best)
+        self.state = inspect_folder(path, config)
+        if self.state is RunState.NEW:
+            self._write(CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        self.checkpoints.clear_partial()
 
     @property
     def pruned(self) -> Path:
@@ -77,9 +146,21 @@ class RunFolder:
         return self.path / PRUNED
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`."""
-        with open(self.path / METRICS, 'a', encoding='utf-8') as file:
-            file.write(json.dumps(row) + '\n')
+        """Append a line to `metrics.jsonl`.
+
+        Raises:
+            TrainError: The disk is full, say.
+        """
+        try:
+            with open(self.path / METRICS, 'a', encoding='utf-8') as file:
+                file.write(json.dumps(row) + '\n')
+        except OSError as error:
+            raise TrainError(f"'{self.path / METRICS}' can't be written ({error}): make room, then run the same command"
+                             ' to go on') from error
+
+    def write_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write `metrics.jsonl` anew with the rows of a checkpoint, whatever became of it since."""
+        self._write(METRICS, ''.join(json.dumps(row) + '\n' for row in rows))
 
     def write_labels(self, splits: Splits) -> None:
         """Write what was trained on, where noise changed labels: row in the training split, clean and noisy label."""
@@ -91,9 +172,28 @@ class RunFolder:
             writer.writerow(('row', 'clean', 'noisy'))
             writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
 
-    @staticmethod
-    def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json` of a run's folder, whole or not at all."""
-        partial = folder / f'.{SUMMARY}.partial'
-        partial.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
-        os.replace(partial, folder / SUMMARY)
+    def write_batch(self, batch: Mapping[str, Any]) -> None:
+        """Write which batch made the loss explode."""
+        self._write(BATCH, json.dumps(batch, indent=2) + '\n')
+
+    def write_tree(self, model: nn.Module) -> None:
+        """Write the weights of the whole tree, from which any head can be pruned later."""
+        partial = self.path / f'.{TREE}.partial'
+        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, partial, metadata={'kept_head': str(model.kept_head)})
+        os.chmod(partial, (self.path / CONFIG).stat().st_mode)  # safetensors lets nobody but the owner read it
+        os.replace(partial, self.path / TREE)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, the last file of a run: where it is, the run is finished."""
+        self._write(SUMMARY, json.dumps(summary, indent=2) + '\n')
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        partial = self.path / f'.{name}.partial'
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding='utf-8')
+            os.replace(partial, self.path / name)
+        except OSError as error:
+            raise TrainError(f"'{self.path / name}' can't be written: {error}") from error

@@ -1,37 +1,32 @@
-"""The loop: one model through its epochs, on Accelerate.
+"""The loop: one model through its epochs, on Accelerate, from wherever it was left.
 
-Shapes: H heads, B batch.
+A run that was stopped goes on exactly as if it hadn't been: what an update draws depends on where it is, not on what
+came before, and everything else is in `Trainer.state_dict`.
 """
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
-from torch import Tensor
+from timm.utils import distribute_bn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
 from .config import TrainConfig
-from .data.images import EpochSampler, keyed_randomness
-from .errors import TrainError
+from .data.images import EpochSampler
 from .evaluate import Scores, evaluate
+from .meter import LossMeter
+from .stopping import StoppedError, StopRequest
+from .updater import Updater
 
 CHECK_EVERY = 20
 """Updates between two looks at the loss: each look waits for the device, and shows in the progress bar."""
-
-
-class NonFiniteLossError(TrainError):
-    """The loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,17 @@ class Loaders:
 
 
 @dataclass(frozen=True)
-class EpochStats:
-    """What an epoch of training leaves to log; losses are means over its updates and over all processes."""
+class Listener:
+    """What a trainer tells while it trains, on every process.
 
-    loss: float
-    hard_H: list[float]
-    soft_H: list[float]
-    lr: float
-    images_per_second: float
+    Args:
+        on_epoch: Given the row of each epoch, for logs and the screen.
+        on_checkpoint: Given what `Trainer.load_state_dict` takes, the number of updates so far, and the validation
+            accuracy of the kept head in percent, None in the middle of an epoch.
+    """
+
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    on_checkpoint: Callable[[dict[str, Any], int, float | None], None] = lambda state, update, score: None
 
 
 class Trainer:
@@ -63,7 +61,8 @@ class Trainer:
         model: `CollabModel`.
         loaders: Data, not prepared yet.
         accelerator: Where and how to run.
-        on_epoch: Called on every process with the row of each epoch, for logs and the screen.
+        listener: Told of epochs and checkpoints.
+        stop: Asked whether to stop.
     """
 
     def __init__(
@@ -72,174 +71,168 @@ class Trainer:
             model: nn.Module,
             loaders: Loaders,
             accelerator: Accelerator,
-            on_epoch: Callable[[dict[str, Any]], None],
+            listener: Listener | None = None,
+            stop: StopRequest | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
-        self.on_epoch = on_epoch
+        self.listener = listener or Listener()
+        self.stop = stop or StopRequest()
         self.sampler = loaders.sampler
         self.model = model
-        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        model.to(memory_format=self.memory_format)
-        if config.grad_checkpointing:
-            model.set_grad_checkpointing()  # type: ignore[operator]
-        self.ema = None
-        if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
-            self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)
-            self.ema.to(accelerator.device)
-        optimizer = build_optimizer(model, config.optim)
         self.updates_per_epoch = len(loaders.train)
-        self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, self.updates_per_epoch)
-        wrapped, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
-            model, optimizer, loaders.train, loaders.val)
+        self.updater = Updater(config, model, self.updates_per_epoch, accelerator)
+        self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
-        self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
-        self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
-        self.num_updates = 0
+        self.rows: list[dict[str, Any]] = []
+        self.epoch = 0
+        self.meter = self._new_meter()
+        self.seconds = 0.0
+        self.lr = self.updater.lr
+        self._started = time.perf_counter()
 
-    def fit(self) -> dict[str, Any]:
-        """Train for all epochs; afterwards the model keeps the best head of the last epoch's validation.
+    @property
+    def step(self) -> int:
+        """Updates made in this epoch."""
+        return self.meter.checked + len(self.meter.unchecked)
 
-        With a running average of the weights, it is that which is validated, and the model ends with it.
+    @property
+    def num_updates(self) -> int:
+        """Updates made in all."""
+        return self.epoch * self.updates_per_epoch + self.step
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train to the last epoch; afterwards the model keeps the best head of the last epoch's validation.
+
+        With a running average of the weights it is that which is validated, and which `judged` is.
 
         Returns:
-            The rows of the last epoch and of the epoch with the best kept head.
+            A row for each epoch, those before a resume included.
 
         Raises:
-            NonFiniteLossError: The loss became NaN or infinite.
+            ExplodedLossError: The loss became NaN, infinite or larger than `max_loss`.
+            StoppedError: The run was told to stop, and has told its listener the state to go on from.
         """
-        best: dict[str, Any] | None = None
-        row: dict[str, Any] = {}
-        for epoch in range(self.config.epochs):
-            stats = self._train_epoch(epoch)
-            online = self.score(self.val_loader)
-            scores = online if self.ema is None else self.score(self.val_loader, self.ema.module)
-            self.model.kept_head = scores.best_head  # type: ignore[assignment]
-            row = {
-                'epoch': epoch,
-                'lr': stats.lr,
-                'beta': self.task.criterion.beta,
-                'train_loss': stats.loss,
-                'train_hard_heads': stats.hard_H,
-                'train_soft_heads': stats.soft_H,
-                'images_per_second': stats.images_per_second,
-                'kept_head': scores.best_head,
-                'val': scores.row(scores.best_head),
-            }
-            if self.ema is not None:
-                row['val_without_ema'] = online.row(online.best_head)
-            if best is None or row['val']['top1_kept'] > best['val']['top1_kept']:
-                best = row
-            self.on_epoch(row)
-        if self.ema is not None:
-            self.model.load_state_dict(self.ema.module.state_dict())
-        return {'last': row, 'best': best}
+        self._started = time.perf_counter() - self.seconds
+        saving = self.config.checkpoint
+        while self.epoch < self.config.epochs:
+            stopping, images_per_second = self._train_epoch()
+            self.rows.append(self._validated(images_per_second))
+            self.epoch += 1
+            self.meter = self._new_meter()
+            self.listener.on_epoch(self.rows[-1])
+            finished = self.epoch == self.config.epochs
+            if self.epoch % saving.every_epochs == 0 or finished or stopping:
+                self._save(self.rows[-1]['val']['top1_kept'])
+            if stopping and not finished:
+                raise StoppedError(self.stop.signal_number)
+        self.model.kept_head = self.rows[-1]['kept_head']
+        self.seconds = time.perf_counter() - self._started
+        return self.rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on; every process has to ask for it."""
+        progress = {
+            'epoch': self.epoch,
+            'meter': self.meter.state_dict(),
+            'rows': self.rows,
+            'seconds': time.perf_counter() - self._started,
+            'lr': self.lr,
+        }
+        # Between epochs the processes' statistics are averaged.
+        apart = self.accelerator.num_processes > 1 and self.step > 0
+        return {'progress': progress, **self.updater.state_dict(apart)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another trainer of the same recipe and number of processes took this state."""
+        progress = state['progress']
+        self.epoch, self.rows = progress['epoch'], progress['rows']
+        self.seconds, self.lr = progress['seconds'], progress['lr']
+        self.meter = self._new_meter()
+        self.meter.load_state_dict(progress['meter'])
+        self.updater.load_state_dict(state)
+
+    def batch_indices(self, epoch: int, step: int) -> list[int]:
+        """Which examples of the training data an update learns from, over all processes."""
+        self.sampler.epoch, self.sampler.skip = epoch, step * self.config.batch_size
+        return [index for _, index in islice(self.sampler, self.config.batch_size)]
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is validated, tested and kept: the running average of the weights, if there is one."""
+        ema = self.updater.ema
+        return self.model if ema is None else ema.module
 
     def score(self, loader: DataLoader, model: nn.Module | None = None) -> Scores:
-        """Evaluate the model, or another, on a prepared loader, BatchNorm statistics averaged over processes first."""
-        model = self.model if model is None else model
+        """Evaluate `judged`, or another model, on a prepared loader, BatchNorm statistics averaged over processes."""
+        model = self.judged if model is None else model
         if self.accelerator.num_processes > 1:
             distribute_bn(model, self.accelerator.num_processes, reduce=True)
         return evaluate(model, loader, self.accelerator)
 
     def release(self) -> nn.Module:
-        """The trained model on the CPU, free of what Accelerate put around it."""
-        model = self.accelerator.unwrap_model(self.task.trainable_module, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()
-        return model.cpu().to(memory_format=torch.contiguous_format)
+        """The trained model on the CPU, as it was validated, free of what Accelerate put around it."""
+        self.model.kept_head = self.rows[-1]['kept_head']
+        return self.updater.release()
 
-    def _train_epoch(self, epoch: int) -> EpochStats:
-        self.sampler.epoch = epoch
-        self.task.train()
-        lr = self.optimizer.param_groups[0]['lr']
-        meter = _LossMeter(self.accelerator, epoch)
+    def _train_epoch(self) -> tuple[bool, float]:
+        """What is left of the epoch; returns whether the run is to stop, and images per second."""
+        self.sampler.epoch = self.epoch
+        self.sampler.skip = self.step * self.config.batch_size
+        self.updater.task.train()
+        saving = self.config.checkpoint
         bar = tqdm(
             total=self.updates_per_epoch * self.config.batch_size,
-            desc=f'epoch {epoch + 1}/{self.config.epochs}',
+            initial=self.sampler.skip,
+            desc=f'epoch {self.epoch + 1}/{self.config.epochs}',
             unit='img',
             unit_scale=True,
             leave=False,
             disable=not (self.accelerator.is_main_process and sys.stderr.isatty()),
         )
-        start = time.perf_counter()
+        if self.step == 0:
+            self.lr = self.updater.lr
+        stopping = False
+        first, start = self.step, time.perf_counter()
         with bar:
-            for step, (images, target_B) in enumerate(self.train_loader):
-                meter.add(self._update(*self._mixed(images, target_B, epoch, step)))
-                if (step + 1) % CHECK_EVERY == 0:
-                    bar.set_postfix(loss=f'{meter.check():.3f}', refresh=False)
+            for images, target_B in self.train_loader:
+                self.meter.add(self.updater.update(images, target_B, self.epoch, self.step))
                 bar.update(self.config.batch_size)
-            loss = meter.check()
-        seconds = time.perf_counter() - start
-        hard_H, soft_H = meter.terms()
-        return EpochStats(loss, hard_H, soft_H, lr, self.updates_per_epoch * self.config.batch_size / seconds)
+                # Signals reach processes at different moments, so all learn of them in the same look.
+                alone = self.accelerator.num_processes == 1 and self.stop.requested
+                due = saving.every_updates is not None and self.step % saving.every_updates == 0
+                if self.step % CHECK_EVERY == 0 or self.step == self.updates_per_epoch or due or alone:
+                    stopping = self.meter.check(self.stop.requested)
+                    bar.set_postfix(loss=f'{self.meter.loss:.3f}', refresh=False)
+                    if (stopping or due) and self.step < self.updates_per_epoch:
+                        self._save()
+                        if stopping:
+                            raise StoppedError(self.stop.signal_number)
+        return stopping, (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
 
-    def _mixed(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
-        if self.mixup is None:
-            return images, target_B
-        off = self.config.augment.mixup_off_epoch
-        self.mixup.mixup_enabled = not off or epoch < off
-        with keyed_randomness(self.config.seed, epoch, 'mixup', step, self.accelerator.process_index):
-            return self.mixup(images, target_B)
+    def _validated(self, images_per_second: float) -> dict[str, Any]:
+        """The row of the epoch that was trained."""
+        online = self.score(self.val_loader, self.model)
+        scores = online if self.judged is self.model else self.score(self.val_loader)
+        self.model.kept_head = scores.best_head  # type: ignore[assignment]
+        hard_H, soft_H = self.meter.terms()
+        row = {
+            'epoch': self.epoch,
+            'lr': self.lr,
+            'beta': self.updater.task.criterion.beta,
+            'train_loss': self.meter.loss,
+            'train_hard_heads': hard_H,
+            'train_soft_heads': soft_H,
+            'images_per_second': images_per_second,
+            'kept_head': scores.best_head,
+            'val': scores.row(scores.best_head),
+        }
+        if scores is not online:
+            row['val_without_ema'] = online.row(online.best_head)
+        return row
 
-    def _update(self, images: Tensor, target: Tensor) -> Tensor:
-        """One step of the optimizer; returns loss, hard and soft terms in a row [1 + 2 H], means over the parts."""
-        self.task.criterion.beta = beta_at(self.config.objective, self.num_updates / self.updates_per_epoch)
-        steps = self.config.grad_accum_steps
-        images = images.contiguous(memory_format=self.memory_format)
-        rows = []
-        for part, (images_part, target_part) in enumerate(zip(images.chunk(steps), target.chunk(steps), strict=True)):
-            last = part == steps - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
-                result = self.task(images_part, target_part)
-                self.accelerator.backward(result['loss'] / steps)
-            rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
-        if self.config.optim.clip_grad is not None:
-            self.accelerator.unscale_gradients(self.optimizer)
-            dispatch_clip_grad(
-                self.task.get_clip_parameters(exclude_head=self.config.optim.clip_mode == 'agc'),
-                self.config.optim.clip_grad,
-                self.config.optim.clip_mode,
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.num_updates += 1
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.num_updates)
-        if self.scheduler is not None:
-            self.scheduler.step_update(self.num_updates)
-        return torch.stack(rows).mean(dim=0)
+    def _save(self, score: float | None = None) -> None:
+        self.listener.on_checkpoint(self.state_dict(), self.num_updates, score)
 
-
-class _LossMeter:
-    """Means of an epoch's losses over updates and processes, kept on the device between checks."""
-
-    def __init__(self, accelerator: Accelerator, epoch: int) -> None:
-        self.accelerator = accelerator
-        self.epoch = epoch
-        self.unchecked: list[Tensor] = []
-        self.checked = 0
-        self.sums = torch.zeros((), dtype=torch.float64)
-
-    def add(self, row: Tensor) -> None:
-        """Take in an update: its loss, and the hard and soft term of each head, [1 + 2 H]."""
-        self.unchecked.append(row)
-
-    def check(self) -> float:
-        """Mean loss of the epoch so far; all processes stop together when one of them met a loss that isn't finite."""
-        if self.unchecked:
-            rows = self.accelerator.reduce(torch.stack(self.unchecked), reduction='mean').cpu().double()
-            for step, loss in enumerate(rows[:, 0].tolist(), start=self.checked):
-                if not math.isfinite(loss):
-                    raise NonFiniteLossError(
-                        f'the loss is {loss} at epoch {self.epoch}, step {step} (both from 0): lower optim.lr, lengthen'
-                        ' sched.warmup_epochs or, with fp16, use bf16')
-            self.sums = self.sums + rows.sum(dim=0)
-            self.checked += len(rows)
-            self.unchecked.clear()
-        return self.sums[0].item() / self.checked
-
-    def terms(self) -> tuple[list[float], list[float]]:
-        """Mean hard and soft terms of each head."""
-        hard_H, soft_H = (self.sums[1:] / self.checked).chunk(2)
-        return hard_H.tolist(), soft_H.tolist()
+    def _new_meter(self) -> LossMeter:
+        return LossMeter(self.accelerator, self.epoch, self.config.max_loss)

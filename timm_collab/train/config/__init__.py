@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import require
+from .checkpoint import CheckpointConfig
 from .data import AugmentConfig, DataConfig, NoiseConfig
 from .key import key
 from .model import COLLAB_PREFIX, ModelConfig
@@ -19,6 +20,7 @@ from .optim import EmaConfig, OptimConfig, SchedConfig
 __all__ = [
     'COLLAB_PREFIX',
     'AugmentConfig',
+    'CheckpointConfig',
     'DataConfig',
     'EmaConfig',
     'ModelConfig',
@@ -35,6 +37,8 @@ class TrainConfig:
     """A whole recipe."""
 
     output: str | None = key(None, 'run folder; a fresh one under runs/ when left out')
+    resume: bool = key(True, 'go on with an unfinished run of the same recipe that output holds; false: refuse to touch'
+                             ' it')
     seed: int = key(0, 'seed of the weights, the order, the augmentation, the hold-out and the noise')
     epochs: int = key(100, 'passes over the training data')
     batch_size: int = key(128, 'images per update, over all processes together')
@@ -45,6 +49,7 @@ class TrainConfig:
     channels_last: bool = key(False, 'channels-last memory layout, faster for convolutions on many devices')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
+    max_loss: float = key(1e4, 'stop when the loss exceeds this, or is no number')
     cpu_threads: int | None = key(None, "threads that PyTorch computes with on the CPU; PyTorch's choice when left out")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -54,6 +59,7 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         require(self.model.name is not None, 'model.name is missing: start from a recipe, --config quickstart, or name'
@@ -67,13 +73,30 @@ class TrainConfig:
         require(self.batch_size % self.grad_accum_steps == 0,
                 f'batch_size {self.batch_size} is computed in grad_accum_steps={self.grad_accum_steps} equal parts:'
                 ' make it a multiple')
+        require(self.max_loss > 0, f'max_loss must be positive, got {self.max_loss}')
         require(self.cpu_threads is None or self.cpu_threads >= 1,
                 f'cpu_threads must be at least 1, got {self.cpu_threads}')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys as plain data, nested by group; `output` left out, for a recipe belongs to no one folder."""
+        """All keys as plain data, nested by group, but those of the folder: a recipe belongs to no one folder."""
         keys = dataclasses.asdict(self)
-        del keys['output']
+        del keys['output'], keys['resume']
         return keys
+
+    @classmethod
+    def groups(cls) -> set[str]:
+        """Names of the groups of keys."""
+        return set(cls._made())
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of every key, nested as `to_dict` is."""
+        made = {name: dataclasses.asdict(group) for name, group in cls._made().items()}
+        return {each.name: made.get(each.name, each.default) for each in dataclasses.fields(cls)}
+
+    @classmethod
+    def _made(cls) -> dict[str, Any]:
+        fields = dataclasses.fields(cls)
+        return {each.name: each.default_factory() for each in fields if callable(each.default_factory)}

@@ -55,19 +55,24 @@ class EpochSampler(Sampler[Key]):
     Args:
         length: Number of examples.
         seed: Seed of the run.
+
+    Attributes:
+        epoch: The epoch of the next pass.
+        skip: Examples of the next pass to leave out at its start, to go on in the middle of an epoch.
     """
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
         self.seed = seed
         self.epoch = 0
+        self.skip = 0
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[Key]:
         order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length)
-        return ((self.epoch, index) for index in order.tolist())
+        return ((self.epoch, index) for index in order[self.skip:].tolist())
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):

@@ -4,6 +4,7 @@ Array names end in their shape: N examples, C classes.
 """
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,16 @@ class Splits:
     def noise_rate(self) -> float:
         """Share of the training labels that noise changed."""
         return realised_rate(self.clean_N, self.train.labels_N)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of which rows are trained on, with which labels, and which of them the head is chosen by."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.val):
+            for array_N in (split.row_N, split.labels_N):
+                digest.update(str(len(array_N)).encode())
+                digest.update(np.ascontiguousarray(array_N, dtype='<i8').tobytes())
+        return digest.hexdigest()
 
 
 def make_splits(source: Source, config: TrainConfig) -> Splits:

@@ -1,0 +1,250 @@
+"""A run that is stopped anywhere ends, by the same command, with the weights of one that wasn't, bit for bit."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from timm_collab.train import TrainError
+from timm_collab.train.__main__ import main
+from timm_collab.train.run import train
+from timm_collab.train.stopping import StoppedError
+from timm_collab.train.updater import Updater
+
+SETTINGS = {
+    'plain': ['--augment.no_aug=false', '--augment.crop=pad', '--noise.rate=0.4'],
+    'workers': ['--augment.no_aug=false', '--augment.crop=pad', '--data.workers=2'],
+    'everything': [
+        '--model.kwargs={drop_rate: 0.2, drop_path_rate: 0.2}', '--ema.decay=0.9', '--ema.warmup=true',
+        '--grad_accum_steps=2', '--augment.mixup=0.8', '--augment.cutmix=1', '--noise.rate=0.2',
+        '--objective.ramp_up_epochs=2', '--optim.name=adamw', '--optim.lr=1e-3', '--optim.clip_grad=1',
+        '--sched.warmup_epochs=1', '--checkpoint.every_updates=3',
+    ],
+    'lookahead': ['--optim.name=lookahead_rmsproptf', '--optim.lr=1e-3', '--checkpoint.every_updates=1'],
+    'low precision': ['--mixed_precision=bf16', '--channels_last=true', '--data.img_size=32'],
+}
+KEYS = ['--epochs=3', '--max_loss=1e6']  # 4 updates each, 12 in all
+
+
+class KilledError(BaseException):
+    """Nothing that any code of ours catches."""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / 'tree.safetensors')
+
+
+def log(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != 'images_per_second'} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    expected, found = weights(one), weights(other)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert log(one) == log(other)
+    summaries = [json.loads((folder / 'summary.json').read_text()) for folder in (one, other)]
+    for summary in summaries:
+        del summary['train_seconds'], summary['load']
+    assert summaries[0] == summaries[1]
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Make the process die just before the n-th update that it would make."""
+    update = Updater.update
+
+    def arm(count: int) -> None:
+        left = [count]
+
+        def dying(self, *args):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KilledError
+            return update(self, *args)
+
+        monkeypatch.setattr(Updater, 'update', dying)
+
+    yield arm
+    monkeypatch.setattr(Updater, 'update', update)
+
+
+@pytest.mark.parametrize('setting', SETTINGS)
+def test_killed_again_and_again_it_ends_the_same(recipe, tmp_path, kill_at, setting):
+    argv = [*KEYS, *SETTINGS[setting]]
+    kill_at(1000)
+    train(recipe(*argv, f'--output={tmp_path / "whole"}'))
+    config = recipe(*argv)
+    for count in (2, 6, 3):
+        kill_at(count)
+        with pytest.raises(KilledError):
+            train(config)
+        assert not (tmp_path / 'run' / 'summary.json').exists()
+    kill_at(1000)
+    train(config)
+    assert_same_run(tmp_path / 'whole', tmp_path / 'run')
+
+
+@pytest.mark.parametrize('stage', ['write_tree', 'write_summary'])
+def test_killed_after_the_last_update(recipe, tmp_path, monkeypatch, stage):
+    from timm_collab.train.run_folder import RunFolder
+
+    train(recipe(*KEYS, f'--output={tmp_path / "whole"}'))
+
+    def die(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, stage, die)
+        with pytest.raises(KilledError):
+            train(recipe(*KEYS))
+    train(recipe(*KEYS))
+    assert_same_run(tmp_path / 'whole', tmp_path / 'run')
+
+
+def test_the_compared_single_network_is_resumed_as_well(recipe, tmp_path, kill_at):
+    argv = ['--compare_single=true', *KEYS]
+    kill_at(1000)
+    train(recipe(*argv, f'--output={tmp_path / "whole"}'))
+    for count in (5, 12 - 4 + 6):  # within the tree's run, then within the single network's
+        kill_at(count)
+        with pytest.raises(KilledError):
+            train(recipe(*argv))
+    assert (tmp_path / 'run' / 'summary.json').exists()  # the tree is trained
+    assert not (tmp_path / 'run' / 'single' / 'summary.json').exists()
+    tree = (tmp_path / 'run' / 'tree.safetensors').stat().st_mtime_ns
+    kill_at(1000)
+    summary = train(recipe(*argv))
+    assert (tmp_path / 'run' / 'tree.safetensors').stat().st_mtime_ns == tree
+    assert_same_run(tmp_path / 'whole' / 'single', tmp_path / 'run' / 'single')
+    assert summary['single']['epochs'] == 3
+    assert json.loads((tmp_path / 'run' / 'summary.json').read_text()) == summary
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_told_to_stop_it_saves_in_the_middle_of_an_epoch(recipe, tmp_path, monkeypatch, capsys, number, status):
+    config = recipe(*KEYS)
+    argv = [f'--config={tmp_path / "recipe.yaml"}', f'--output={tmp_path / "run"}']
+    (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(config.to_dict()))
+    update, made = Updater.update, []
+
+    def interrupted(self, *args):
+        row = update(self, *args)
+        made.append(1)
+        if len(made) == 6:
+            os.kill(os.getpid(), number)
+        return row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, 'update', interrupted)
+        assert main(argv) == status
+    assert len(made) == 6
+    assert 'stopped and saved after 6 updates; the same command goes on' in capsys.readouterr().out
+    assert main(argv) == 0
+    assert 'going on after 6 updates, in epoch 2/3' in capsys.readouterr().out
+    assert main(argv) == 0
+    assert f"the run in '{tmp_path / 'run'}' is finished" in capsys.readouterr().out
+    train(recipe(*KEYS, f'--output={tmp_path / "whole"}'))
+    assert_same_run(tmp_path / 'whole', tmp_path / 'run')
+
+
+def test_without_an_output_the_message_says_where_the_run_is(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    update = Updater.update
+    monkeypatch.setattr(Updater, 'update', lambda self, *args: (os.kill(os.getpid(), signal.SIGTERM),
+                                                                update(self, *args))[1])
+    with pytest.raises(StoppedError, match='stopped by SIGTERM'):
+        train(recipe('--output=null'))
+    [folder] = (tmp_path / 'runs').iterdir()
+    assert f'the same command with --output runs/{folder.name} goes on' in capsys.readouterr().out
+
+
+FILES = [
+    'metrics.jsonl', 'train_labels.csv', 'checkpoints', 'checkpoints/update-000000008/tensors.safetensors',
+    'checkpoints/update-000000008/state.json', 'checkpoints/update-000000008/manifest.json',
+    'checkpoints/update-000000008', '.lock',
+]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """An uninterrupted run with noise."""
+    folder = tmp_path_factory.mktemp('whole') / 'run'
+    assert main([*RECIPE, f'--output={folder}']) == 0
+    return folder
+
+
+RECIPE = [
+    '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
+    '--data.in_chans=1', '--data.max_train_samples=128', '--augment.no_aug=true', '--optim.lr=0.02',
+    '--batch_size=32', '--noise.rate=0.4', *KEYS,
+]
+
+
+@pytest.mark.parametrize('how', ['missing', 'damaged'])
+@pytest.mark.parametrize('name', FILES)
+def test_whatever_file_is_lost_the_run_ends_the_same(whole, tmp_path, kill_at, capsys, name, how):
+    argv = [*RECIPE, f'--output={tmp_path / "run"}']
+    kill_at(10)
+    with pytest.raises(KilledError):
+        main(argv)
+    kill_at(1000)
+    path = tmp_path / 'run' / name
+    if path.is_dir():
+        path.rename(tmp_path / 'lost')
+        if how == 'damaged':
+            path.mkdir()
+    elif how == 'missing':
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3] + b'\x00')
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert_same_run(whole, tmp_path / 'run')
+    assert (whole / 'train_labels.csv').read_text() == (tmp_path / 'run' / 'train_labels.csv').read_text()
+    if name.startswith('checkpoints/') and not (how == 'missing' and name.endswith('08')):
+        assert "update-000000008 is missing; it was renamed to 'update-000000008.damaged'" in err or 'bytes' in err \
+            or 'manifest.json' in err
+    if name == 'checkpoints':
+        assert 'holds no checkpoint yet: beginning at the beginning' in out
+
+
+def test_changed_data_is_refused(recipe, image_folder, kill_at):
+    folder = image_folder(train=20, test=2)
+    argv = [
+        f'--data.path={folder}', '--data.in_chans=3', '--batch_size=8', '--data.max_train_samples=null', '--epochs=3',
+    ]
+    kill_at(6)
+    with pytest.raises(KilledError):
+        train(recipe(*argv))
+    kill_at(1000)
+    (folder / 'train' / 'cat' / '0.png').rename(folder / 'train' / 'dog' / '100.png')
+    with pytest.raises(TrainError, match=r"the training data of '.*run' has changed since: labels or"):
+        train(recipe(*argv))
+
+
+def test_other_versions_are_told(recipe, tmp_path, kill_at, monkeypatch, capsys):
+    kill_at(6)
+    with pytest.raises(KilledError):
+        train(recipe(*KEYS))
+    kill_at(1000)
+    monkeypatch.setattr('timm_collab.train.run.versions', lambda: {'torch': '9.9'})
+    train(recipe(*KEYS))
+    assert "to {'torch': '9.9'}: the run goes on, but not bit for bit as it would have" in capsys.readouterr().err
+
+
+def test_an_exploded_loss_names_the_batch_and_keeps_the_last_checkpoint(recipe, tmp_path):
+    config = recipe('--epochs=3', '--optim.lr=0.02', '--max_loss=0.001')
+    with pytest.raises(TrainError, match=r"over max_loss 0.001, at epoch 0, step 0 .*The batch: rows \d+, .*, \.\.\. of"
+                                         r" split 'train', all in '.*exploded_batch.json'. There is no checkpoint yet"):
+        train(config)
+    batch = json.loads((tmp_path / 'run' / 'exploded_batch.json').read_text())
+    assert (batch['epoch'], batch['step'], batch['split']) == (0, 0, 'train')
+    assert len(set(batch['rows'])) == 32 == len(batch['rows'])

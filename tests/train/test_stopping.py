@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from timm_collab.train.stopping import StoppedError, StopRequest
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_is_noted_and_the_handlers_come_back(number, status):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested and stop.signal_number == number
+    assert signal.getsignal(number) is before
+    error = StoppedError(stop.signal_number)
+    assert error.exit_status == status and signal.Signals(number).name in str(error)
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_process_that_learnt_of_it_from_another_ends_in_the_same_way():
+    assert StoppedError(None).exit_status == 75 and 'by another process' in str(StoppedError(None))
+
+
+def test_outside_the_main_thread_it_changes_nothing():
+    def work():
+        with StopRequest() as stop:
+            requested.append(stop.requested)
+
+    requested: list[bool] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert requested == [False]

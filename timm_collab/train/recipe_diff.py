@@ -1,0 +1,46 @@
+"""What differs between the recipe of a run and one that wants to go on with it."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .config import TrainConfig
+
+FREE = ('output', 'resume', 'compare_single', 'cpu_threads', 'data.workers', 'data.cache_mb', 'checkpoint.')
+"""Keys, and groups of keys, that may change from one start of a run to the next."""
+_MISSING = object()
+
+
+def differences(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Compare a saved recipe with one that is asked for.
+
+    Args:
+        saved: `TrainConfig.to_dict()` of then, read from YAML; keys that a version since has added are taken to have
+            had their defaults.
+        config: What is asked for now.
+
+    Returns:
+        A text such as `optim.lr 0.1 -> 0.2` for each key that differs and matters.
+    """
+    was, asked = dict(_flat(saved)), dict(_flat(config.to_dict()))
+    defaults = dict(_flat(TrainConfig.defaults()))
+    texts = []
+    for name in [*asked, *(was.keys() - asked.keys())]:
+        old = was.get(name, defaults.get(name, _MISSING))
+        new = asked.get(name, _MISSING)
+        if old != new and not name.startswith(FREE):
+            texts.append(f'{name} {_text(old)} -> {_text(new)}')
+    return texts
+
+
+def _flat(keys: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    groups = TrainConfig.groups()
+    for name, value in keys.items():
+        if not prefix and name in groups and isinstance(value, Mapping):
+            yield from _flat(value, f'{name}.')
+        else:
+            yield f'{prefix}{name}', value
+
+
+def _text(value: Any) -> str:
+    return '(no such key)' if value is _MISSING else 'null' if value is None else f'{value}'

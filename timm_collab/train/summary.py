@@ -1,0 +1,91 @@
+"""What a run came to, as plain data."""
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from ..noise import confusion
+from .config import TrainConfig
+from .evaluate import Scores
+from .prepare import Prepared
+from .report import network_name
+
+RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
+PACKAGES = ('torch', 'timm', 'accelerate', 'datasets', 'numpy')
+CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def run_summary(
+        config: TrainConfig,
+        model: Any,
+        prepared: Prepared,
+        rows: list[dict[str, Any]],
+        test: Scores | None,
+) -> dict[str, Any]:
+    """What `summary.json` holds, besides where and how long the run ran.
+
+    Args:
+        config: The recipe.
+        model: The trained tree.
+        prepared: The data.
+        rows: A row for each epoch.
+        test: Scores on the test split, if there is one.
+    """
+    splits = prepared.splits
+    best = max(rows, key=lambda row: row['val']['top1_kept'])  # of equals the first
+    kept_head = model.kept_head
+    val_row = rows[-1]['val']
+    measured = val_row if test is None else test.row(kept_head)
+    return {
+        'network': network_name(config.model),
+        'model': config.model.name,
+        'tree': str(model.tree),
+        'num_heads': model.num_heads,
+        'kept_head': kept_head,
+        'kept_head_rule': RULE,
+        'error_on': splits.val_origin if test is None else f"split '{splits.test.name}'",  # type: ignore[union-attr]
+        'error_kept': _error(measured['top1_kept']),
+        'error_consensus': _error(measured['top1_consensus']),
+        'error_heads': [_error(top1) for top1 in measured['top1_heads']],
+        'test': None if test is None else measured,
+        'val': val_row,
+        'best_epoch': {'epoch': best['epoch'], 'val': best['val']},
+        'parameters': {
+            'trained': sum(parameter.numel() for parameter in model.parameters()),
+            'kept': sum(parameter.numel() for parameter in model.prune().parameters()),
+        },
+        'data': {
+            'path': config.data.path,
+            'num_classes': splits.num_classes,
+            'label_names': splits.label_names,
+            'preprocessing': {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in prepared.preprocessing.data_config.items()
+            },
+            'train': len(splits.train),
+            'val': len(splits.val),
+            'val_origin': splits.val_origin,
+            'test': None if splits.test is None else len(splits.test),
+        },
+        'noise': {
+            'kind': config.noise.kind,
+            'rate': config.noise.rate,
+            'column': config.noise.column,
+            'realised_rate': splits.noise_rate,
+            'confusion': confusion(splits.clean_N, splits.train.labels_N, splits.num_classes).tolist()
+            if splits.num_classes <= CONFUSION_CLASSES else None,
+        },
+        'seed': config.seed,
+        'epochs': config.epochs,
+        'versions': versions(),
+    }
+
+
+def _error(top1: float) -> float:
+    """Percent wrong from percent right, without the dust of the subtraction."""
+    return round(100.0 - top1, 6)

@@ -1,0 +1,174 @@
+"""One update after the other: the model, what moves its weights, and their running average.
+
+Whatever is random in an update is drawn from a seed that depends on the recipe's seed, the epoch, the update and the
+process, and on nothing that came before.
+
+Shapes: H heads, B batch.
+"""
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn as nn
+from accelerate import Accelerator
+from accelerate.utils import gather, set_seed
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
+from .config import TrainConfig
+from .data.images import keyed_randomness
+
+
+class Updater:
+    """A model that learns from one batch after the other.
+
+    Args:
+        config: The recipe.
+        model: `CollabModel`.
+        updates_per_epoch: Batches of an epoch.
+        accelerator: Where and how to run.
+    """
+
+    def __init__(self, config: TrainConfig, model: nn.Module, updates_per_epoch: int, accelerator: Accelerator) -> None:
+        self.config = config
+        self.model = model
+        self.updates_per_epoch = updates_per_epoch
+        self.accelerator = accelerator
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)
+        if config.grad_checkpointing:
+            model.set_grad_checkpointing()  # type: ignore[operator]
+        self.ema = None
+        if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
+            self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)
+            self.ema.to(accelerator.device)
+        optimizer = build_optimizer(model, config.optim)
+        self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
+        wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
+        self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update, of the first group of weights."""
+        return float(self.optimizer.param_groups[0]['lr'])
+
+    def update(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> Tensor:
+        """Make one step of the optimizer.
+
+        Args:
+            images: This process's part of the batch, [B, in_chans, height, width].
+            target_B: Class indices.
+            epoch: The epoch, from 0.
+            step: Updates made before in this epoch.
+
+        Returns:
+            Loss, hard term and soft term of each head in a row [1 + 2 H], means over the parts of the batch.
+        """
+        images, target = self._mixed(images, target_B, epoch, step)
+        key = (self.config.seed, 'update', epoch, step, self.accelerator.process_index)
+        set_seed(random.Random('/'.join(map(str, key))).getrandbits(32))
+        before = epoch * self.updates_per_epoch + step
+        self.task.criterion.beta = beta_at(self.config.objective, before / self.updates_per_epoch)
+        steps = self.config.grad_accum_steps
+        images = images.contiguous(memory_format=self.memory_format)
+        rows = []
+        for part, (images_part, target_part) in enumerate(zip(images.chunk(steps), target.chunk(steps), strict=True)):
+            last = part == steps - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
+                result = self.task(images_part, target_part)
+                self.accelerator.backward(result['loss'] / steps)
+            rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
+        if self.config.optim.clip_grad is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+            dispatch_clip_grad(
+                self.task.get_clip_parameters(exclude_head=self.config.optim.clip_mode == 'agc'),
+                self.config.optim.clip_grad,
+                self.config.optim.clip_mode,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model, step=before + 1)
+        if self.scheduler is not None:
+            self.scheduler.step_update(before + 1)
+        return torch.stack(rows).mean(dim=0)
+
+    def state_dict(self, apart: bool) -> dict[str, Any]:
+        """Everything that the next update depends on; every process has to ask for it.
+
+        Args:
+            apart: Whether each process has statistics of normalisation layers of its own just now; weights and buffers
+                are the main process's, and those statistics come besides, in `process_buffers`.
+        """
+        scaler = self.accelerator.scaler
+        return {
+            'model': self.model.state_dict(),
+            'ema': None if self.ema is None else self.ema.module.state_dict(),
+            'process_buffers': [self._gathered_buffers(each) if apart else {} for each in self._models()],
+            'optimizer': self.optimizer.optimizer.state_dict(),
+            'scaler': None if scaler is None else scaler.state_dict(),
+            'criterion': self.task.criterion.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another updater of the same recipe was."""
+        self.model.load_state_dict(state['model'])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state['ema'])
+        for model, buffers in zip(self._models(), state['process_buffers'], strict=True):
+            rank = self.accelerator.process_index
+            own = {name: gathered[rank % len(gathered)] for name, gathered in buffers.items()}
+            model.load_state_dict(own, strict=False)
+        _restore(self.optimizer.optimizer, state['optimizer'])
+        if self.accelerator.scaler is not None and state['scaler'] is not None:
+            self.accelerator.scaler.load_state_dict(state['scaler'])
+        self.task.criterion.load_state_dict(state['criterion'])
+
+    def release(self) -> nn.Module:
+        """The model on the CPU, free of what Accelerate put around it, with the running average of its weights if any.
+
+        Nothing can be updated afterwards.
+        """
+        model = self.accelerator.unwrap_model(self.task.trainable_module, keep_fp32_wrapper=False)
+        if self.ema is not None:
+            model.load_state_dict(self.ema.module.state_dict())
+        self.accelerator.free_memory()
+        return model.cpu().to(memory_format=torch.contiguous_format)
+
+    def _mixed(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
+        if self.mixup is None:
+            return images, target_B
+        off = self.config.augment.mixup_off_epoch
+        self.mixup.mixup_enabled = not off or epoch < off
+        with keyed_randomness(self.config.seed, epoch, 'mixup', step, self.accelerator.process_index):
+            return self.mixup(images, target_B)
+
+    def _models(self) -> list[nn.Module]:
+        return [self.model] + ([] if self.ema is None else [self.ema.module])
+
+    def _gathered_buffers(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every process's buffers [processes, ...], by name."""
+        saved = model.state_dict().keys()
+        return gather({
+            name: buffer.unsqueeze(0) for name, buffer in model.named_buffers()
+            if name in saved and buffer.is_floating_point()
+        })
+
+
+def _restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state as it was: PyTorch's own way casts it to the dtype of the weights."""
+    optimizer.load_state_dict(state)
+    loaded = optimizer.state_dict()['state']
+    for index, values in state['state'].items():
+        for name, value in values.items():
+            loaded[index][name] = tree_map(
+                lambda saved, cast: saved.to(cast.device) if isinstance(saved, Tensor) else saved,
+                value, loaded[index][name])
