@@ -71,6 +71,53 @@ def test_the_curves_and_the_weights_are_those_of_one_process(runs: tuple[Path, P
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=2e-3)
 
 
+FLOAT64 = """
+import sys
+import timm, torch
+from accelerate.utils import set_seed
+from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
+from timm_collab.train.data.images import CachedImages, evaluation_loader, training_loader
+from timm_collab.train.parse import parse_config
+from timm_collab.train.prepare import make_accelerator
+from timm_collab.train.trainer import Loaders, Trainer
+
+config = parse_config([
+    '--model.name=collab_test_vit', '--data.path=-', '--epochs=2', '--batch_size=16', '--optim.lr=0.01',
+    '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true'])
+generator = torch.Generator().manual_seed(0)
+images = torch.randn(64, 1, 32, 32, generator=generator).double()
+target = torch.randint(10, (64,), generator=generator)
+set_seed(0)
+model = timm.create_model('collab_test_vit', heads=4, num_classes=10, in_chans=1, img_size=32).double()
+loader, sampler = training_loader(CachedImages(images, target), config.batch_size, 0, 0)
+accelerator = make_accelerator(config)
+val = evaluation_loader(TensorDataset(images[:20], target[:20]), 8, 0)
+trainer = Trainer(config, model, Loaders(loader, sampler, val, None), accelerator)
+rows = trainer.fit()
+released = trainer.release()
+if accelerator.is_main_process:
+    losses = torch.tensor([[row['train_loss'], *row['val']['loss_heads']] for row in rows], dtype=torch.float64)
+    save_file({**released.state_dict(), 'losses': losses}, sys.argv[1])
+"""
+
+
+def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
+    (tmp_path / 'train.py').write_text(FLOAT64)
+    for processes in (1, 2):
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true'}
+        done = subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', 'train.py',
+             f'{processes}.safetensors'],
+            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / f'{processes}.safetensors') for processes in (1, 2))
+    for name, tensor in one.items():
+        rtol = 1e-6 if name == 'losses' else 1e-10  # losses are logged in float32
+        torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=1e-12)
+    assert max((two[name] - tensor).abs().max() for name, tensor in one.items() if tensor.numel()) > 0  # two did it
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, 2, '--batch_size=60', '--grad_accum_steps=4')
     assert done.returncode != 0

@@ -11,7 +11,7 @@ import datasets
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType, set_seed
 from torch.utils.data import Dataset
 
 from .build import build_model, build_optimizer, check_input
@@ -21,6 +21,8 @@ from .data.preprocess import Preprocessing, make_preprocessing
 from .data.sources import load_source
 from .data.splits import Splits, make_splits
 from .errors import TrainError, require
+
+PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,32 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
+    if config.deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # what cuBLAS asks for, before its first use
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
+            kwargs_handlers=[DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,
+                # Every update runs the same graph; its parts without synchronisation would not.
+                static_graph=config.grad_accum_steps == 1,
+            )],
             # One batch of the recipe is one update, however many processes share it.
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except ValueError as error:
         raise TrainError(f'mixed_precision {config.mixed_precision}: {error}') from error
+    require(accelerator.distributed_type in PROVEN,
+            f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
+            ' launch with --multi_gpu')
     launched = int(os.environ.get('WORLD_SIZE', 1))
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'
             ' on CPUs set ACCELERATE_USE_CPU=true and launch with --multi_gpu')
+    require(not config.sync_bn or launched == 1 or accelerator.device.type == 'cuda',
+            'sync_bn needs GPUs: PyTorch has it for them alone')
     parts = f' times grad_accum_steps, {config.grad_accum_steps}' * (config.grad_accum_steps > 1)
     require(config.batch_size % (launched * config.grad_accum_steps) == 0,
             f'batch_size {config.batch_size} is shared by all processes and must be a multiple of their number,'

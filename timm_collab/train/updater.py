@@ -15,8 +15,10 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import gather, set_seed
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
@@ -41,6 +43,8 @@ class Updater:
         self.updates_per_epoch = updates_per_epoch
         self.accelerator = accelerator
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        if config.sync_bn and accelerator.num_processes > 1:
+            convert_sync_batchnorm(model)
         model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
@@ -50,6 +54,9 @@ class Updater:
             self.ema.to(accelerator.device)
         optimizer = build_optimizer(model, config.optim)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
+        if accelerator.ddp_handler is not None:
+            # Buffers that change in training are statistics of batch normalisation; others are equal everywhere.
+            accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
         wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
         self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]

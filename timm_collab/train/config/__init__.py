@@ -49,6 +49,9 @@ class TrainConfig:
     channels_last: bool = key(False, 'channels-last memory layout, faster for convolutions on many devices')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
+    sync_bn: bool = key(False, 'batch normalisation over the batch of all processes (GPUs)')
+    deterministic: bool = key(False, 'use no algorithm whose result varies from run to run, where that costs time; on a'
+                                     ' GPU an exact resume needs it')
     max_loss: float = key(1e4, 'stop when the loss exceeds this, or is no number')
     cpu_threads: int | None = key(None, "threads that PyTorch computes with on the CPU; PyTorch's choice when left out")
     model: ModelConfig = field(default_factory=ModelConfig)
