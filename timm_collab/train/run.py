@@ -94,7 +94,7 @@ def _train_one(
     summary['train_seconds'] = seconds
     if run is not None:
         fixed = prepared.val if prepared.test is None else prepared.test
-        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))])  # type: ignore
+        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))])
         summary['load'] = export_head(
             model,
             run.pruned,
@@ -110,7 +110,9 @@ def _train_one(
 
 
 def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
-    train_loader, sampler = training_loader(prepared.train, config.batch_size, config.data.workers, config.seed)
+    train_loader, sampler = training_loader(
+        prepared.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
+    )
     return Loaders(
         train=train_loader,
         sampler=sampler,
@@ -156,6 +158,8 @@ def _summary(
             'val': len(splits.val),
             'val_origin': splits.val_origin,
             'test': None if splits.test is None else len(splits.test),
+            'skipped': splits.num_skipped,
+            'replaced': sum(each.num_replaced for each in (prepared.train, prepared.val, prepared.test) if each),
         },
         'noise': {
             'kind': config.noise.kind,
