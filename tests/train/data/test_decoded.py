@@ -79,8 +79,10 @@ def test_images_none_of_which_can_be_read(folder: Path) -> None:
     images = split(folder)
     for path in folder.rglob('*.png'):
         path.unlink()
-    with pytest.raises(TrainError, match="can't be decoded.*FileNotFoundError"):
+    with pytest.raises(TrainError, match=r"can't be decoded.*FileNotFoundError"):
         probe(images, NOTHING)
+    with pytest.raises(TrainError, match="none of 32 images of split 'train' can be decoded"):
+        probe(images, NOTHING, skip=True)
     with pytest.raises(TrainError, match="none of the images of split 'train' can be decoded"):
         decode_tensor(images, NOTHING, (8, 8, 3), skip=True)
 

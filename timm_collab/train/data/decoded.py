@@ -64,26 +64,25 @@ class SizesDifferError(Exception):
     """The images don't fit one tensor."""
 
 
-def probe(split: ImageSplit, once: ToImage) -> Probe:
+def probe(split: ImageSplit, once: ToImage, skip: bool = False) -> Probe:
     """Look at a few images.
 
     Args:
         split: The examples.
         once: What is done to an image before it is kept.
+        skip: Pass over images that can't be decoded.
 
     Raises:
-        TrainError: None of them can be decoded.
+        TrainError: One of them can't be decoded, and `skip` isn't set; or none can be.
     """
     shapes = []
-    failed: TrainError | None = None
     for index in np.unique(np.linspace(0, len(split) - 1, _PROBE).astype(int)).tolist():
         try:
             shapes.append(_array(once(split.image(index))).shape)
-        except TrainError as error:
-            failed = error
-    if not shapes:
-        assert failed is not None
-        raise failed
+        except TrainError:
+            if not skip:
+                raise
+    require(len(shapes) > 0, f"none of {_PROBE} images of split '{split.name}' can be decoded")
     return Probe(int(np.mean([np.prod(shape) for shape in shapes]) * len(split)),
                  shapes[0] if len(set(shapes)) == 1 else None)
 

@@ -188,7 +188,7 @@ def make_dataset(
         require(not is_training or config.pipeline != 'batch',
                 f'data.pipeline batch: {error}. Write --data.pipeline auto')
     decoded = None
-    if probe(split, _unchanged).num_bytes <= config.cache_mb * _MB:
+    if probe(split, _unchanged, skip).num_bytes <= config.cache_mb * _MB:
         decoded = decode_list(split, _unchanged, skip, progress)
     return TransformedImages(split, pipeline, seed, decoded, skip)
 
@@ -206,7 +206,8 @@ def _batched(
     if config.pipeline == 'image' and is_training:
         raise UnsupportedError('the recipe asks for images one by one')
     transform = translate(pipeline)
-    probed = probe(split, transform.once)
+    skip = config.on_bad_image == 'skip'
+    probed = probe(split, transform.once, skip)
     if probed.num_bytes > config.cache_mb * _MB:
         raise UnsupportedError(f"the images of split '{split.name}' take about {probed.num_bytes // _MB + 1} MB, more"
                                f' than data.cache_mb {config.cache_mb}')
@@ -216,8 +217,7 @@ def _batched(
     if config.pipeline == 'auto' and transform.resizes and max(probed.shape[:2]) > BATCHED_SIDE:
         raise UnsupportedError(f'images larger than {BATCHED_SIDE} pixels are resized one by one')
     try:
-        decoded = decode_tensor(split, transform.once, probed.shape, config.on_bad_image == 'skip',
-                                cache_folder(config.cache_dir), progress)
+        decoded = decode_tensor(split, transform.once, probed.shape, skip, cache_folder(config.cache_dir), progress)
     except SizesDifferError:
         raise differ from None
     # The exact arithmetic of `resample` needs float64, which not every kind of device has.
