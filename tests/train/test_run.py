@@ -16,6 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
 from timm_collab.train.run import train
 
@@ -175,6 +176,28 @@ def test_broken_image_in_a_worker_is_one_line(recipe, image_folder, tmp_path, ca
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2
     assert error.startswith('error: the image in row ') and "of split 'train' can't be decoded" in error
+
+
+def test_broken_images_can_be_left_out_and_are_counted(recipe, image_folder, tmp_path, capsys):
+    folder = image_folder(train=20, val=3)
+    for name in ('train/dog/5.png', 'train/cat/0.png', 'val/cat/2.png'):
+        (folder / name).write_bytes(b'no image at all')
+    argv = [f'--data.path={folder}', '--data.in_chans=3', '--noise.rate=0.1', '--data.max_train_samples=null',
+            '--batch_size=38', '--augment.no_aug=false', '--data.on_bad_image=skip']
+    summary = train(recipe(*argv))
+    assert (summary['data']['train'], summary['data']['val']) == (38, 5)
+    assert (summary['data']['skipped'], summary['data']['replaced']) == (3, 0)
+    assert "; 3 that can't be decoded left out" in capsys.readouterr().out
+    assert len((tmp_path / 'run' / 'train_labels.csv').read_text().splitlines()) == 1 + 38
+    with pytest.raises(TrainError, match='batch_size 39 is larger than the training data, 38 images'):
+        train(recipe(*argv, '--batch_size=39', f'--output={tmp_path / "other"}'))
+    summary = train(recipe(*argv, '--data.cache_mb=0', '--data.workers=1', f'--output={tmp_path / "other"}'))
+    assert (summary['data']['skipped'], summary['data']['replaced']) == (0, 3)
+
+
+def test_repeated_augmentation_trains(recipe):
+    summary = train(recipe('--augment.no_aug=false', '--augment.crop=pad', '--augment.repeats=3'))
+    assert summary['data']['train'] == 128
 
 
 def test_second_run_into_one_folder_is_refused(recipe, tmp_path, capsys):

@@ -11,9 +11,10 @@ from timm.data import Mixup
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from tests.train.cached_images import CachedImages
 from timm_collab.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
-from timm_collab.train.data.images import CachedImages, evaluation_loader, keyed_randomness, training_loader
+from timm_collab.train.data.images import evaluation_loader, keyed_randomness, training_loader
 from timm_collab.train.meter import ExplodedLossError
 from timm_collab.train.prepare import make_accelerator
 from timm_collab.train.run import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import datasets
@@ -12,14 +12,13 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType, set_seed
-from torch.utils.data import Dataset
 
 from .build import build_model, build_optimizer, check_input
 from .config import TrainConfig
-from .data.images import make_dataset
+from .data.images import BatchedImages, TransformedImages, make_dataset
 from .data.preprocess import Preprocessing, make_preprocessing
 from .data.sources import load_source
-from .data.splits import Splits, make_splits
+from .data.splits import Splits, check_batch_size, make_splits
 from .errors import TrainError, require
 
 PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -31,9 +30,9 @@ class Prepared:
 
     splits: Splits
     preprocessing: Preprocessing
-    train: Dataset
-    val: Dataset
-    test: Dataset | None
+    train: BatchedImages | TransformedImages
+    val: BatchedImages | TransformedImages
+    test: BatchedImages | TransformedImages | None
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -114,14 +113,20 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
         make_dataset,
         preprocessing=preprocessing,
         seed=config.seed,
-        cache_mb=config.data.cache_mb,
+        config=config.data,
+        device=accelerator.device,
         progress=progress,
     )
-    prepared = Prepared(
-        splits=splits,
-        preprocessing=preprocessing,
-        train=dataset(splits.train, is_training=True),
-        val=dataset(splits.val, is_training=False),
-        test=None if splits.test is None else dataset(splits.test, is_training=False),
+    train = dataset(splits.train, is_training=True)
+    val = dataset(splits.val, is_training=False)
+    test = None if splits.test is None else dataset(splits.test, is_training=False)
+    kept = replace(
+        splits,
+        train=train.split,
+        val=val.split,
+        test=None if test is None else test.split,
+        clean_N=splits.clean_N[train.kept_N],
+        num_skipped=splits.num_images - sum(len(each) for each in (train, val, test) if each is not None),
     )
-    return prepared, models
+    check_batch_size(config, kept.train)
+    return Prepared(kept, preprocessing, train, val, test), models

@@ -19,8 +19,9 @@ def data_line(config: TrainConfig, splits: Splits) -> str:
     kind = f"column '{config.noise.column}'" if config.noise.kind == 'column' else config.noise.kind
     noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({kind})' * (splits.noise_rate > 0)
     test = 'no test split' if splits.test is None else f'{len(splits.test):,} for the test'
+    skipped = f"; {splits.num_skipped:,} that can't be decoded left out" * (splits.num_skipped > 0)
     return (f'data: {config.data.path}, {splits.num_classes} classes: {len(splits.train):,} images to train on{noise},'
-            f' {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}')
+            f' {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}{skipped}')
 
 
 def model_lines(config: TrainConfig, model: Any) -> list[str]:

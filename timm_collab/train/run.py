@@ -187,7 +187,7 @@ class ModelRun:
         """Save the kept head and the whole tree, and at last the summary; returns the line that loads the head."""
         folder.write_tree(model)
         fixed: Any = prepared.val if prepared.test is None else prepared.test
-        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))])
+        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))]).cpu()
         load = export_head(
             model,
             folder.pruned,
@@ -202,7 +202,9 @@ class ModelRun:
 
 
 def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
-    train_loader, sampler = training_loader(prepared.train, config.batch_size, config.data.workers, config.seed)
+    train_loader, sampler = training_loader(
+        prepared.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
+    )
     return Loaders(
         train=train_loader,
         sampler=sampler,

@@ -71,6 +71,8 @@ def run_summary(
             'val': len(splits.val),
             'val_origin': splits.val_origin,
             'test': None if splits.test is None else len(splits.test),
+            'skipped': splits.num_skipped,
+            'replaced': sum(each.num_replaced for each in (prepared.train, prepared.val, prepared.test) if each),
         },
         'noise': {
             'kind': config.noise.kind,

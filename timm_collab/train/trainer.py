@@ -155,7 +155,7 @@ class Trainer:
     def batch_indices(self, epoch: int, step: int) -> list[int]:
         """Which examples of the training data an update learns from, over all processes."""
         self.sampler.epoch, self.sampler.skip = epoch, step * self.config.batch_size
-        return [index for _, index in islice(self.sampler, self.config.batch_size)]
+        return [key[1] for key in islice(self.sampler, self.config.batch_size)]
 
     @property
     def judged(self) -> nn.Module:

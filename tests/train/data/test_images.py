@@ -1,26 +1,28 @@
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from timm_collab.train.config import AugmentConfig, DataConfig
+from timm_collab.train.data import images as module
 from timm_collab.train.data.images import (
-    CachedImages,
+    BatchedImages,
     EpochSampler,
     TransformedImages,
     evaluation_loader,
-    keyed_randomness,
     make_dataset,
     training_loader,
 )
 from timm_collab.train.data.preprocess import make_preprocessing
 from timm_collab.train.data.sources import load_source
 from timm_collab.train.errors import TrainError
+
+ONE_BY_ONE = dict(pipeline='image')
+BATCHES = dict(pipeline='batch')
 
 
 @pytest.fixture
@@ -38,8 +40,12 @@ def preprocess():
     return make
 
 
-def epochs(dataset, workers, count=2):
-    loader, sampler = training_loader(dataset, batch_size=5, workers=workers, seed=3)
+def make(split, preprocessing, is_training=True, **keys):
+    return make_dataset(split, preprocessing, is_training, seed=3, config=DataConfig(path='here', **keys))
+
+
+def epochs(dataset, workers, count=2, batch_size=5):
+    loader, sampler = training_loader(dataset, batch_size, workers=workers, seed=3)
     seen = []
     for epoch in range(count):
         sampler.epoch = epoch
@@ -48,31 +54,32 @@ def epochs(dataset, workers, count=2):
 
 
 @pytest.mark.parametrize('cache_mb', [0, 100])
-def test_augmentation_does_not_depend_on_workers_or_cache(source, preprocess, cache_mb):
+def test_augmentation_does_not_depend_on_workers_or_memory(source, preprocess, cache_mb):
     random_crops = preprocess(color_jitter=0.4, auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.5)
-    reference = epochs(make_dataset(source.train, random_crops, True, seed=3, cache_mb=100), workers=0)
-    got = epochs(make_dataset(source.train, random_crops, True, seed=3, cache_mb=cache_mb), workers=2)
+    reference = epochs(make(source.train, random_crops), workers=0)
+    got = epochs(make(source.train, random_crops, cache_mb=cache_mb), workers=2)
     for (images, labels), (expected_images, expected_labels) in zip(got, reference, strict=True):
         assert torch.equal(images, expected_images) and torch.equal(labels, expected_labels)
     assert not torch.equal(reference[0][0], reference[1][0])
 
 
-def test_an_image_is_augmented_anew_each_epoch(source, preprocess):
-    dataset = make_dataset(source.train, preprocess(), True, seed=3, cache_mb=100)
-    first, again, later = (dataset[key][0] for key in ((0, 7), (0, 7), (1, 7)))
-    assert torch.equal(first, again) and not torch.equal(first, later)
+def test_a_batch_is_made_of_the_images_that_it_would_have_one_by_one(source, preprocess):
+    dataset = make(source.train, preprocess(color_jitter=0.4, re_prob=0.5), **BATCHES)
+    (images, labels), again = epochs(dataset, workers=0, count=1)[0], epochs(dataset, workers=2, count=1, batch_size=3)
+    assert images.shape == (20, 3, 16, 16)
+    assert torch.equal(images, again[0][0][:20]) and torch.equal(labels, again[0][1][:20])
+    sampler = EpochSampler(24, seed=3)
+    for place, key in enumerate(list(sampler)[:20]):
+        image, label = dataset[key]
+        assert torch.equal(image, images[place]) and label == labels[place] == source.train.labels_N[key[1]]
 
 
-def test_keyed_randomness_leaves_other_draws_alone():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = draw()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with keyed_randomness(0, 0, 0):
-        inside = draw()
-    assert draw() == expected != inside
+@pytest.mark.parametrize('keys', [BATCHES, ONE_BY_ONE], ids=str)
+def test_an_image_is_augmented_anew_each_epoch_and_for_each_repeat(source, preprocess, keys):
+    dataset = make(source.train, preprocess(), **keys)
+    first, again, later, repeat = (dataset[key][0] for key in ((0, 7), (0, 7), (1, 7), (0, 7, 1)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later) and not torch.equal(first, repeat) and not torch.equal(later, repeat)
 
 
 def test_sampler_passes_each_index_once_in_an_order_of_its_epoch():
@@ -87,37 +94,129 @@ def test_sampler_passes_each_index_once_in_an_order_of_its_epoch():
     assert orders[0] == orders[2] != orders[1]
 
 
+def test_repeats_follow_each_other_and_an_epoch_keeps_its_length():
+    once, sampler = EpochSampler(20, seed=0), EpochSampler(20, seed=0, repeats=3)
+    keys = list(sampler)
+    assert len(keys) == len(sampler) == 20
+    order = [key[1] for key in once]
+    assert keys == [(0, order[place // 3], place % 3) for place in range(20)]
+
+
 def test_sampler_survives_accelerate(source, preprocess):
-    dataset = make_dataset(source.train, preprocess(), True, seed=3, cache_mb=100)
-    loader, sampler = training_loader(dataset, 4, workers=0, seed=3)
-    loader = Accelerator(cpu=True).prepare(loader)
-    passes = []
-    for epoch in (0, 1, 0):
-        sampler.epoch = epoch
-        passes.append(torch.cat([images for images, _ in loader]))
-    assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
+    for keys in (BATCHES, ONE_BY_ONE):
+        loader, sampler = training_loader(make(source.train, preprocess(), **keys), 4, workers=0, seed=3)
+        loader = Accelerator(cpu=True).prepare(loader)
+        passes = []
+        for epoch in (0, 1, 0):
+            sampler.epoch = epoch
+            passes.append(torch.cat([images for images, _ in loader]))
+        assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
 
 
-def test_what_is_cached(source, preprocess):
+def test_which_way_images_go(source, preprocess):
     still, moving = preprocess(no_aug=True), preprocess()
-    assert isinstance(make_dataset(source.train, still, True, 0, cache_mb=100), CachedImages)
-    assert isinstance(make_dataset(source.test, moving, False, 0, cache_mb=100), CachedImages)
-    assert isinstance(make_dataset(source.test, still, False, 0, cache_mb=0), TransformedImages)
-    assert make_dataset(source.train, moving, True, 0, cache_mb=100).decoded is not None
-    assert make_dataset(source.train, moving, True, 0, cache_mb=0).decoded is None
+    assert isinstance(make(source.train, still), BatchedImages)
+    assert isinstance(make(source.train, moving), BatchedImages)
+    assert isinstance(make(source.test, moving, is_training=False, **ONE_BY_ONE), BatchedImages)
+    assert isinstance(make(source.test, still, is_training=False, cache_mb=0), TransformedImages)
+    assert make(source.train, moving, **ONE_BY_ONE).decoded is not None
+    assert make(source.train, moving, cache_mb=0).decoded is None
+    assert make(source.train, preprocess(auto_augment='rand-m9')).decoded is not None
 
 
-def test_cached_and_uncached_tensors_are_equal(source, preprocess):
-    cached, uncached = (make_dataset(source.test, preprocess(), False, 0, cache_mb=mb) for mb in (100, 0))
+def test_large_images_are_resized_one_by_one_unless_asked(source, preprocess, monkeypatch):
+    monkeypatch.setattr(module, 'BATCHED_SIDE', 7)
+    assert isinstance(make(source.train, preprocess()), TransformedImages)
+    assert isinstance(make(source.train, preprocess(), **BATCHES), BatchedImages)
+    assert isinstance(make(source.train, preprocess(crop='pad')), BatchedImages)
+
+
+@pytest.mark.parametrize(('augment', 'keys', 'message'), [
+    (dict(auto_augment='rand-m9'), dict(), 'RandAugment is applied image by image'),
+    (dict(), dict(cache_mb=0), "images of split 'train' take about 1 MB, more than data.cache_mb 0"),
+])
+def test_batches_that_cannot_be_are_refused(source, preprocess, augment, keys, message):
+    with pytest.raises(TrainError, match=f'data.pipeline batch: .*{message}.*pipeline auto'):
+        make(source.train, preprocess(**augment), **keys, **BATCHES)
+
+
+def test_images_of_several_sizes(image_folder, preprocess):
+    folder = image_folder(train=40)
+    for path in ('0.png', '1.png'):
+        Image.new('RGB', (9, 30)).save(folder / 'train' / 'cat' / path)
+    for path in ('0.png', '1.png'):  # seen by looking at a few; then, between two of these, only while decoding
+        split = load_source(DataConfig(path=str(folder))).train
+        assert isinstance(make(split, preprocess(crop='pad')), BatchedImages)
+        assert len(make(split, preprocess()).decoded) == 80
+        with pytest.raises(TrainError, match="'train' differ in size"):
+            make(split, preprocess(), **BATCHES)
+        Image.new('RGB', (8, 8)).save(folder / 'train' / 'cat' / path)
+
+
+def test_evaluation_is_the_same_from_memory_and_from_files(source, preprocess):
+    cached, uncached = (make(source.test, preprocess(), is_training=False, cache_mb=mb) for mb in (100, 0))
     loaders = [evaluation_loader(dataset, 4, workers=0) for dataset in (cached, uncached)]
+    count = 0
     for (images, labels), (expected_images, expected_labels) in zip(*loaders, strict=True):
         assert torch.equal(images, expected_images) and torch.equal(labels, expected_labels)
+        count += len(images)
+    assert count == 6
 
 
-def test_broken_image_shows_while_caching(image_folder, preprocess):
+def spoil(folder, *numbers):
+    for number in numbers:
+        (folder / 'train' / 'dog' / f'{number}.png').write_bytes(b'no image at all')
+
+
+@pytest.mark.parametrize('augment', [dict(no_aug=True), dict(), dict(auto_augment='rand-m9')], ids=str)
+def test_a_broken_image_shows_while_decoding(image_folder, preprocess, augment):
     folder = image_folder(train=40)
-    (folder / 'train' / 'dog' / '3.png').write_bytes(b'no image at all')
-    source = load_source(DataConfig(path=str(folder)))
-    for no_aug in (True, False):
-        with pytest.raises(TrainError, match="of split 'train' can't be decoded"):
-            make_dataset(source.train, preprocess(no_aug=no_aug), True, 0, cache_mb=100)
+    spoil(folder, 3)
+    split = load_source(DataConfig(path=str(folder))).train
+    with pytest.raises(TrainError, match="of split 'train' can't be decoded"):
+        make(split, preprocess(**augment))
+    assert len(make(split, preprocess(**augment), on_bad_image='skip')) == 79
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_broken_image_on_the_fly_is_replaced_by_its_key(image_folder, preprocess, workers):
+    folder = image_folder(train=12)
+    spoil(folder, 3, 4)
+    split = load_source(DataConfig(path=str(folder))).train
+    seen = []
+    for _ in range(2):
+        dataset = make(split, preprocess(), cache_mb=0, on_bad_image='skip')
+        seen.append(epochs(dataset, workers, batch_size=4))
+        assert len(dataset) == 24 and dataset.num_replaced == 2
+    for (images, labels), (expected_images, expected_labels) in zip(*seen, strict=True):
+        assert torch.equal(images, expected_images) and torch.equal(labels, expected_labels)
+    bad = [row for row in range(24) if row not in dataset.kept_N or dataset._bad_N[row]]
+    replaced = [dataset._image((epoch, bad[0]))[0] for epoch in range(8)]
+    assert len(set(replaced)) > 1 and not set(replaced) & set(bad)
+    label = dataset[0, bad[0]][1]
+    assert label == split.labels_N[replaced[0]]
+    with pytest.raises(TrainError, match="can't be decoded"):
+        make(split, preprocess(), cache_mb=0)[0, bad[0]]
+
+
+def test_without_any_good_image_there_is_an_end(image_folder, preprocess):
+    folder = image_folder(train=3)
+    split = load_source(DataConfig(path=str(folder))).train
+    dataset = make(split, preprocess(), cache_mb=0, on_bad_image='skip')
+    for path in folder.rglob('*.png'):
+        path.write_bytes(b'')
+    with pytest.raises(TrainError, match="can't be decoded"):
+        dataset[0, 0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_a_gpu_makes_the_same_images(source, preprocess):
+    config = DataConfig(path='here', **BATCHES)
+    keys = [(0, index) for index in range(24)]
+    made = [
+        make_dataset(source.train, preprocess(color_jitter=0.4, re_prob=0.5), True, 3, config, torch.device(device))
+        for device in ('cpu', 'cuda')
+    ]
+    (images, labels), (on_gpu, labels_on_gpu) = (dataset.__getitems__(keys) for dataset in made)
+    assert on_gpu.is_cuda and np.array_equal(labels, labels_on_gpu.cpu())
+    torch.testing.assert_close(on_gpu.cpu(), images, rtol=0, atol=1e-6)

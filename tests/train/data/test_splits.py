@@ -89,6 +89,8 @@ def test_number_of_classes():
     (Source(split(LABELS), None, split([-1, -1], 'test'), None), recipe(),
      'it is unlabelled: write --data.test_split null'),
     (Source(split([0, 0, 0]), None, None, None), recipe(), "split 'train' has 1 class: .* at least 2"),
+    (Source(split([1, 1, 1, 1, 1]), split([0, 1], 'val'), None, list('ab')), recipe(),
+     "all 5 training images of split 'train' have the label 1, .*check data.label_column"),
     (Source(split(LABELS), None, None, None), recipe(batch_size=1000),
      'batch_size 1000 is larger than the training data, 163 images'),
     (Source(split([0, 1, 2]), None, None, None), recipe(), 'no class with two images or more'),

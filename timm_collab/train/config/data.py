@@ -14,8 +14,13 @@ class DataConfig:
     """Which images, and how they become tensors."""
 
     path: str | None = key(
-        None, 'a local folder (of parquet files, or of images in a folder per class), a data-set id of the Hub'
-              ' (user/name), or builtin:digits; required')
+        None, 'a local folder (of parquet files, of WebDataset shards, of images in a folder per class, or written by'
+              ' save_to_disk), a parquet, arrow or tar file or a pattern of such files, a data-set id of the Hub'
+              " (user/name), timm: and the name of one of timm's readers, or builtin:digits; required")
+    name: str | None = key(None, 'configuration of a data set of the Hub that has several')
+    revision: str | None = key(None, 'branch, tag or commit of a data set of the Hub')
+    root: str | None = key(None, "folder or file that a reader of timm's reads, with path timm:NAME; its splits must be"
+                                 " named")
     train_split: str = key('train', 'name of the training split')
     val_split: str | None = key('auto', "validation split; 'auto': 'validation' or 'val' if there is one, null: hold"
                                         " out val_fraction of the training split")
@@ -33,9 +38,16 @@ class DataConfig:
         None, "how images are resized; the architecture's when left out")
     crop_pct: float | None = key(None, "centre crop of evaluation as a share of the image; the architecture's when left"
                                        ' out')
-    workers: int = key(0, 'processes that decode and augment, per training process')
-    cache_mb: int = key(1024, 'keep decoded images, and tensors that need no random transform, up to so many MB a'
-                              ' split; 0 decodes each time')
+    pipeline: Literal['auto', 'batch', 'image'] = key(
+        'auto', 'how training images are augmented: whole batches of decoded images at once, on the device (batch), one'
+                ' by one as timm does (image), or in batches where the recipe and the data allow (auto)')
+    workers: int = key(0, 'processes that decode and augment one by one, per training process')
+    cache_mb: int = key(1024, 'keep decoded images up to so many MB a split; 0 decodes each time')
+    cache_dir: str | None = key(None, 'folder for decoded images, so that the next run need not decode them; beside the'
+                                      " cache of the datasets library when left out, see HF_HOME; '' for none")
+    on_bad_image: Literal['fail', 'skip'] = key(
+        'fail', "what to do about an image that can't be decoded: stop and name it (fail), or leave it out, or put"
+                ' another in its place where images are decoded as they are used, and say how many (skip)')
 
     def __post_init__(self) -> None:
         require(0.0 < self.val_fraction < 1.0, f'data.val_fraction must lie between 0 and 1, got {self.val_fraction}')
@@ -69,6 +81,8 @@ class AugmentConfig:
     color_jitter: float = key(0.0, 'strength of brightness, contrast and saturation jitter')
     auto_augment: str | None = key(None, "timm's policy string, e.g. rand-m9-mstd0.5-inc1")
     re_prob: float = key(0.0, 'probability of random erasing')
+    repeats: int = key(1, 'so many versions of each image follow each other, of so many fewer images an epoch'
+                          ' (repeated augmentation, Hoffer et al. 2020)')
     mixup: float = key(0.0, 'mixup alpha: blend each batch with itself reversed (Zhang et al. 2018); 0 for none')
     cutmix: float = key(0.0, 'cutmix alpha: paste a part of the reversed batch (Yun et al. 2019); 0 for none')
     mixup_prob: float = key(1.0, 'probability of mixup or cutmix')
@@ -88,6 +102,7 @@ class AugmentConfig:
             values = getattr(self, name)
             require(values is None or (len(values) == 2 and 0 < values[0] <= values[1]),
                     f'augment.{name} must be [low, high] with 0 < low <= high, got {values}')
+        require(self.repeats >= 1, f'augment.repeats must be at least 1, got {self.repeats}')
         require(self.crop_padding >= 0, f'augment.crop_padding must be 0 or more, got {self.crop_padding}')
         require(self.color_jitter >= 0, f'augment.color_jitter must be 0 or more, got {self.color_jitter}')
 

@@ -1,50 +1,33 @@
 """Splits as torch data sets and loaders, with randomness that depends on (seed, epoch, index) and on nothing else.
 
-Whatever is drawn for an image is drawn from a seed of its own, so a run gives the same images for any number of
-workers and processes, and can be taken up in the middle.
+Shapes: N examples, B batch, C channels, H and W height and width of the decoded images, h and w of the input.
 """
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..config import DataConfig
+from ..errors import TrainError, require
+from .batched import BatchTransform, translate
+from .cache import cache_folder
+from .crops import UnsupportedError
+from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
+from .keyed import Draws, Key, Purpose, keyed_randomness
 from .preprocess import Preprocessing, Transform
-from .sources import ImageSplit
-
-Key = tuple[int, int]
-"""Epoch and index of an example: all that its random transform depends on, besides the seed of the run."""
+from .sources import ImageSplit, Labels
 
 _ORDER = 3  # see the streams of splits.py
 _MB = 2**20
-_PROBE = 32
-
-
-@contextlib.contextmanager
-def keyed_randomness(seed: int, *key: int | str) -> Iterator[None]:
-    """Seed the generators that timm's and torchvision's transforms draw from; put them back afterwards.
-
-    Args:
-        seed: Seed of the run.
-        key: What the draws are for: epoch and index of an example, for one.
-    """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed('/'.join(map(str, (seed, *key))))
-    np.random.seed(random.getrandbits(32))
-    torch.default_generator.manual_seed(random.getrandbits(63))
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+_REPLACEMENTS = 100
+BATCHED_SIDE = 128
+"""Larger images are resized faster one by one: Pillow's work grows with the pixels, that of `resample` faster."""
 
 
 class EpochSampler(Sampler[Key]):
@@ -55,15 +38,18 @@ class EpochSampler(Sampler[Key]):
     Args:
         length: Number of examples.
         seed: Seed of the run.
+        repeats: How often each index follows itself, the keys counting the repeats; an epoch keeps its length and has
+            so many fewer indices, as in timm's `RepeatAugSampler`.
 
     Attributes:
         epoch: The epoch of the next pass.
         skip: Examples of the next pass to leave out at its start, to go on in the middle of an epoch.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
+    def __init__(self, length: int, seed: int, repeats: int = 1) -> None:
         self.length = length
         self.seed = seed
+        self.repeats = repeats
         self.epoch = 0
         self.skip = 0
 
@@ -71,18 +57,60 @@ class EpochSampler(Sampler[Key]):
         return self.length
 
     def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length)
-        return ((self.epoch, index) for index in order[self.skip:].tolist())
+        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length).tolist()
+        if self.repeats == 1:
+            return ((self.epoch, index) for index in order[self.skip:])
+        places = range(self.skip, self.length)
+        return ((self.epoch, order[place // self.repeats], place % self.repeats) for place in places)
+
+
+class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Decoded images of one size, of which a whole batch is made at once.
+
+    Args:
+        decoded: The images, as a tensor.
+        transform: What makes them input.
+        seed: Seed of the run.
+        device: Where to do so. The images are moved there as well if they take at most a quarter of its free memory.
+    """
+
+    def __init__(self, decoded: Decoded, transform: BatchTransform, seed: int, device: torch.device) -> None:
+        assert isinstance(decoded.images, Tensor)
+        self.split = decoded.split
+        self.kept_N = decoded.kept_N
+        self.transform = transform
+        self.seed = seed
+        self.device = device
+        self.images_NCHW = decoded.images
+        if device.type == 'cuda' and 4 * self.images_NCHW.nbytes <= torch.cuda.mem_get_info(device)[0]:
+            self.images_NCHW = self.images_NCHW.to(device)
+        self.labels_N = torch.from_numpy(self.split.labels_N).to(self.images_NCHW.device)
+        self.num_replaced = 0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: Key | int) -> tuple[Tensor, Tensor]:
+        images, target_B = self.__getitems__([key])
+        return images[0], target_B[0]
+
+    def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
+        """A finished batch, images [B, C, h, w] and labels [B]. PyTorch's loaders call this where they find it."""
+        keys_B = [_key(key) for key in keys]
+        index_B = torch.tensor([key[1] for key in keys_B], device=self.images_NCHW.device)
+        images_BCHW = self.images_NCHW[index_B].to(self.device)
+        return self.transform(images_BCHW, self.seed, keys_B), self.labels_N[index_B].to(self.device)
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """A split whose images are transformed when they are asked for.
+    """A split whose images are transformed one by one when they are asked for.
 
     Args:
         split: The examples.
         transform: Image to tensor.
         seed: Seed of the run.
         decoded: The decoded images of the whole split, if they are kept in memory.
+        skip: Put another example, drawn by key, in the place of one that can't be decoded.
     """
 
     def __init__(
@@ -90,28 +118,46 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
             split: ImageSplit,
             transform: Transform,
             seed: int,
-            decoded: list[Image.Image] | None = None,
+            decoded: Decoded | None = None,
+            skip: bool = False,
     ) -> None:
-        self.split = split
+        self.split = split if decoded is None else decoded.split
+        self.kept_N: Labels = np.arange(len(split)) if decoded is None else decoded.kept_N
         self.transform = transform
         self.seed = seed
-        self.decoded = decoded
+        self.decoded: Any = None if decoded is None else decoded.images
+        self.skip = skip
+        # Workers note here what they replaced; 8 bits each, for packed ones would be written together.
+        self._bad_N = torch.zeros(len(self.split) if skip else 0, dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, key: Key | int) -> tuple[Tensor, int]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = self.split.image(index) if self.decoded is None else self.decoded[index]
-        with keyed_randomness(self.seed, epoch, index):
+        key = _key(key)
+        index, image = self._image(key)
+        with keyed_randomness(self.seed, *key):
             return self.transform(image), int(self.split.labels_N[index])
 
+    @property
+    def num_replaced(self) -> int:
+        """How many examples couldn't be decoded, among those asked for so far, and were replaced."""
+        return int(self._bad_N.sum())
 
-class CachedImages(TensorDataset):
-    """A split as tensors that are ready for the model; takes the keys of `EpochSampler` as well as plain indices."""
-
-    def __getitem__(self, key: Key | int) -> tuple[Tensor, ...]:
-        return super().__getitem__(key[1] if isinstance(key, tuple) else key)
+    def _image(self, key: Key) -> tuple[int, Image.Image]:
+        index = key[1]
+        if self.decoded is not None:
+            return index, self.decoded[index]
+        for attempt in range(_REPLACEMENTS):
+            try:
+                return index, self.split.image(index)
+            except TrainError:
+                if not self.skip or attempt == _REPLACEMENTS - 1:
+                    raise
+                self._bad_N[index] = True
+                draw = Draws(self.seed, [key]).uniform(Purpose.REPLACE, attempt + 1)[0, attempt]
+                index = int(draw * len(self.split))
+        raise AssertionError('unreachable')
 
 
 def make_dataset(
@@ -119,64 +165,107 @@ def make_dataset(
         preprocessing: Preprocessing,
         is_training: bool,
         seed: int,
-        cache_mb: int,
+        config: DataConfig,
+        device: torch.device | None = None,
         progress: bool = False,
-) -> Dataset:
-    """A split, cached as far as the budget allows.
+) -> BatchedImages | TransformedImages:
+    """A split, decoded and kept in memory as far as the budget allows.
 
-    Kept in memory are finished tensors where nothing is random, else decoded images. Either way every image has been
-    decoded once on return, so a broken one shows before training; a split over the budget is decoded as it is used.
+    If it is kept, every image has been decoded once on return, so a broken one shows before training; a split over the
+    budget is decoded as it is used.
 
     Args:
         split: The examples.
         preprocessing: The transforms.
         is_training: Whether to apply the training transform or that of evaluation.
         seed: Seed of the run.
-        cache_mb: Memory to use at most, in MB.
+        config: The data keys of the recipe.
+        device: Where the model is trained.
         progress: Show a progress bar if decoding takes longer than a second.
 
     Raises:
-        TrainError: An image can't be decoded.
+        TrainError: An image can't be decoded; the recipe wants batches where there can be none.
     """
-    transform = preprocessing.training if is_training else preprocessing.evaluation
-    rows = tqdm(range(len(split)), f'reading {split.name}', unit='img', delay=1, leave=False, disable=not progress)
-    if not is_training or not preprocessing.training_is_random:
-        if 4 * int(np.prod(preprocessing.data_config['input_size'])) * len(split) <= cache_mb * _MB:
-            images = torch.stack([transform(split.image(index)) for index in rows])
-            return CachedImages(images, torch.from_numpy(split.labels_N))
-        return TransformedImages(split, transform, seed)
-    if _decoded_bytes(split) <= cache_mb * _MB:
-        return TransformedImages(split, transform, seed, [split.image(index) for index in rows])
-    return TransformedImages(split, transform, seed)
+    pipeline = preprocessing.training if is_training else preprocessing.evaluation
+    skip = config.on_bad_image == 'skip'
+    try:
+        return _batched(split, pipeline, is_training, seed, config, device, progress)
+    except UnsupportedError as error:
+        require(not is_training or config.pipeline != 'batch',
+                f'data.pipeline batch: {error}. Write --data.pipeline auto')
+    decoded = None
+    if probe(split, _unchanged, skip).num_bytes <= config.cache_mb * _MB:
+        decoded = decode_list(split, _unchanged, skip, progress)
+    return TransformedImages(split, pipeline, seed, decoded, skip)
 
 
-def _decoded_bytes(split: ImageSplit) -> int:
-    """Estimate from a few images, evenly spaced."""
-    probed = np.unique(np.linspace(0, len(split) - 1, _PROBE).astype(int))
-    sizes = [image.width * image.height * len(image.getbands()) for image in map(split.image, probed.tolist())]
-    return int(np.mean(sizes) * len(split))
+def _batched(
+        split: ImageSplit,
+        pipeline: Transform,
+        is_training: bool,
+        seed: int,
+        config: DataConfig,
+        device: torch.device | None,
+        progress: bool,
+) -> BatchedImages:
+    # What draws nothing comes out the same either way.
+    if config.pipeline == 'image' and is_training:
+        raise UnsupportedError('the recipe asks for images one by one')
+    transform = translate(pipeline)
+    skip = config.on_bad_image == 'skip'
+    probed = probe(split, transform.once, skip)
+    if probed.num_bytes > config.cache_mb * _MB:
+        raise UnsupportedError(f"the images of split '{split.name}' take about {probed.num_bytes // _MB + 1} MB, more"
+                               f' than data.cache_mb {config.cache_mb}')
+    differ = UnsupportedError(f"the images of split '{split.name}' differ in size, and augment.crop is not pad")
+    if probed.shape is None:
+        raise differ
+    if config.pipeline == 'auto' and transform.resizes and max(probed.shape[:2]) > BATCHED_SIDE:
+        raise UnsupportedError(f'images larger than {BATCHED_SIDE} pixels are resized one by one')
+    try:
+        decoded = decode_tensor(split, transform.once, probed.shape, skip, cache_folder(config.cache_dir), progress)
+    except SizesDifferError:
+        raise differ from None
+    # The exact arithmetic of `resample` needs float64, which not every kind of device has.
+    on_device = device is not None and device.type == 'cuda'
+    return BatchedImages(decoded, transform, seed, device if on_device and device else torch.device('cpu'))
 
 
-def training_loader(dataset: Dataset, batch_size: int, workers: int, seed: int) -> tuple[DataLoader, EpochSampler]:
+def training_loader(
+        dataset: Any,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        repeats: int = 1,
+) -> tuple[DataLoader, EpochSampler]:
     """Shuffled full batches; set `epoch` of the sampler before each pass."""
-    sampler = EpochSampler(len(dataset), seed)  # type: ignore[arg-type]
-    loader = _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True)
-    return loader, sampler
+    sampler = EpochSampler(len(dataset), seed, repeats)
+    return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True), sampler
 
 
-def evaluation_loader(dataset: Dataset, batch_size: int, workers: int) -> DataLoader:
+def evaluation_loader(dataset: Any, batch_size: int, workers: int) -> DataLoader:
     """Every example once, in order."""
     return _loader(dataset, batch_size, workers)
 
 
-def _loader(dataset: Dataset, batch_size: int, workers: int, **kwargs: object) -> DataLoader:
-    # Finished tensors leave nothing for workers to do.
-    workers = 0 if isinstance(dataset, CachedImages) else workers
+def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataLoader:
+    is_batched = isinstance(dataset, BatchedImages)
+    # Whole batches are made faster than they are passed from one process to another.
+    workers = 0 if is_batched else workers
     return DataLoader(
         dataset,
         batch_size=batch_size,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        **kwargs,  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available() and not (is_batched and dataset.device.type == 'cuda'),
+        collate_fn=_unchanged if is_batched else None,
+        **kwargs,
     )
+
+
+def _key(key: Key | int) -> Key:
+    return key if isinstance(key, tuple) else (0, key)
+
+
+def _unchanged(value: Any) -> Any:
+    return value

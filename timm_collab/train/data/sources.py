@@ -1,14 +1,12 @@
-"""From `data.path` to labelled rows: Hub data sets, local folders, and the data shipped with the package.
+"""From tables to labelled images: which split plays which part, which columns hold images and labels.
 
-Array names end in their shape: N examples.
+Array names end in their shape: N examples, M some of them.
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -17,12 +15,14 @@ from PIL import Image
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
+from .readers import open_splits
 
-BUILTIN = 'builtin:'
-_HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
+_FORMAT = datasets.Image()
 _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
 
 Labels = npt.NDArray[np.int64]
+Encoded = dict[str, Any]
+"""An image as it is stored: its bytes, or the path of the file that holds them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ImageSplit:
 
     Args:
         name: The split the rows come from, for messages.
-        rows: The whole split.
+        rows: The whole split, images not decoded.
         image_column: Column of `rows` with the images.
         mode: PIL mode that images are converted to, 'L' or 'RGB'.
         row_N: Which rows of `rows` these are.
@@ -56,23 +56,33 @@ class ImageSplit:
         """The same examples with other labels."""
         return replace(self, labels_N=labels_N)
 
-    def image(self, index: int) -> Image.Image:
+    def encoded(self, index_M: Labels) -> list[Encoded]:
+        """Some of the images as they are stored."""
+        return self.rows[self.row_N[index_M].tolist()][self.image_column]
+
+    def image(self, index: int, encoded: Encoded | None = None) -> Image.Image:
         """Decode an image.
+
+        Args:
+            index: Which of the examples.
+            encoded: What `encoded` gives for it, where that is at hand.
 
         Raises:
             TrainError: It doesn't decode; the message names split and row.
         """
-        row = int(self.row_N[index])
         try:
-            image = self.rows[row][self.image_column]
+            if encoded is None:
+                encoded = self.encoded(np.array([index]))[0]
+            image = _FORMAT.decode_example(encoded)
             if image.mode.startswith('I;16'):
                 # PIL would clip 16-bit values to 255, which turns most of such an image white.
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert(self.mode)
         except Exception as error:  # whatever a decoder raises on bytes that are no image
             reason = ' '.join(str(error).split())
-            raise TrainError(f"the image in row {row} of split '{self.name}' can't be decoded ({type(error).__name__}:"
-                             f' {reason}): repair or remove it') from error
+            raise TrainError(f"the image in row {self.row_N[index]} of split '{self.name}' can't be decoded"
+                             f' ({type(error).__name__}: {reason}): repair or remove it, or write --data.on_bad_image'
+                             ' skip') from error
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
     Raises:
         TrainError: Whatever of this doesn't exist or isn't what its key says.
     """
-    found = _open(str(config.path))
+    found = open_splits(config)
     names = {
         'train': config.train_split,
         'val': _split_name(config.val_split, 'val', found),
@@ -140,37 +150,6 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
     return Source(splits['train'], splits.get('val'), splits.get('test'), label_names, given_N)
 
 
-def _open(path: str) -> dict[str, datasets.Dataset]:
-    if path.startswith(BUILTIN):
-        target = _builtin_folder(path.removeprefix(BUILTIN))
-    elif (local := Path(path).expanduser()).exists():
-        require(local.is_dir(), f"data.path '{path}' is a file: name the folder that holds it")
-        target = local
-    else:
-        require(_HUB_ID.fullmatch(path) is not None and not path.startswith('.'),
-                f"data.path '{path}' does not exist: write an existing folder, builtin:digits, or a data set of the"
-                ' Hub as user/name, e.g. uoft-cs/cifar10')
-        target = None
-    try:
-        found = datasets.load_dataset(path if target is None else str(target))
-    except Exception as error:  # the loaders raise many unrelated types, all about this path
-        reason = ' '.join(str(error).split())
-        if empty := re.search(r'Instruction "(\w+)" corresponds to no data', reason):
-            raise TrainError(f"split '{empty.group(1)}' of data.path '{path}' is empty") from None
-        where = 'from the Hub, and no local folder has that name' if target is None else 'as a data set'
-        raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(error).__name__}: {reason})") from error
-    require(len(found) > 0, f"data.path '{path}' holds no data")
-    return dict(found)
-
-
-def _builtin_folder(name: str) -> Path:
-    data = Path(str(resources.files('timm_collab') / 'data'))
-    known = sorted(folder.name for folder in data.iterdir() if folder.is_dir())
-    require(name in known, f"data.path '{BUILTIN}{name}': the data shipped with the package is"
-                           f' {", ".join(BUILTIN + each for each in known)}')
-    return data / name
-
-
 def _split_name(asked: str | None, role: str, found: Mapping[str, datasets.Dataset]) -> str | None:
     if asked != 'auto':
         return asked
@@ -192,7 +171,7 @@ def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> data
         except Exception as error:  # pyarrow's, of several types
             raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' holds"
                              f' {rows.features[config.image_column]}, not images') from error
-    return rows
+    return rows.cast_column(config.image_column, datasets.Image(decode=False))
 
 
 def _label_names(train: datasets.Dataset, config: DataConfig) -> list[str] | None:

@@ -20,7 +20,10 @@ _HOLD_OUT, _SUBSET = 1, 2
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run works with; only `train` ever carries noisy labels, and `clean_N` are those it had before."""
+    """What a run works with; only `train` ever carries noisy labels, and `clean_N` are those it had before.
+
+    `num_skipped` images could not be decoded and are in none of the splits.
+    """
 
     train: ImageSplit
     val: ImageSplit
@@ -29,6 +32,12 @@ class Splits:
     label_names: list[str] | None
     clean_N: Labels
     val_origin: str
+    num_skipped: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Images of all splits together."""
+        return sum(len(split) for split in (self.train, self.val, self.test) if split is not None)
 
     @property
     def noise_rate(self) -> float:
@@ -52,8 +61,8 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     Everything drawn depends on `config.seed` alone.
 
     Raises:
-        TrainError: A label outside [0, C), naming value and row; fewer training images than one batch; a noise matrix
-            of another number of classes.
+        TrainError: A label outside [0, C), naming value and row; training images of one class only, or fewer than one
+            batch; a noise matrix of another number of classes.
     """
     num_classes = _num_classes(source, config)
     given = None if source.given_N is None else source.train.with_labels(source.given_N)
@@ -71,8 +80,10 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     limit = config.data.max_train_samples
     if limit is not None and limit < len(train):
         train = train.take(np.flatnonzero(_subset(train.labels_N, limit, (config.seed, _SUBSET))))
-    require(config.batch_size <= len(train), f'batch_size {config.batch_size} is larger than the training data,'
-                                             f' {len(train)} images: write --batch_size {len(train)} or less')
+    require(np.unique(train.labels_N).size >= 2,
+            f"all {len(train)} training images of split '{train.name}' have the label {train.labels_N[0]}, there is"
+            f" nothing to learn: check data.label_column '{config.data.label_column}'")
+    check_batch_size(config, train)
 
     noisy_N = _noisy(train, source.given_N, num_classes, config)
     return Splits(
@@ -84,6 +95,12 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         clean_N=train.labels_N,
         val_origin=origin or f"split '{val.name}'",
     )
+
+
+def check_batch_size(config: TrainConfig, train: ImageSplit) -> None:
+    """Refuse batches larger than the training data."""
+    require(config.batch_size <= len(train), f'batch_size {config.batch_size} is larger than the training data,'
+                                             f' {len(train)} images: write --batch_size {len(train)} or less')
 
 
 def _noisy(train: ImageSplit, given_N: Labels | None, num_classes: int, config: TrainConfig) -> Labels:

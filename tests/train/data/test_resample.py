@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from timm_collab.train.data.resample import INTERPOLATIONS, resample, weights
+
+side = st.integers(1, 70)
+
+
+def stack(*matrices: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(matrices))
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=st.tuples(side, side), after=st.tuples(side, side), interpolation=st.sampled_from(INTERPOLATIONS))
+def test_resizing_is_pillows_bit_for_bit(
+        before: tuple[int, int], after: tuple[int, int], interpolation: str,
+) -> None:
+    array = np.random.default_rng(sum(before)).integers(0, 256, (*before, 3), dtype=np.uint8)
+    expected = Image.fromarray(array).resize(after[::-1], getattr(Image.Resampling, interpolation.upper()))
+    rows, columns = (stack(weights(*axis, interpolation)) for axis in zip(before, after, strict=True))
+    got = resample(torch.from_numpy(array).permute(2, 0, 1)[None], rows, columns)
+    assert np.array_equal(got[0].permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_an_image_comes_out_the_same_in_any_batch(interpolation: str) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (17, 3, 24, 31), dtype=np.uint8))
+    rows = stack(*[np.pad(weights(8 + each, 20, interpolation), ((0, 0), (0, 16 - each))) for each in range(17)])
+    columns = stack(*[weights(31, 33, interpolation)] * 17)
+    together = resample(images, rows, columns)
+    for each in range(17):
+        assert torch.equal(resample(images[each:each + 1], rows[each:each + 1], columns[each:each + 1])[0],
+                           together[each])
+
+
+def test_weights_sum_to_one_and_cannot_be_written_to() -> None:
+    made = weights(32, 20, 'bicubic')
+    assert np.abs(made.sum(axis=1) - 1).max() < 1e-5 and made.min() < 0
+    with pytest.raises(ValueError, match='read-only'):
+        made[0, 0] = 1

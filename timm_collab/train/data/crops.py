@@ -1,0 +1,176 @@
+"""The random crops and flips of timm's training transforms, for a whole batch of images of one size.
+
+Each is made from the transform that it stands for and draws what that draws, from the same distributions.
+
+Shapes: B batch, C channels, H and W height and width before, h and w after, A attempts.
+"""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.data.transforms import CenterCropOrPad, RandomCropOrPad, RandomResizedCropAndInterpolation, ResizeKeepRatio
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from .keyed import Draws, Floats, Ints, Purpose, between
+from .resample import INTERPOLATIONS, resample, weights
+
+_ATTEMPTS = 10  # timm's and torchvision's
+Boxes = tuple[Ints, Ints, Ints, Ints]
+
+
+class UnsupportedError(Exception):
+    """A transform that has no form for batches; its message says why."""
+
+
+def interpolation_name(mode: object) -> str:
+    """The name of an interpolation that `resample` knows."""
+    name = mode.value if isinstance(mode, InterpolationMode) else str(mode)
+    if name not in INTERPOLATIONS:
+        raise UnsupportedError(f"interpolation '{name}' is applied image by image")
+    return name
+
+
+class Flip:
+    """`RandomHorizontalFlip` or `RandomVerticalFlip`."""
+
+    def __init__(self, flip: transforms.RandomHorizontalFlip | transforms.RandomVerticalFlip) -> None:
+        horizontal = isinstance(flip, transforms.RandomHorizontalFlip)
+        self.p = flip.p
+        self.dim = -1 if horizontal else -2
+        self.purpose = Purpose.HFLIP if horizontal else Purpose.VFLIP
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        """Mirror some of the images."""
+        flipped_B111 = torch.from_numpy(draws.uniform(self.purpose, 1) < self.p).to(images_BCHW.device)[..., None, None]
+        return torch.where(flipped_B111, images_BCHW.flip(self.dim), images_BCHW)
+
+
+class PaddedCrop:
+    """`RandomCrop`: black pixels on each side, then a crop anywhere."""
+
+    def __init__(self, crop: transforms.RandomCrop) -> None:
+        if crop.padding_mode != 'constant' or crop.fill != 0 or not isinstance(crop.padding, int):
+            raise UnsupportedError(f'{crop} pads in a way of its own')
+        self.padding = crop.padding
+        self.size = tuple(crop.size)
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        """Shift the images."""
+        padded = F.pad(images_BCHW, (self.padding,) * 4)
+        windows = padded.unfold(2, self.size[0], 1).unfold(3, self.size[1], 1)  # [B, C, offsets, offsets, h, w]
+        uniform = draws.uniform(Purpose.CROP, 2)
+        top_B, left_B = (
+            torch.from_numpy(between(uniform[:, axis], 0, windows.shape[2 + axis] - 1)).to(windows.device)
+            for axis in range(2)
+        )
+        return windows[torch.arange(len(windows), device=windows.device), :, top_B, left_B]
+
+
+class ResizedCrop:
+    """`RandomResizedCropAndInterpolation`: a crop of random area and shape, resized."""
+
+    def __init__(self, crop: RandomResizedCropAndInterpolation) -> None:
+        self.size = tuple(crop.size)
+        self.scale = tuple(crop.scale)
+        self.ratio = tuple(crop.ratio)
+        self.interpolation = interpolation_name(crop.interpolation)
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        """Crop and resize the images."""
+        top_B, left_B, height_B, width_B = self.boxes(draws, *images_BCHW.shape[2:])
+        rows, columns = (
+            self._axis(*axis) for axis in ((top_B, height_B, images_BCHW.shape[2], self.size[0]),
+                                           (left_B, width_B, images_BCHW.shape[3], self.size[1]))
+        )
+        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device))
+
+    def boxes(self, draws: Draws, H: int, W: int) -> Boxes:
+        """Top, left, height and width of each crop: the first of ten attempts that fits, else the middle."""
+        uniform = draws.uniform(Purpose.CROP, 4 * _ATTEMPTS)
+        area_BA, shape_BA, top_BA, left_BA = uniform.reshape(-1, 4, _ATTEMPTS).swapaxes(0, 1)
+        area_BA = _spread(area_BA, *self.scale) * H * W
+        shape_BA = np.exp(_spread(shape_BA, math.log(self.ratio[0]), math.log(self.ratio[1])))
+        width_BA = np.rint(np.sqrt(area_BA * shape_BA)).astype(np.int64)
+        height_BA = np.rint(np.sqrt(area_BA / shape_BA)).astype(np.int64)
+        fits_BA = (width_BA <= W) & (height_BA <= H)
+        boxes = between(top_BA, 0, H - height_BA), between(left_BA, 0, W - width_BA), height_BA, width_BA
+        row, attempt_B = np.arange(len(fits_BA)), fits_BA.argmax(axis=1)
+        top, left, height, width = (
+            np.where(fits_BA.any(axis=1), of_BA[row, attempt_B], otherwise)
+            for of_BA, otherwise in zip(boxes, self._middle(H, W), strict=True)
+        )
+        return top, left, height, width
+
+    def _middle(self, H: int, W: int) -> tuple[int, int, int, int]:
+        height, width = H, W
+        shape = W / H
+        if shape < min(self.ratio):
+            height = round(W / min(self.ratio))
+        elif shape > max(self.ratio):
+            width = round(H * max(self.ratio))
+        return (H - height) // 2, (W - width) // 2, height, width
+
+    def _axis(self, start_B: Ints, length_B: Ints, source: int, target: int) -> Tensor:
+        result = np.zeros((len(start_B), target, source))
+        for each, start, length in zip(result, start_B.tolist(), length_B.tolist(), strict=True):
+            each[:, start:start + length] = weights(length, target, self.interpolation)
+        return torch.from_numpy(result)
+
+
+class KeepRatioCrop:
+    """`ResizeKeepRatio`, then `CenterCropOrPad` or `RandomCropOrPad`: resize by a random factor, crop or mirror."""
+
+    def __init__(self, resize: ResizeKeepRatio, crop: CenterCropOrPad | RandomCropOrPad) -> None:
+        if crop.padding_mode != 'reflect' or not resize.random_scale_area:
+            raise UnsupportedError(f'{resize} and {crop} resize and pad in a way of their own')
+        self.resize = resize
+        self.size = tuple(crop.size)
+        self.is_centred = isinstance(crop, CenterCropOrPad)
+        self.interpolation = interpolation_name(resize.interpolation)
+
+    def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
+        """Resize and crop the images."""
+        uniform = draws.uniform(Purpose.CROP, 6)
+        sides_B2 = self._resized(uniform[:, :4], images_BCHW.shape[2], images_BCHW.shape[3])
+        rows, columns = (
+            torch.from_numpy(np.stack([
+                weights(source, side, self.interpolation)[self._kept(side, target, offset)]
+                for side, offset in zip(sides_B2[:, axis].tolist(), uniform[:, 4 + axis].tolist(), strict=True)
+            ]))
+            for axis, (source, target) in enumerate(zip(images_BCHW.shape[2:], self.size, strict=True))
+        )
+        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device))
+
+    def _resized(self, uniform_B4: Floats, H: int, W: int) -> Ints:
+        """Height and width that each image is resized to: [B, 2]."""
+        resize = self.resize
+        side = H / resize.size[0], W / resize.size[1]
+        ratio = max(side) * resize.longest + min(side) * (1 - resize.longest)
+        scaled_B, area_B, warped_B, warp_B = uniform_B4.T
+        factor_B = np.where(scaled_B < resize.random_scale_prob,
+                            1 / np.sqrt(_spread(area_B, *resize.random_scale_range)), 1)
+        low, high = (math.log(end) for end in resize.random_aspect_range)
+        warp_B = np.where(warped_B < resize.random_aspect_prob, np.sqrt(np.exp(_spread(warp_B, low, high))), 1)
+        return np.rint(np.stack([H * factor_B / warp_B, W * factor_B * warp_B], axis=1) / ratio).astype(np.int64)
+
+    def _kept(self, side: int, target: int, uniform: float) -> Ints:
+        """Which pixels of a resized axis make up the result; beyond its ends it is mirrored."""
+        spare = side - target
+        # Pixels before the first of the result; negative where some have to be made up.
+        if self.is_centred:
+            start = round(spare / 2) if spare > 0 else -(-spare // 2)
+        else:
+            start = int(math.copysign(between(np.float64(uniform), 0, abs(spare)), spare))
+        kept = np.arange(max(start, 0), min(start + target, side))
+        if spare >= 0:
+            return kept
+        return np.pad(np.arange(side), (-start, target - side + start), mode='reflect')
+
+
+def _spread(uniform: Floats, low: float, high: float) -> Floats:
+    return low + (high - low) * uniform

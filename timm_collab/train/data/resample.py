@@ -1,0 +1,90 @@
+"""Pillow's resizing as matrix products, bit for bit, so that each image of a batch can be resized in its own way.
+
+Pillow resizes an axis at a time. A pixel of the result is a weighted sum of pixels of that axis, the weights
+fixed-point numbers, and is rounded to 8 bits between the axes. All of it is exact in float64, whatever the order of the
+summands, so the pixels depend neither on the device nor on what else is in the batch.
+
+Shapes: B batch, C channels, H and W height and width before, h and w after.
+"""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .keyed import Floats
+
+_FIXED_POINT = 2.0**22  # Pillow's PRECISION_BITS, 32 less 8 for the pixel and 2 against overflow
+
+
+def _bilinear(x: Floats) -> Floats:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def _bicubic(x: Floats) -> Floats:
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+# For each a function and how far it reaches.
+_FILTERS: dict[str, tuple[Callable[[Floats], Floats], float]] = {
+    'bilinear': (_bilinear, 1.0),
+    'bicubic': (_bicubic, 2.0),
+}
+INTERPOLATIONS = ('nearest', *_FILTERS)
+
+
+@functools.lru_cache(maxsize=1024)
+def weights(source: int, target: int, interpolation: str) -> Floats:
+    """What each pixel of a resized axis takes from those before: [target, source], not to be written to.
+
+    Args:
+        source: Pixels before.
+        target: Pixels after.
+        interpolation: One of `INTERPOLATIONS`; those that smooth do so over wider stretches the more they shrink.
+    """
+    scale = source / target
+    if interpolation == 'nearest':
+        # Pillow adds up the steps; a product rounds differently and would land on another pixel now and then.
+        nearest_T = np.cumsum(np.r_[scale * 0.5, np.full(target - 1, scale)]).astype(int)
+        weights_TS = np.eye(source)[np.minimum(nearest_T, source - 1)]
+    else:
+        centre_T = (np.arange(target) + 0.5) * scale
+        function, support = _FILTERS[interpolation]
+        stretch = max(scale, 1.0)
+        first_T = np.maximum((centre_T - support * stretch + 0.5).astype(int), 0)[:, None]
+        end_T = np.minimum((centre_T + support * stretch + 0.5).astype(int), source)[:, None]
+        pixel_S = np.arange(source)
+        weights_TS = function((pixel_S - centre_T[:, None] + 0.5) * (1 / stretch))
+        weights_TS = np.where((first_T <= pixel_S) & (pixel_S < end_T), weights_TS, 0)
+        weights_TS /= weights_TS.sum(axis=1, keepdims=True)
+        weights_TS = np.trunc(weights_TS * _FIXED_POINT + np.copysign(0.5, weights_TS)) / _FIXED_POINT
+    weights_TS.setflags(write=False)
+    return weights_TS
+
+
+def resample(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tensor:
+    """Resize 8-bit images, each by its own weights of rows and columns.
+
+    Args:
+        images_BCHW: Images, uint8.
+        rows_BhH: For each image, what the rows of the result take from its rows, float64.
+        columns_BwW: The same of the columns.
+
+    Returns:
+        uint8 [B, C, h, w].
+    """
+    B, C, H, W = images_BCHW.shape
+    x = torch.bmm(images_BCHW.reshape(B, C * H, W).double(), columns_BwW.transpose(1, 2))
+    x = _rounded(x).view(B, C, H, -1).transpose(1, 2).reshape(B, H, -1)
+    x = _rounded(torch.bmm(rows_BhH, x))
+    return x.to(torch.uint8).view(B, rows_BhH.shape[1], C, -1).transpose(1, 2).contiguous()
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.add_(0.5).floor_().clamp_(0, 255)
