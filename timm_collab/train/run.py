@@ -94,7 +94,7 @@ def _train_one(
     summary['train_seconds'] = seconds
     if run is not None:
         fixed = prepared.val if prepared.test is None else prepared.test
-        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))])
+        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))]).cpu()
         summary['load'] = export_head(
             model,
             run.pruned,
