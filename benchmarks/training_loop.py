@@ -65,7 +65,7 @@ def timms(folder: Path, output: Path, arch: str, workers: int, args: argparse.Na
         '--train-interpolation', 'bilinear', '--interpolation', 'bilinear', '--no-prefetcher', '-j', str(workers),
         '--output', str(output), '--experiment', 'timm', '--log-interval', '1',
     ], args.threads)
-    means = {int(epoch): float(mean) for epoch, mean in re.findall(r'Train: (\d+) .*?\(\s*([\d.]+)/s\)', said)}
+    means = {int(epoch): float(mean) for epoch, mean in re.findall(r'Train: (\d+) .*?\([\d.]+s, +([\d.]+)/s\)', said)}
     return statistics.harmonic_mean([mean for epoch, mean in means.items() if epoch > 0])
 
 

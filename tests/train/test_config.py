@@ -36,6 +36,7 @@ from timm_collab.weights import BRANCH_INITS
     (lambda: DataConfig(crop_pct=1.5), r'data.crop_pct must lie in \(0, 1\], got 1.5'),
     (lambda: AugmentConfig(hflip=2.0), r'augment.hflip is a probability in \[0, 1\], got 2.0'),
     (lambda: AugmentConfig(scale=[1.0, 0.5]), r'\[low, high\] with 0 < low <= high'),
+    (lambda: AugmentConfig(repeats=0), 'augment.repeats must be at least 1, got 0'),
     (lambda: OptimConfig(lr=0.0), 'optim.lr must be positive, got 0.0'),
     (lambda: OptimConfig(lr=float('nan')), 'optim.lr must be positive, got nan'),
     (lambda: OptimConfig(momentum=1.0), r'optim.momentum must lie in \[0, 1\), got 1.0'),

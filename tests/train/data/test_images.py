@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from PIL import Image
 
 from timm_collab.train.config import AugmentConfig, DataConfig
@@ -111,6 +111,17 @@ def test_sampler_survives_accelerate(source, preprocess):
             sampler.epoch = epoch
             passes.append(torch.cat([images for images, _ in loader]))
         assert torch.equal(passes[0], passes[2]) and not torch.equal(passes[0], passes[1])
+
+
+@pytest.mark.parametrize('keys', [BATCHES, ONE_BY_ONE], ids=str)
+def test_an_epoch_taken_up_in_the_middle_goes_on_as_it_would_have(source, preprocess, keys):
+    loader, sampler = training_loader(make(source.train, preprocess(re_prob=0.5), **keys), 4, workers=0, seed=3)
+    loader = Accelerator(cpu=True).prepare(loader)
+    sampler.epoch = 2
+    whole, rest = list(loader), list(skip_first_batches(loader, 2))
+    assert len(rest) == len(whole) - 2 == 4
+    for batch, expected in zip(rest, whole[2:], strict=True):
+        assert all(torch.equal(*parts) for parts in zip(batch, expected, strict=True))
 
 
 def test_which_way_images_go(source, preprocess):

@@ -149,6 +149,7 @@ def _examples(
         columns: tuple[str, str],
         stamp: str,
 ) -> Iterator[dict[str, Any]]:
+    """Rows for `from_generator`, which hashes the arguments: `stamp` is there for that alone."""
     dataset = timm.data.create_dataset(name, root=root, split=split, download=False)
     reader = getattr(dataset, 'reader', dataset)
     for index in range(len(dataset)):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .keyed import Floats
 
+_CHUNK = 2**17  # pixels, 1 MB of float64
 _FIXED_POINT = 2.0**22  # Pillow's PRECISION_BITS, 32 less 8 for the pixel and 2 against overflow
 
 
@@ -79,11 +80,20 @@ def resample(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tens
     Returns:
         uint8 [B, C, h, w].
     """
+    # A CPU is faster with what its caches hold; a GPU, with as much as there is.
+    chunk = max(_CHUNK // images_BCHW[0].numel(), 1) if images_BCHW.device.type == 'cpu' else len(images_BCHW)
+    parts = (each.split(chunk) for each in (images_BCHW, rows_BhH, columns_BwW))
+    return torch.cat([_resample(*part) for part in zip(*parts, strict=True)])
+
+
+def _resample(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tensor:
     B, C, H, W = images_BCHW.shape
-    x = torch.bmm(images_BCHW.reshape(B, C * H, W).double(), columns_BwW.transpose(1, 2))
-    x = _rounded(x).view(B, C, H, -1).transpose(1, 2).reshape(B, H, -1)
-    x = _rounded(torch.bmm(rows_BhH, x))
-    return x.to(torch.uint8).view(B, rows_BhH.shape[1], C, -1).transpose(1, 2).contiguous()
+    # Weights come first in either product and the axis to resize second, the shapes for which `bmm` is fastest.
+    x_BWCH = images_BCHW.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
+    x_BwCH = _rounded(torch.bmm(columns_BwW, x_BWCH.view(B, W, C * H))).view(B, -1, C, H)
+    x_BHCw = x_BwCH.permute(0, 3, 2, 1).reshape(B, H, -1)
+    x_BhCw = _rounded(torch.bmm(rows_BhH, x_BHCw)).view(B, rows_BhH.shape[1], C, -1)
+    return x_BhCw.transpose(1, 2).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _rounded(x: Tensor) -> Tensor:
