@@ -120,13 +120,13 @@ class CollaborativeTask(ClassificationTask):
             ValueError: If logits and target do not fit together, see the message.
         """
         logits_HBC = self._forward_heads(input)
-        hard_H, soft_H = self.criterion.terms(logits_HBC, target)
+        loss, hard_H, soft_H = self.criterion.evaluate(logits_HBC, target)
         return {
-            'loss': self.criterion.combine(hard_H, soft_H),
+            'loss': loss,
             'output': logits_HBC[getattr(self._unwrapped(), 'kept_head', 0)],
             'logits': logits_HBC,
-            'hard': hard_H.detach(),
-            'soft': soft_H.detach(),
+            'hard': hard_H,
+            'soft': soft_H,
         }
 
     def _forward_heads(self, input: Tensor) -> Tensor:
