@@ -82,7 +82,7 @@ class Trainer:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
-            model.set_grad_checkpointing()  # type: ignore[operator]
+            model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)  # type: ignore[operator]
         self.ema = None
         if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
             self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)

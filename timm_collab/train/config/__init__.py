@@ -41,7 +41,9 @@ class TrainConfig:
     compare_single: bool = key(False, 'train the network without a tree as well, under the same recipe, into single/'
                                        ' (with one head that is the run itself)')
     grad_accum_steps: int = key(1, 'compute each batch in so many parts, one after the other, to need less memory')
-    grad_checkpointing: bool = key(False, 'keep few activations and compute the others again, to need less memory')
+    grad_checkpointing: bool | Literal['branches'] = key(
+        False, 'compute activations again in the backward pass, to need less memory: all (true), or (branches) those'
+               ' after the first split, one branch at a time, for about the memory of the single network')
     channels_last: bool = key(False, 'channels-last memory layout, faster for convolutions on many devices')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
