@@ -18,7 +18,7 @@ RECIPE = [
     '--data.path=builtin:digits', '--data.in_chans=1', '--data.img_size=32', '--data.max_train_samples=256',
     '--data.test_split=null', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2', '--batch_size=64',
     '--optim.name=adamw', '--optim.lr=1e-3', '--optim.clip_grad=1.0', '--ema.decay=0.9', '--grad_accum_steps=2',
-    '--cpu_threads=1',
+    '--optim.freeze_trunk_epochs=1', '--cpu_threads=1',
 ]
 
 

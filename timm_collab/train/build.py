@@ -1,7 +1,6 @@
 """The parts of a run that a recipe names: model, objective, optimizer, schedule."""
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import timm
@@ -86,18 +85,6 @@ def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device, 
     return CollaborativeTask(model, criterion, device=device, verbose=False)
 
 
-def beta_at(config: ObjectiveConfig, epochs: float) -> float:
-    """Weight of the labels after so many epochs, a fraction of one included.
-
-    The weight of the other heads, 1 - beta, rises from (almost) nothing to its full value: linearly, or as
-    exp(-5 (1 - t)^2) (Laine & Aila 2017), which consistency training and online distillation use. The two weights
-    always sum to 1.
-    """
-    progress = min(epochs / config.ramp_up_epochs, 1.0) if config.ramp_up_epochs else 1.0
-    share = progress if config.ramp_up == 'linear' else math.exp(-5 * (1 - progress) ** 2)
-    return 1.0 - share * (1.0 - config.beta)
-
-
 def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:
     """timm's mixup and cutmix, None where neither is on."""
     if not config.mixes:
@@ -117,8 +104,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """timm's optimizer of that name.
 
     Raises:
-        TrainError: There is none, or it doesn't take the arguments.
+        TrainError: There is none, or it doesn't take the arguments; there is no trunk to freeze.
     """
+    trunk: Any = model.nodes['trunk']  # type: ignore[index]
+    require(not config.freeze_trunk_epochs or any(True for _ in trunk.parameters()),
+            'optim.freeze_trunk_epochs: these heads share no layers, there is no trunk to freeze')
     known = timm.optim.list_optimizers()
     require(config.name.lower() in known,
             f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")

@@ -20,11 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
+from .build import build_mixup, build_optimizer, build_scheduler, build_task
 from .config import TrainConfig
 from .data.images import EpochSampler, keyed_randomness
 from .errors import TrainError
 from .evaluate import Scores, evaluate
+from .freezing import FrozenTrunk
+from .schedule import schedule_objective
 
 CHECK_EVERY = 20
 """Updates between two looks at the loss: each look waits for the device, and shows in the progress bar."""
@@ -95,6 +97,7 @@ class Trainer:
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
         self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
+        self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
         self.num_updates = 0
 
     def fit(self) -> dict[str, Any]:
@@ -119,6 +122,7 @@ class Trainer:
                 'epoch': epoch,
                 'lr': stats.lr,
                 'beta': self.task.criterion.beta,
+                'temperature': self.task.criterion.temperature,
                 'train_loss': stats.loss,
                 'train_hard_heads': stats.hard_H,
                 'train_soft_heads': stats.soft_H,
@@ -151,6 +155,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> EpochStats:
         self.sampler.epoch = epoch
         self.task.train()
+        self.frozen_trunk.apply(epoch)
         lr = self.optimizer.param_groups[0]['lr']
         meter = _LossMeter(self.accelerator, epoch)
         bar = tqdm(
@@ -184,7 +189,7 @@ class Trainer:
 
     def _update(self, images: Tensor, target: Tensor) -> Tensor:
         """One step of the optimizer; returns loss, hard and soft terms in a row [1 + 2 H], means over the parts."""
-        self.task.criterion.beta = beta_at(self.config.objective, self.num_updates / self.updates_per_epoch)
+        schedule_objective(self.task.criterion, self.config.objective, self.num_updates / self.updates_per_epoch)
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
@@ -194,6 +199,7 @@ class Trainer:
                 result = self.task(images_part, target_part)
                 self.accelerator.backward(result['loss'] / steps)
             rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
+        self.frozen_trunk.drop_gradients()
         if self.config.optim.clip_grad is not None:
             self.accelerator.unscale_gradients(self.optimizer)
             dispatch_clip_grad(

@@ -71,6 +71,9 @@ class TrainConfig:
                 ' make it a multiple')
         require(self.cpu_threads is None or self.cpu_threads >= 1,
                 f'cpu_threads must be at least 1, got {self.cpu_threads}')
+        require(not self.optim.freeze_trunk_epochs or (self.model.num_heads > 1 and not self.compare_single),
+                'optim.freeze_trunk_epochs freezes the layers that all heads share: one head alone'
+                + ', as compare_single trains it,' * self.compare_single + ' has none')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
 
