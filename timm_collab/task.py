@@ -94,6 +94,7 @@ class CollaborativeTask(ClassificationTask):
                 f'set them on the CollaborativeLoss that is passed as criterion.'
             )
         super().__init__(model, objective, device=device, dtype=dtype, verbose=False)
+        self._compiled_objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
         self.criterion.to(device=self.device)
         self.verbose = verbose
         if verbose:
@@ -120,7 +121,8 @@ class CollaborativeTask(ClassificationTask):
             ValueError: If logits and target do not fit together, see the message.
         """
         logits_HBC = self._forward_heads(input)
-        loss, hard_H, soft_H = self.criterion.evaluate(logits_HBC, target)
+        evaluate = self._compiled_objective or self.criterion.evaluate
+        loss, hard_H, soft_H = evaluate(logits_HBC, target)
         return {
             'loss': loss,
             'output': logits_HBC[getattr(self._unwrapped(), 'kept_head', 0)],
@@ -128,6 +130,25 @@ class CollaborativeTask(ClassificationTask):
             'hard': hard_H,
             'soft': soft_H,
         }
+
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+        """Compile the model, for training and evaluation, and the objective.
+
+        They are compiled one by one, so that wrappers such as DDP may come between them. Beta and the temperature may
+        change afterwards: they are compiled as numbers from the second value on.
+
+        Args:
+            backend: As of `torch.compile`.
+            mode: As of `torch.compile`.
+            compile_kwargs: More of its arguments.
+
+        Returns:
+            The compiled model.
+        """
+        options = {'backend': backend, 'mode': mode, **compile_kwargs}
+        self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
+        model: nn.Module = super().compile(**options)
+        return model
 
     def _forward_heads(self, input: Tensor) -> Tensor:
         model = self._unwrapped()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import timm
 import torch
@@ -53,7 +55,7 @@ def test_the_trunk_stands_still_and_then_learns(recipe, distributed: bool, optim
     trainer.frozen_trunk.distributed = distributed  # how it is done, seen from one process
     trainer.fit()
     frozen, then = found[:3], found[2:]
-    for (a, x), (b, y) in zip(frozen, frozen[1:], strict=False):
+    for (a, x), (b, y) in itertools.pairwise(frozen):
         assert changed(a, b) == set()
         assert moving(x) <= changed(x, y)
     (a, _), (b, _) = then
@@ -110,5 +112,5 @@ def test_there_has_to_be_a_trunk(recipe) -> None:
     for argv in (['--model.heads=1'], ['--compare_single=true']):
         with pytest.raises(TrainError, match='freezes the layers that all heads share: one head alone'):
             recipe('--optim.freeze_trunk_epochs=1', *argv)
-    with pytest.raises(TrainError, match='optim.freeze_trunk_epochs must be 0 or more, got -1'):
+    with pytest.raises(TrainError, match=r'optim.freeze_trunk_epochs must be 0 or more, got -1'):
         recipe('--optim.freeze_trunk_epochs=-1')

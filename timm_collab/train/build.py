@@ -14,7 +14,16 @@ from torch.optim import Optimizer
 from ..baselines import MutualLearningLoss
 from ..loss import CollaborativeLoss
 from ..task import CollaborativeTask
-from .config import COLLAB_PREFIX, AugmentConfig, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, SchedConfig
+from .config import (
+    COLLAB_PREFIX,
+    AugmentConfig,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    SchedConfig,
+    TrainConfig,
+)
 from .errors import TrainError, nearest, require
 
 
@@ -83,6 +92,19 @@ def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device, 
         scale_by_t2=config.scale_by_t2,
     )
     return CollaborativeTask(model, criterion, device=device, verbose=False)
+
+
+def check_compile(config: TrainConfig) -> None:
+    """Make sure that what a recipe compiles with is there.
+
+    Raises:
+        TrainError: There is no such backend.
+    """
+    if config.compile:
+        known = torch.compiler.list_backends(exclude_tags=())
+        require(config.compile_backend in known,
+                f"compile_backend '{config.compile_backend}': torch {torch.__version__} has"
+                f' {", ".join(known)}{nearest(config.compile_backend, known)}')
 
 
 def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import Dataset
 
-from .build import build_model, build_optimizer, check_input
+from .build import build_model, build_optimizer, check_compile, check_input
 from .config import TrainConfig
 from .data.images import make_dataset
 from .data.preprocess import Preprocessing, make_preprocessing
@@ -78,6 +78,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
         TrainError: Anything that would keep one of them from being trained.
     """
     config = configs[0]
+    check_compile(config)
     progress = accelerator.is_main_process and sys.stderr.isatty()
     if not progress:
         datasets.disable_progress_bars()

@@ -96,6 +96,8 @@ class Trainer:
             model, optimizer, loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
+        if config.compile:
+            self.task.compile(config.compile_backend, config.compile_mode)
         self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
         self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
         self.num_updates = 0
@@ -148,7 +150,8 @@ class Trainer:
 
     def release(self) -> nn.Module:
         """The trained model on the CPU, free of what Accelerate put around it."""
-        model = self.accelerator.unwrap_model(self.task.trainable_module, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(
+            self.task.trainable_module, keep_fp32_wrapper=False, keep_torch_compile=False)
         self.accelerator.free_memory()
         return model.cpu().to(memory_format=torch.contiguous_format)
 
