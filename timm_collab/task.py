@@ -209,7 +209,9 @@ class CollaborativeTask(ClassificationTask):
         super().load_checkpoint_state(tree, task_state, ema, strict)
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the plain network: the head that is kept, and the weights of all.
+        """Return what a checkpoint needs besides the plain network: the kept head, and all heads' weights.
+
+        Parameters of the objective are among it, where it has any.
 
         Args:
             module: Take the state of this model instead.
@@ -217,6 +219,8 @@ class CollaborativeTask(ClassificationTask):
         """
         model = self._unwrapped(module, ema)
         state = {'kept_head': model.kept_head} if hasattr(model, 'kept_head') else {}
+        if any(True for _ in self.criterion.parameters()):
+            state['objective'] = self.criterion.state_dict()
         return {**state, 'tree': model.state_dict()} if hasattr(model, 'plain_state_dict') else state
 
     def load_task_state(
@@ -226,7 +230,7 @@ class CollaborativeTask(ClassificationTask):
             module: nn.Module | None = None,
             ema: bool = False,
     ) -> None:
-        """Restore the kept head.
+        """Restore the kept head, and the parameters of the objective.
 
         Args:
             state: The state, None or empty where the checkpoint has none.
@@ -235,7 +239,10 @@ class CollaborativeTask(ClassificationTask):
             ema: Restore the state of the EMA model.
         """
         if state:
-            self._unwrapped(module, ema).kept_head = state['kept_head']
+            if 'kept_head' in state:
+                self._unwrapped(module, ema).kept_head = state['kept_head']
+            if 'objective' in state:
+                self.criterion.load_state_dict(state['objective'])
 
     def _unwrapped(self, module: nn.Module | None = None, ema: bool = False) -> Any:
         if module is None:

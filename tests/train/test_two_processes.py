@@ -76,3 +76,15 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> N
     assert done.returncode != 0
     assert 'must be a multiple of their number, 2 times grad_accum_steps, 4' in done.stderr
     assert not (tmp_path / '2').exists()
+
+
+def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
+    rows = []
+    for processes in (1, 2):
+        done = run(tmp_path, processes, '--objective.kind=gated', '--data.max_train_samples=128', '--optim.lr=0.01')
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics = (tmp_path / str(processes) / 'metrics.jsonl').read_text().splitlines()
+        rows.append([json.loads(line) for line in metrics])
+    for a, b in zip(*rows, strict=True):
+        assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-3)
+        assert a['train_soft_heads'] == pytest.approx(b['train_soft_heads'], rel=1e-2, abs=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+import timm.loss
 import timm.optim
 import timm.scheduler
 import torch
@@ -11,9 +12,8 @@ import torch.nn as nn
 from timm.data import Mixup
 from torch.optim import Optimizer
 
-from ..baselines import MutualLearningLoss
+from ..baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..loss import CollaborativeLoss
-from ..task import CollaborativeTask
 from .config import (
     COLLAB_PREFIX,
     AugmentConfig,
@@ -82,16 +82,18 @@ def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None)
                          ' try another data.img_size') from error
 
 
-def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device, mixes: bool) -> CollaborativeTask:
-    """The objective around a (wrapped) model; labels that are mixed are smoothed as they are mixed."""
-    kind = {'collaborative': CollaborativeLoss, 'mutual': MutualLearningLoss}[config.kind]
-    criterion = kind(
-        nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else config.smoothing),
-        temperature=config.temperature,
-        beta=config.beta,
-        scale_by_t2=config.scale_by_t2,
-    )
-    return CollaborativeTask(model, criterion, device=device, verbose=False)
+def build_criterion(config: ObjectiveConfig, num_heads: int, num_classes: int, mixes: bool) -> CollaborativeLoss:
+    """The objective; labels that are mixed are smoothed as they are mixed."""
+    smoothing = 0.0 if mixes else config.smoothing
+    hard: nn.Module = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    if config.hard == 'bce':
+        hard = timm.loss.BinaryCrossEntropy(
+            smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)
+    options: dict[str, Any] = {
+        'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2}
+    if config.kind == 'gated' and num_heads > 1:
+        return GatedEnsembleLoss(num_heads, num_classes, hard, **options)
+    return (MutualLearningLoss if config.kind == 'mutual' else CollaborativeLoss)(hard, **options)
 
 
 def check_compile(config: TrainConfig) -> None:
@@ -122,8 +124,8 @@ def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mi
     )
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """timm's optimizer of that name.
+def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module | None = None) -> Optimizer:
+    """timm's optimizer of that name, for the model and for parameters of the objective, if it has any.
 
     Raises:
         TrainError: There is none, or it doesn't take the arguments; there is no trunk to freeze.
@@ -135,7 +137,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     require(config.name.lower() in known,
             f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
     try:
-        return timm.optim.create_optimizer_v2(
+        optimizer = timm.optim.create_optimizer_v2(
             model,
             opt=config.name,
             lr=config.lr,
@@ -146,6 +148,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         )
     except (TypeError, ValueError) as error:
         raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
+    if criterion is not None and (parameters := list(criterion.parameters())):
+        optimizer.add_param_group({'params': parameters})
+    return optimizer
 
 
 def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .build import build_mixup, build_optimizer, build_scheduler, build_task
+from ..task import CollaborativeTask
+from .build import build_criterion, build_mixup, build_optimizer, build_scheduler
 from .config import TrainConfig
 from .data.images import EpochSampler, keyed_randomness
 from .errors import TrainError
@@ -89,13 +90,19 @@ class Trainer:
         if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
             self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)
             self.ema.to(accelerator.device)
-        optimizer = build_optimizer(model, config.optim)
+        criterion = build_criterion(
+            config.objective,
+            model.num_heads,  # type: ignore[arg-type]
+            model.num_classes,  # type: ignore[arg-type]
+            config.augment.mixes,
+        )
+        optimizer = build_optimizer(model, config.optim, criterion)
         self.updates_per_epoch = len(loaders.train)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, self.updates_per_epoch)
         wrapped, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
             model, optimizer, loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
-        self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
+        self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
         if config.compile:
             self.task.compile(config.compile_backend, config.compile_mode)
         self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
@@ -203,6 +210,8 @@ class Trainer:
                 self.accelerator.backward(result['loss'] / steps)
             rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
         self.frozen_trunk.drop_gradients()
+        for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages
+            parameter.grad = self.accelerator.reduce(parameter.grad, reduction='mean')
         if self.config.optim.clip_grad is not None:
             self.accelerator.unscale_gradients(self.optimizer)
             dispatch_clip_grad(

@@ -16,10 +16,17 @@ class ObjectiveConfig:
     beta: float = key(0.5, 'weight of the labels; 1 - beta is that of the consensus of the other heads')
     temperature: float = key(2.0, 'temperature of the consensus term')
     scale_by_t2: bool = key(True, 'multiply the consensus term by the square of the temperature')
+    hard: Literal['ce', 'bce'] = key(
+        'ce', 'loss against the labels: cross-entropy, or (bce) binary cross-entropy of each class, with a consensus on'
+              ' each class as well')
     smoothing: float = key(0.0, 'label smoothing of the hard term')
-    kind: Literal['collaborative', 'mutual'] = key(
-        'collaborative', 'what a head learns from the others: their consensus, or (mutual, as in Deep Mutual Learning)'
-                         ' each of their predictions')
+    bce_target_threshold: float | None = key(
+        None, 'for hard: bce, make targets above this 1 and others 0, e.g. 0.2 after mixup')
+    bce_sum: bool = key(False, 'for hard: bce, sum over the classes and not average')
+    kind: Literal['collaborative', 'mutual', 'gated'] = key(
+        'collaborative', 'what a head learns from the others: their consensus, each of their predictions (mutual, Deep'
+                         ' Mutual Learning), or an ensemble of all weighted by a gate (gated, On-the-Fly Native'
+                         ' Ensemble)')
     ramp_up_epochs: float = key(0.0, 'epochs in which the weight of the other heads rises from 0 to 1 - beta')
     ramp_up: Literal['linear', 'cosine', 'gaussian'] = key(
         'gaussian', 'how it rises: linear, cosine, or (gaussian) as exp(-5 (1 - t)^2)')
@@ -40,4 +47,10 @@ class ObjectiveConfig:
                 f'objective.temperature_epochs must be 0 or more, got {self.temperature_epochs}')
         require((self.temperature_from is None) == (self.temperature_epochs == 0),
                 'a temperature that changes needs both objective.temperature_from and objective.temperature_epochs')
+        require(self.hard == 'ce' or self.kind == 'collaborative',
+                f'objective.kind {self.kind} compares distributions over classes: it needs objective.hard ce')
+        require(self.hard == 'bce' or (self.bce_target_threshold is None and not self.bce_sum),
+                'objective.bce_target_threshold and objective.bce_sum need objective.hard bce')
+        require(self.bce_target_threshold is None or 0.0 <= self.bce_target_threshold < 1.0,
+                f'objective.bce_target_threshold must lie in [0, 1), got {self.bce_target_threshold}')
         require(0.0 <= self.smoothing < 1.0, f'objective.smoothing must lie in [0, 1), got {self.smoothing}')
