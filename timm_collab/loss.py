@@ -153,14 +153,14 @@ class CollaborativeLoss(nn.Module):
         Raises:
             ValueError: If logits and target do not fit together, see the message.
         """
-        if (weights := self._fusable()) is not None and len(logits_HBC) > 1:
+        if (weights := self.one_pass_weights()) is not None and len(logits_HBC) > 1:
             _check_logits(logits_HBC)
             self._check_target(logits_HBC, target)
             return collaborative_cross_entropy(logits_HBC, target, weights)
         hard_H, soft_H = self.terms(logits_HBC, target)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
 
-    def _fusable(self) -> Weights | None:
+    def one_pass_weights(self) -> Weights | None:
         """What `fused.py` needs to know, None where the objective isn't the one that it computes."""
         criterion = self.criterion
         if (

@@ -135,7 +135,8 @@ class CollaborativeTask(ClassificationTask):
         """Compile the model, for training and evaluation, and the objective.
 
         They are compiled one by one, so that wrappers such as DDP may come between them. Beta and the temperature may
-        change afterwards: they are compiled as numbers from the second value on.
+        change afterwards: they are compiled as numbers from the second value on. An objective that is computed in one
+        pass (`CollaborativeLoss.evaluate`) stays so: compiled, it is slower on a CPU (`benchmarks/objective.py`).
 
         Args:
             backend: As of `torch.compile`.
@@ -146,7 +147,8 @@ class CollaborativeTask(ClassificationTask):
             The compiled model.
         """
         options = {'backend': backend, 'mode': mode, **compile_kwargs}
-        self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
+        if self.criterion.one_pass_weights() is None:
+            self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
         model: nn.Module = super().compile(**options)
         return model
 
