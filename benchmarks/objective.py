@@ -8,7 +8,10 @@ Memory: the most bytes of storages that torch made and still had at once, gradie
 those of the logits; the meter sees every operator, so the figure is exact. It is taken at two numbers of heads, with
 time and memory per head, to see that both grow linearly.
 
-    python benchmarks/objective.py
+On Linux, `MALLOC_TOP_PAD_=67108864` keeps the allocator from giving memory back to the system after each round: what
+it takes to get it again comes and goes with what ran before, on both sides.
+
+    MALLOC_TOP_PAD_=67108864 python benchmarks/objective.py
     python benchmarks/objective.py --device cuda --rounds 200
 """
 from __future__ import annotations
@@ -101,14 +104,16 @@ def main() -> None:
         bound = f'{TIME_BOUND:.2f}' if name != 'as a sum' else ''
         print(f'| {name} | {base:.2f} | {own:.2f} | {own / base:.2f} | {median:.2f} | {bound} |', flush=True)
 
-    print('\n| [H, 64, 21841] | H | ms a head | peak / logits | bound |')
-    print('|---|---|---|---|---|')
+    print('\n| [H, 64, 21841] | H | plain, ms a head | objective, ms a head | peak / logits | bound |')
+    print('|---|---|---|---|---|---|')
     for name in ('in one pass', 'as a sum'):
         for heads in (2, 4, 8):
             batch = make(heads, 64, 21841, args.device)
-            own = min(seconds(objectives[name], *batch) for _ in range(max(args.rounds // 6, 3)))
+            sides = (plain, objectives[name])
+            pairs = [[seconds(side, *batch) for side in sides] for _ in range(max(args.rounds // 6, 3))]
+            base, own = (1e3 / heads * min(side) for side in zip(*pairs, strict=True))
             bound = f'{MEMORY_BOUND:.2f}' if name != 'as a sum' else ''
-            print(f'| {name} | {heads} | {1e3 * own / heads:.1f} | {memory(objectives[name], *batch):.2f} | {bound} |',
+            print(f'| {name} | {heads} | {base:.1f} | {own:.1f} | {memory(objectives[name], *batch):.2f} | {bound} |',
                   flush=True)
 
 
