@@ -84,6 +84,14 @@ def test_ignored_examples_learn_from_the_others_only(ignore_index: int, reductio
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_class_that_is_not_there_is_no_other_class() -> None:
+    weights = CollaborativeLoss().one_pass_weights()
+    assert weights is not None
+    for wrong in (-1, C):
+        with pytest.raises(RuntimeError, match='out of bounds'):
+            fused.collaborative_cross_entropy(make_logits(), torch.full((B,), wrong), weights)
+
+
 @pytest.mark.parametrize('temperature', [1e-3, .1, 2., 1e3])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('kind', ['index', 'probabilities'])

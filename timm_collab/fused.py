@@ -102,8 +102,9 @@ def _compute(
 
     share_B = logits_HBC.new_ones(batch, dtype=dtype)  # of each example in the hard term
     if target.ndim == 1:
-        share_B = (target != weights.ignore_index).to(dtype)
-        target = target.long().clamp(0, classes - 1)  # an ignored index may lie outside, its share is 0
+        counts_B = target != weights.ignore_index
+        share_B = counts_B.to(dtype)
+        target = target.long() * counts_B  # an ignored index may lie outside; any other still fails on the device
     if not weights.sum_batch:
         share_B = share_B / (share_B.sum() if target.ndim == 1 else batch)
     soft_share = (temperature ** 2 if weights.scale_by_t2 else 1.) / (1 if weights.sum_batch else batch)
