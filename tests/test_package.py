@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # A module imports only from its left.
 CHAIN = (
     'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
-    'weights', 'model', 'loss', 'baselines', 'task', 'train',
+    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train',
 )
 CORE = {*CHAIN[:-1], 'networks', 'noise', 'registry'}
 

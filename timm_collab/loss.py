@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused import Weights, collaborative_cross_entropy
+
 # By name, as the oldest supported timm has only some of them.
 _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tuple(
     getattr(timm.loss, name)
@@ -133,7 +135,52 @@ class CollaborativeLoss(nn.Module):
         Raises:
             ValueError: If logits and target do not fit together, see the message.
         """
-        return self.combine(*self.terms(logits_HBC, target))
+        return self.evaluate(logits_HBC, target)[0]
+
+    def evaluate(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the training loss, and the terms that it is made of.
+
+        With `nn.CrossEntropyLoss` as the hard loss, value and gradient are computed together, see `fused.py`: equal up
+        to rounding, faster, and in less memory. Compiled code is left to the compiler.
+
+        Args:
+            logits_HBC: Logits of the heads, [H, B, C].
+            target: What the criterion takes: class indices [B], or class probabilities or binary labels [B, C].
+
+        Returns:
+            The loss, one number, and hard and soft terms [H] as of `terms`, without a gradient.
+
+        Raises:
+            ValueError: If logits and target do not fit together, see the message.
+        """
+        if (weights := self.one_pass_weights()) is not None and len(logits_HBC) > 1:
+            _check_logits(logits_HBC)
+            self._check_target(logits_HBC, target)
+            return collaborative_cross_entropy(logits_HBC, target, weights)
+        hard_H, soft_H = self.terms(logits_HBC, target)
+        return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
+
+    def one_pass_weights(self) -> Weights | None:
+        """What `fused.py` needs to know, None where the objective isn't the one that it computes."""
+        criterion = self.criterion
+        if (
+            type(self) is not CollaborativeLoss  # subclasses have other terms
+            or type(criterion) is not nn.CrossEntropyLoss
+            or criterion.weight is not None
+            or criterion.reduction == 'none'
+            or self.multi_label
+            or self.beta == 1.
+            or torch.compiler.is_compiling()
+        ):
+            return None
+        return Weights(
+            temperature=self.temperature,
+            beta=self.beta,
+            scale_by_t2=self.scale_by_t2,
+            sum_batch=self._sum_batch,
+            label_smoothing=criterion.label_smoothing,
+            ignore_index=criterion.ignore_index,
+        )
 
     def terms(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Compute each head's hard and soft term, before they are weighted by beta and 1 - beta.

@@ -89,6 +89,7 @@ class CollabModel(TreeWeights):
         self.backbone = backbone
         self.rescale = rescale
         self.grad_checkpointing = False
+        self._checkpoint_trunk = True
         self._kept_head = 0
         self._minds_size = False
 
@@ -135,7 +136,7 @@ class CollabModel(TreeWeights):
     ) -> None:
         name = node_name(path)
         node, stretch = self.nodes[name], stretches.get(name)
-        if self.grad_checkpointing and self.training:
+        if self.grad_checkpointing and self.training and (path or self._checkpoint_trunk):
             values = checkpointed(node, *values, stretch=stretch)
         else:
             values = node(*values, stretch=stretch)
@@ -209,9 +210,18 @@ class CollabModel(TreeWeights):
         chain = cut_for(first, self._input_size, self.tree)
         self._grow(chain, lambda head, contents: edited(head) if head else first)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what crosses the splits and compute each node of the tree again in the backward pass."""
+    def set_grad_checkpointing(self, enable: bool = True, trunk: bool = True) -> None:
+        """Keep only what crosses the splits and compute each node of the tree again in the backward pass.
+
+        The nodes are computed again one after the other, so no more than one of them has its activations in memory.
+
+        Args:
+            enable: Whether to.
+            trunk: The trunk as well. False keeps its activations and saves computing it twice: the peak is then that of
+                the trunk and the largest node after it, about that of a single network.
+        """
         self.grad_checkpointing = enable
+        self._checkpoint_trunk = trunk
 
     def __repr__(self) -> str:
         params = {key: sum(p.numel() for p in node.parameters()) for key, node in self.nodes.items()}

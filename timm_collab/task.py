@@ -94,6 +94,7 @@ class CollaborativeTask(ClassificationTask):
                 f'set them on the CollaborativeLoss that is passed as criterion.'
             )
         super().__init__(model, objective, device=device, dtype=dtype, verbose=False)
+        self._compiled_objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
         self.criterion.to(device=self.device)
         self.verbose = verbose
         if verbose:
@@ -120,14 +121,36 @@ class CollaborativeTask(ClassificationTask):
             ValueError: If logits and target do not fit together, see the message.
         """
         logits_HBC = self._forward_heads(input)
-        hard_H, soft_H = self.criterion.terms(logits_HBC, target)
+        evaluate = self._compiled_objective or self.criterion.evaluate
+        loss, hard_H, soft_H = evaluate(logits_HBC, target)
         return {
-            'loss': self.criterion.combine(hard_H, soft_H),
+            'loss': loss,
             'output': logits_HBC[getattr(self._unwrapped(), 'kept_head', 0)],
             'logits': logits_HBC,
-            'hard': hard_H.detach(),
-            'soft': soft_H.detach(),
+            'hard': hard_H,
+            'soft': soft_H,
         }
+
+    def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+        """Compile the model, for training and evaluation, and the objective.
+
+        They are compiled one by one, so that wrappers such as DDP may come between them. Beta and the temperature may
+        change afterwards: they are compiled as numbers from the second value on. An objective that is computed in one
+        pass (`CollaborativeLoss.evaluate`) stays so: compiled, it is slower on a CPU (`benchmarks/objective.py`).
+
+        Args:
+            backend: As of `torch.compile`.
+            mode: As of `torch.compile`.
+            compile_kwargs: More of its arguments.
+
+        Returns:
+            The compiled model.
+        """
+        options = {'backend': backend, 'mode': mode, **compile_kwargs}
+        if self.criterion.one_pass_weights() is None:
+            self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
+        model: nn.Module = super().compile(**options)
+        return model
 
     def _forward_heads(self, input: Tensor) -> Tensor:
         model = self._unwrapped()
@@ -188,7 +211,9 @@ class CollaborativeTask(ClassificationTask):
         super().load_checkpoint_state(tree, task_state, ema, strict)
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the plain network: the head that is kept, and the weights of all.
+        """Return what a checkpoint needs besides the plain network: the kept head, and all heads' weights.
+
+        Parameters of the objective are among it, where it has any.
 
         Args:
             module: Take the state of this model instead.
@@ -196,6 +221,8 @@ class CollaborativeTask(ClassificationTask):
         """
         model = self._unwrapped(module, ema)
         state = {'kept_head': model.kept_head} if hasattr(model, 'kept_head') else {}
+        if any(True for _ in self.criterion.parameters()):
+            state['objective'] = self.criterion.state_dict()
         return {**state, 'tree': model.state_dict()} if hasattr(model, 'plain_state_dict') else state
 
     def load_task_state(
@@ -205,7 +232,7 @@ class CollaborativeTask(ClassificationTask):
             module: nn.Module | None = None,
             ema: bool = False,
     ) -> None:
-        """Restore the kept head.
+        """Restore the kept head, and the parameters of the objective.
 
         Args:
             state: The state, None or empty where the checkpoint has none.
@@ -214,7 +241,10 @@ class CollaborativeTask(ClassificationTask):
             ema: Restore the state of the EMA model.
         """
         if state:
-            self._unwrapped(module, ema).kept_head = state['kept_head']
+            if 'kept_head' in state:
+                self._unwrapped(module, ema).kept_head = state['kept_head']
+            if 'objective' in state:
+                self.criterion.load_state_dict(state['objective'])
 
     def _unwrapped(self, module: nn.Module | None = None, ema: bool = False) -> Any:
         if module is None:

@@ -9,42 +9,28 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.data import Mixup
 from torch import nn
-from torch.utils.data import TensorDataset
 
-from tests.train.cached_images import CachedImages
+from tests.train.toys import CachedImages, make_data, make_model, make_trainer
 from timm_collab.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
-from timm_collab.train.data.images import evaluation_loader, keyed_randomness, training_loader
+from timm_collab.train.data.images import training_loader
+from timm_collab.train.data.keyed import keyed_randomness
 from timm_collab.train.meter import ExplodedLossError
 from timm_collab.train.prepare import make_accelerator
 from timm_collab.train.run import train
-from timm_collab.train.trainer import Listener, Loaders, Trainer
-
-SIZE = 16
+from timm_collab.train.trainer import Trainer
 
 
 @pytest.fixture
 def data():
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(48, 1, SIZE, SIZE, generator=generator), torch.randint(10, (48,), generator=generator)
-
-
-def make_model(heads: int) -> nn.Module:
-    set_seed(0)
-    return timm.create_model('collab_test_resnet', heads=heads, num_classes=10, in_chans=1)
-
-
-def make_trainer(config, model, data, on_epoch=lambda row: None) -> Trainer:
-    train_loader, sampler = training_loader(CachedImages(*data), config.batch_size, 0, config.seed)
-    val = evaluation_loader(TensorDataset(data[0][:20], data[1][:20]), 8, 0)
-    return Trainer(config, model, Loaders(train_loader, sampler, val, None), Accelerator(cpu=True), Listener(on_epoch))
+    return make_data()
 
 
 def test_one_head_trains_like_the_plain_network(recipe, data):
     config = recipe('--model.heads=1', '--epochs=3', '--batch_size=16', '--sched.name=none', '--optim.weight_decay=0')
     model = make_model(heads=1)
     plain = model.prune()
-    make_trainer(config, model, data).fit()
+    make_trainer(config, model, data=data).fit()
 
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.02, momentum=0.9, nesterov=True)
     loader, sampler = training_loader(CachedImages(*data), 16, 0, config.seed)
@@ -63,7 +49,7 @@ def test_rows_hold_what_happened(recipe, data):
     config = recipe('--epochs=4', '--batch_size=16', '--sched.warmup_epochs=1', '--sched.warmup_lr=0.001')
     rows = []
     model = make_model(heads=2)
-    trainer = make_trainer(config, model, data, rows.append)
+    trainer = make_trainer(config, model, rows.append)
     result = trainer.fit()
     assert [row['epoch'] for row in rows] == [0, 1, 2, 3]
     assert trainer.num_updates == 4 * 3
@@ -83,7 +69,7 @@ def test_same_seed_same_weights(recipe, data):
     states = []
     for _ in range(2):
         model = make_model(heads=2)
-        make_trainer(recipe('--batch_size=16'), model, data).fit()
+        make_trainer(recipe('--batch_size=16'), model, data=data).fit()
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -96,16 +82,14 @@ def test_nan_names_epoch_and_step(recipe, data):
     images = images.clone()
     images[[index for _, index in sampler][20]] = float('nan')
     with pytest.raises(ExplodedLossError, match=r'the loss is nan at epoch 0, step 1 \(both from 0\): lower optim.lr'):
-        make_trainer(config, make_model(heads=2), (images, target_N)).fit()
+        make_trainer(config, make_model(heads=2), data=(images, target_N)).fit()
 
 
 @pytest.mark.parametrize('precision', ['bf16'])
 def test_mixed_precision_trains_and_prunes_in_float32(recipe, data, precision):
     model = make_model(heads=2)
     config = recipe('--batch_size=16')
-    train_loader, sampler = training_loader(CachedImages(*data), 16, 0, 0)
-    loaders = Loaders(train_loader, sampler, evaluation_loader(CachedImages(*data), 8, 0), None)
-    trainer = Trainer(config, model, loaders, Accelerator(cpu=True, mixed_precision=precision))
+    trainer = make_trainer(config, model, accelerator=Accelerator(cpu=True, mixed_precision=precision))
     row = trainer.fit()[-1]
     assert torch.isfinite(torch.tensor(row['train_loss']))
     released = trainer.release().eval()
@@ -117,7 +101,7 @@ def trained(recipe, data, *argv: str, arch: str = 'collab_test_resnet') -> dict[
     set_seed(0)
     model = timm.create_model(arch, heads=2, num_classes=10, in_chans=1)
     config = recipe('--batch_size=16', '--epochs=2', *argv)
-    make_trainer(config, model, data).fit()
+    make_trainer(config, model, data=data).fit()
     return model.state_dict()
 
 
@@ -134,7 +118,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(recipe):
         set_seed(0)
         model = timm.create_model('collab_test_vit', heads=2, num_classes=10, in_chans=1).double()
         config = recipe('--batch_size=16', f'--grad_accum_steps={steps}', '--optim.clip_grad=1.0')
-        trainer = make_trainer(config, model, data)
+        trainer = make_trainer(config, model, data=data)
         assert trainer.updates_per_epoch == 3
         row = trainer.fit()[-1]
         states.append((model.state_dict(), row['train_loss']))
@@ -148,7 +132,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(recipe):
 def test_clipping_limits_what_it_says(recipe, data, mode, limit):
     model = make_model(heads=2)
     config = recipe('--batch_size=16', f'--optim.clip_mode={mode}', f'--optim.clip_grad={limit}')
-    trainer = make_trainer(config, model, data)
+    trainer = make_trainer(config, model, data=data)
     found, before = {}, {}
 
     def look(*_):
@@ -174,7 +158,8 @@ def test_clipping_limits_what_it_says(recipe, data, mode, limit):
 
 def test_less_memory_and_another_layout_change_nothing_but_rounding(recipe, data):
     expected = trained(recipe, data)
-    assert equal(trained(recipe, data, '--grad_checkpointing=true'), expected)
+    for what in ('true', 'branches'):
+        assert equal(trained(recipe, data, f'--grad_checkpointing={what}'), expected)
     for name, tensor in trained(recipe, data, '--channels_last=true').items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3)
 
@@ -182,7 +167,7 @@ def test_less_memory_and_another_layout_change_nothing_but_rounding(recipe, data
 def test_lower_layers_learn_slower_with_layer_decay(recipe, data):
     config = recipe('--optim.layer_decay=0.5', '--optim.name=adamw', '--optim.kwargs={betas: [0.9, 0.95]}')
     model = make_model(heads=2)
-    trainer = make_trainer(config, model, data)
+    trainer = make_trainer(config, model, data=data)
     scale = {id(p): group['lr_scale'] for group in trainer.updater.optimizer.param_groups for p in group['params']}
     named = dict(model.named_parameters())
     first, last = named['nodes.trunk.conv1.0.weight'], named['nodes.branch_1.fc.weight']
@@ -200,7 +185,7 @@ def test_a_run_in_channels_last_is_saved_as_any(recipe, tmp_path):
 def test_the_average_of_the_weights_is_what_is_judged_and_kept(recipe, data, warmup):
     config = recipe('--batch_size=16', '--epochs=2', '--ema.decay=0.6', f'--ema.warmup={str(warmup).lower()}')
     model, rows = make_model(heads=2), []
-    trainer = make_trainer(config, model, data, rows.append)
+    trainer = make_trainer(config, model, rows.append)
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = {}
 
@@ -224,7 +209,7 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(recipe, data, war
 
 def test_without_an_average_nothing_is_said_of_it(recipe, data):
     rows = []
-    make_trainer(recipe('--batch_size=16', '--epochs=1'), make_model(heads=2), data, rows.append).fit()
+    make_trainer(recipe('--batch_size=16', '--epochs=1'), make_model(heads=2), rows.append).fit()
     assert 'val_without_ema' not in rows[0]
     with pytest.raises(TrainError, match=r'ema.decay must lie in \[0, 1\), got 1.0'):
         recipe('--ema.decay=1.0')
@@ -246,8 +231,8 @@ def batches_of(trainer: Trainer, monkeypatch) -> list[tuple[torch.Tensor, torch.
 def test_batches_are_mixed_as_timm_mixes_them(recipe, data, monkeypatch, mode):
     config = recipe('--batch_size=16', '--epochs=3', '--augment.mixup=0.8', '--augment.cutmix=1.0',
                     f'--augment.mixup_mode={mode}', '--objective.smoothing=0.1', '--augment.mixup_off_epoch=2')
-    seen = batches_of(make_trainer(config, make_model(heads=2), data), monkeypatch)
-    again = batches_of(make_trainer(config, make_model(heads=2), data), monkeypatch)
+    seen = batches_of(make_trainer(config, make_model(heads=2)), monkeypatch)
+    again = batches_of(make_trainer(config, make_model(heads=2)), monkeypatch)
     assert all(torch.equal(x, x_again) and torch.equal(y, y_again) for (x, y), (x_again, y_again) in
                zip(seen, again, strict=True))
 
@@ -270,9 +255,9 @@ def test_batches_are_mixed_as_timm_mixes_them(recipe, data, monkeypatch, mode):
 
 def test_smoothing_of_mixed_labels_is_not_doubled(recipe, data):
     config = recipe('--batch_size=16', '--augment.mixup=0.8', '--objective.smoothing=0.1')
-    assert make_trainer(config, make_model(heads=2), data).updater.task.criterion.criterion.label_smoothing == 0.0
+    assert make_trainer(config, make_model(heads=2)).updater.task.criterion.criterion.label_smoothing == 0.0
     config = recipe('--batch_size=16', '--objective.smoothing=0.1')
-    trainer = make_trainer(config, make_model(heads=2), data)
+    trainer = make_trainer(config, make_model(heads=2))
     assert trainer.updater.task.criterion.criterion.label_smoothing == 0.1 and trainer.updater.mixup is None
 
 
@@ -288,7 +273,7 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
     config = recipe('--batch_size=16', '--epochs=3', '--objective.beta=0.2', '--objective.ramp_up_epochs=2',
                     f'--objective.ramp_up={shape}')
     rows = []
-    trainer = make_trainer(config, make_model(heads=2), data, rows.append)
+    trainer = make_trainer(config, make_model(heads=2), rows.append)
     betas = []
     task = trainer.updater.task
     forward = task.forward
@@ -301,6 +286,6 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
 
 def test_heads_may_learn_from_each_other_one_by_one(recipe, data):
     config = recipe('--batch_size=16', '--objective.kind=mutual', '--objective.temperature=1')
-    trainer = make_trainer(config, make_model(heads=3), data)
+    trainer = make_trainer(config, make_model(heads=3))
     assert type(trainer.updater.task.criterion) is MutualLearningLoss
     assert len(trainer.fit()[-1]['train_soft_heads']) == 3

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.train.toys import make_data, make_model, make_trainer
+from timm_collab.train.parse import parse_config
+from timm_collab.train.prepare import make_accelerator
+
 ROOT = Path(__file__).parents[2]
 RECIPE = [
     # no batch statistics: those are of each process's part
@@ -18,7 +23,7 @@ RECIPE = [
     '--data.path=builtin:digits', '--data.in_chans=1', '--data.img_size=32', '--data.max_train_samples=256',
     '--data.test_split=null', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2', '--batch_size=64',
     '--optim.name=adamw', '--optim.lr=1e-3', '--optim.clip_grad=1.0', '--ema.decay=0.9', '--grad_accum_steps=2',
-    '--cpu_threads=1',
+    '--optim.freeze_trunk_epochs=1', '--cpu_threads=1',
 ]
 
 
@@ -73,27 +78,19 @@ def test_the_curves_and_the_weights_are_those_of_one_process(runs: tuple[Path, P
 
 FLOAT64 = """
 import sys
-import timm, torch
-from accelerate.utils import set_seed
+import torch
 from safetensors.torch import save_file
-from torch.utils.data import TensorDataset
-from timm_collab.train.data.images import CachedImages, evaluation_loader, training_loader
+from tests.train.toys import make_data, make_model, make_trainer
 from timm_collab.train.parse import parse_config
 from timm_collab.train.prepare import make_accelerator
-from timm_collab.train.trainer import Loaders, Trainer
 
 config = parse_config([
     '--model.name=collab_test_vit', '--data.path=-', '--epochs=2', '--batch_size=16', '--optim.lr=0.01',
     '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true'])
-generator = torch.Generator().manual_seed(0)
-images = torch.randn(64, 1, 32, 32, generator=generator).double()
-target = torch.randint(10, (64,), generator=generator)
-set_seed(0)
-model = timm.create_model('collab_test_vit', heads=4, num_classes=10, in_chans=1, img_size=32).double()
-loader, sampler = training_loader(CachedImages(images, target), config.batch_size, 0, 0)
+images, target = make_data(32)
+model = make_model(4, 'collab_test_vit', img_size=32).double()
 accelerator = make_accelerator(config)
-val = evaluation_loader(TensorDataset(images[:20], target[:20]), 8, 0)
-trainer = Trainer(config, model, Loaders(loader, sampler, val, None), accelerator)
+trainer = make_trainer(config, model, data=(images.double(), target), accelerator=accelerator)
 rows = trainer.fit()
 released = trainer.release()
 if accelerator.is_main_process:
@@ -123,3 +120,27 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> N
     assert done.returncode != 0
     assert 'must be a multiple of their number, 2 times grad_accum_steps, 4' in done.stderr
     assert not (tmp_path / '2').exists()
+
+
+def train_a_gate(rank: int, folder: Path) -> None:
+    os.environ |= {'ACCELERATE_USE_CPU': 'true', 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2',
+                   'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': (folder / 'port').read_text()}
+    config = parse_config([
+        '--model.name=collab_test_vit', '--data.path=builtin:digits', '--epochs=2', '--batch_size=16',
+        '--objective.kind=gated', '--grad_accum_steps=2', '--augment.no_aug=true',
+    ])
+    model = make_model(2, 'collab_test_vit', img_size=32)
+    trainer = make_trainer(config, model, data=make_data(32), accelerator=make_accelerator(config))
+    trainer.fit()
+    torch.save([trainer.updater.task.criterion.state_dict(), model.state_dict()], folder / f'{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        (tmp_path / 'port').write_text(str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(train_a_gate, (tmp_path,), nprocs=2)
+    for first, second in zip(*(torch.load(tmp_path / f'{rank}.pt') for rank in range(2)), strict=True):
+        for name, tensor in first.items():
+            assert tensor.any() and torch.equal(tensor, second[name]), name

@@ -1,10 +1,10 @@
 """The parts of a run that a recipe names: model, objective, optimizer, schedule."""
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import timm
+import timm.loss
 import timm.optim
 import timm.scheduler
 import torch
@@ -12,10 +12,18 @@ import torch.nn as nn
 from timm.data import Mixup
 from torch.optim import Optimizer
 
-from ..baselines import MutualLearningLoss
+from ..baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..loss import CollaborativeLoss
-from ..task import CollaborativeTask
-from .config import COLLAB_PREFIX, AugmentConfig, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, SchedConfig
+from .config import (
+    COLLAB_PREFIX,
+    AugmentConfig,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    SchedConfig,
+    TrainConfig,
+)
 from .errors import TrainError, nearest, require
 
 
@@ -74,28 +82,31 @@ def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None)
                          ' try another data.img_size') from error
 
 
-def build_task(model: nn.Module, config: ObjectiveConfig, device: torch.device, mixes: bool) -> CollaborativeTask:
-    """The objective around a (wrapped) model; labels that are mixed are smoothed as they are mixed."""
-    kind = {'collaborative': CollaborativeLoss, 'mutual': MutualLearningLoss}[config.kind]
-    criterion = kind(
-        nn.CrossEntropyLoss(label_smoothing=0.0 if mixes else config.smoothing),
-        temperature=config.temperature,
-        beta=config.beta,
-        scale_by_t2=config.scale_by_t2,
-    )
-    return CollaborativeTask(model, criterion, device=device, verbose=False)
+def build_criterion(config: ObjectiveConfig, num_heads: int, num_classes: int, mixes: bool) -> CollaborativeLoss:
+    """The objective; labels that are mixed are smoothed as they are mixed."""
+    smoothing = 0.0 if mixes else config.smoothing
+    hard: nn.Module = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    if config.hard == 'bce':
+        hard = timm.loss.BinaryCrossEntropy(
+            smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)
+    options: dict[str, Any] = {
+        'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2}
+    if config.kind == 'gated' and num_heads > 1:
+        return GatedEnsembleLoss(num_heads, num_classes, hard, **options)
+    return (MutualLearningLoss if config.kind == 'mutual' else CollaborativeLoss)(hard, **options)
 
 
-def beta_at(config: ObjectiveConfig, epochs: float) -> float:
-    """Weight of the labels after so many epochs, a fraction of one included.
+def check_compile(config: TrainConfig) -> None:
+    """Make sure that what a recipe compiles with is there.
 
-    The weight of the other heads, 1 - beta, rises from (almost) nothing to its full value: linearly, or as
-    exp(-5 (1 - t)^2) (Laine & Aila 2017), which consistency training and online distillation use. The two weights
-    always sum to 1.
+    Raises:
+        TrainError: There is no such backend.
     """
-    progress = min(epochs / config.ramp_up_epochs, 1.0) if config.ramp_up_epochs else 1.0
-    share = progress if config.ramp_up == 'linear' else math.exp(-5 * (1 - progress) ** 2)
-    return 1.0 - share * (1.0 - config.beta)
+    if config.compile:
+        known = torch.compiler.list_backends(exclude_tags=())
+        require(config.compile_backend in known,
+                f"compile_backend '{config.compile_backend}': torch {torch.__version__} has"
+                f' {", ".join(known)}{nearest(config.compile_backend, known)}')
 
 
 def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:
@@ -113,17 +124,20 @@ def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mi
     )
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """timm's optimizer of that name.
+def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module | None = None) -> Optimizer:
+    """timm's optimizer of that name, for the model and for parameters of the objective, if it has any.
 
     Raises:
-        TrainError: There is none, or it doesn't take the arguments.
+        TrainError: There is none, or it doesn't take the arguments; there is no trunk to freeze.
     """
+    trunk: Any = model.nodes['trunk']  # type: ignore[index]
+    require(not config.freeze_trunk_epochs or any(True for _ in trunk.parameters()),
+            'optim.freeze_trunk_epochs: these heads share no layers, there is no trunk to freeze')
     known = timm.optim.list_optimizers()
     require(config.name.lower().removeprefix('lookahead_') in known,
             f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
     try:
-        return timm.optim.create_optimizer_v2(
+        optimizer = timm.optim.create_optimizer_v2(
             model,
             opt=config.name,
             lr=config.lr,
@@ -134,6 +148,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
         )
     except (TypeError, ValueError) as error:
         raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
+    if criterion is not None and (parameters := list(criterion.parameters())):
+        optimizer.add_param_group({'params': parameters})
+    return optimizer
 
 
 def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:

@@ -13,7 +13,7 @@ import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType, set_seed
 
-from .build import build_model, build_optimizer, check_input
+from .build import build_model, build_optimizer, check_compile, check_input
 from .config import TrainConfig
 from .data.images import BatchedImages, TransformedImages, make_dataset
 from .data.preprocess import Preprocessing, make_preprocessing
@@ -93,6 +93,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
         TrainError: Anything that would keep one of them from being trained.
     """
     config = configs[0]
+    check_compile(config)
     progress = accelerator.is_main_process and sys.stderr.isatty()
     if not progress:
         datasets.disable_progress_bars()

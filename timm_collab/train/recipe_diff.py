@@ -6,7 +6,10 @@ from typing import Any
 
 from .config import TrainConfig
 
-FREE = ('output', 'resume', 'compare_single', 'cpu_threads', 'data.workers', 'data.cache_dir', 'checkpoint.')
+FREE = (
+    'output', 'resume', 'compare_single', 'cpu_threads', 'grad_checkpointing', 'data.workers', 'data.cache_dir',
+    'checkpoint.',
+)
 """Keys, and groups of keys, that may change from one start of a run to the next."""
 _MISSING = object()
 

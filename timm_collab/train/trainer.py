@@ -179,7 +179,7 @@ class Trainer:
         """What is left of the epoch; returns whether the run is to stop, and images per second."""
         self.sampler.epoch = self.epoch
         self.sampler.skip = self.step * self.config.batch_size
-        self.updater.task.train()
+        self.updater.begin_epoch(self.epoch)
         saving = self.config.checkpoint
         bar = tqdm(
             total=self.updates_per_epoch * self.config.batch_size,
@@ -220,6 +220,7 @@ class Trainer:
             'epoch': self.epoch,
             'lr': self.lr,
             'beta': self.updater.task.criterion.beta,
+            'temperature': self.updater.task.criterion.temperature,
             'train_loss': self.meter.loss,
             'train_hard_heads': hard_H,
             'train_soft_heads': soft_H,

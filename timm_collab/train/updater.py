@@ -22,9 +22,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
+from ..task import CollaborativeTask
+from .build import build_criterion, build_mixup, build_optimizer, build_scheduler
 from .config import TrainConfig
-from .data.images import keyed_randomness
+from .data.keyed import keyed_randomness
+from .freezing import FrozenTrunk
+from .schedule import schedule_objective
 
 
 class Updater:
@@ -47,24 +50,38 @@ class Updater:
             convert_sync_batchnorm(model)
         model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
-            model.set_grad_checkpointing()  # type: ignore[operator]
+            model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)  # type: ignore[operator]
         self.ema = None
         if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
             self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)
             self.ema.to(accelerator.device)
-        optimizer = build_optimizer(model, config.optim)
+        criterion = build_criterion(
+            config.objective,
+            model.num_heads,  # type: ignore[arg-type]
+            model.num_classes,  # type: ignore[arg-type]
+            config.augment.mixes,
+        )
+        optimizer = build_optimizer(model, config.optim, criterion)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
         if accelerator.ddp_handler is not None:
             # Buffers that change in training are statistics of batch normalisation; others are equal everywhere.
             accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
         wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.task = build_task(wrapped, config.objective, accelerator.device, config.augment.mixes)
+        self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
+        if config.compile:
+            self.task.compile(config.compile_backend, config.compile_mode)
+        self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
         self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
 
     @property
     def lr(self) -> float:
         """Learning rate of the next update, of the first group of weights."""
         return float(self.optimizer.param_groups[0]['lr'])
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Get ready for an epoch, from its beginning or its middle."""
+        self.task.train()
+        self.frozen_trunk.apply(epoch)
 
     def update(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> Tensor:
         """Make one step of the optimizer.
@@ -82,7 +99,7 @@ class Updater:
         key = (self.config.seed, 'update', epoch, step, self.accelerator.process_index)
         set_seed(random.Random('/'.join(map(str, key))).getrandbits(32))
         before = epoch * self.updates_per_epoch + step
-        self.task.criterion.beta = beta_at(self.config.objective, before / self.updates_per_epoch)
+        schedule_objective(self.task.criterion, self.config.objective, before / self.updates_per_epoch)
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
@@ -92,6 +109,9 @@ class Updater:
                 result = self.task(images_part, target_part)
                 self.accelerator.backward(result['loss'] / steps)
             rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
+        self.frozen_trunk.drop_gradients()
+        for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages
+            parameter.grad = self.accelerator.reduce(parameter.grad, reduction='mean')
         if self.config.optim.clip_grad is not None:
             self.accelerator.unscale_gradients(self.optimizer)
             dispatch_clip_grad(
@@ -143,7 +163,8 @@ class Updater:
 
         Nothing can be updated afterwards.
         """
-        model = self.accelerator.unwrap_model(self.task.trainable_module, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(
+            self.task.trainable_module, keep_fp32_wrapper=False, keep_torch_compile=False)
         if self.ema is not None:
             model.load_state_dict(self.ema.module.state_dict())
         self.accelerator.free_memory()

@@ -45,7 +45,13 @@ class TrainConfig:
     compare_single: bool = key(False, 'train the network without a tree as well, under the same recipe, into single/'
                                        ' (with one head that is the run itself)')
     grad_accum_steps: int = key(1, 'compute each batch in so many parts, one after the other, to need less memory')
-    grad_checkpointing: bool = key(False, 'keep few activations and compute the others again, to need less memory')
+    grad_checkpointing: bool | Literal['branches'] = key(
+        False, 'compute activations again in the backward pass, to need less memory: all (true), or (branches) those'
+               ' after the first split, one branch at a time, for about the memory of the single network')
+    compile: bool = key(False, 'compile model and objective for training with torch.compile; evaluation stays as it is')
+    compile_backend: str = key('inductor', 'backend of torch.compile')
+    compile_mode: Literal['default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs'] = key(
+        'default', "mode of torch.compile's inductor backend")
     channels_last: bool = key(False, 'channels-last memory layout, faster for convolutions on many devices')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
@@ -79,6 +85,13 @@ class TrainConfig:
         require(self.max_loss > 0, f'max_loss must be positive, got {self.max_loss}')
         require(self.cpu_threads is None or self.cpu_threads >= 1,
                 f'cpu_threads must be at least 1, got {self.cpu_threads}')
+        require(self.compile or (self.compile_backend, self.compile_mode) == ('inductor', 'default'),
+                'compile_backend and compile_mode need compile: write --compile true')
+        require(self.compile_backend == 'inductor' or self.compile_mode == 'default',
+                f"compile_mode is for the backend inductor, got compile_backend '{self.compile_backend}'")
+        require(not self.optim.freeze_trunk_epochs or (self.model.num_heads > 1 and not self.compare_single),
+                'optim.freeze_trunk_epochs freezes the layers that all heads share: one head alone'
+                + ', as compare_single trains it,' * self.compare_single + ' has none')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
 

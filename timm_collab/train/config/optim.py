@@ -19,6 +19,9 @@ class OptimConfig:
     momentum: float = key(0.9, 'momentum, of optimizers that have one')
     weight_decay: float = key(1e-4, 'weight decay, not applied to biases and normalisation layers')
     layer_decay: float | None = key(None, 'factor by which each layer learns slower than the one above it')
+    freeze_trunk_epochs: int = key(
+        0, 'epochs in which only the branches learn: the layers that all heads share keep their weights and the'
+           ' statistics of their batch norms')
     clip_grad: float | None = key(None, 'limit of the gradient, of the kind clip_mode names')
     clip_mode: Literal['norm', 'value', 'agc'] = key(
         'norm', 'what clip_grad limits: the norm of all gradients, each value, or (agc, heads left out) the norm of'
@@ -31,6 +34,8 @@ class OptimConfig:
         require(self.weight_decay >= 0, f'optim.weight_decay must be 0 or more, got {self.weight_decay}')
         require(self.layer_decay is None or 0.0 < self.layer_decay <= 1.0,
                 f'optim.layer_decay must lie in (0, 1], got {self.layer_decay}')
+        require(self.freeze_trunk_epochs >= 0,
+                f'optim.freeze_trunk_epochs must be 0 or more, got {self.freeze_trunk_epochs}')
         require(self.clip_grad is None or (math.isfinite(self.clip_grad) and self.clip_grad > 0),
                 f'optim.clip_grad must be positive, got {self.clip_grad}')
         own = {field.name for field in dataclasses.fields(self)}

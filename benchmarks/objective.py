@@ -1,0 +1,121 @@
+"""The objective's time against four plain cross-entropies, and its memory against the logits'.
+
+Time: forward and backward, from a leaf that holds the logits of all heads to its gradient. The other side is torch's
+cross-entropy of each head, summed. Both take it in turn in one process; the ratio of their fastest rounds is the
+figure, that of each pair's median stands beside it: on a busy machine the rounds that nobody disturbed are the fastest.
+
+Memory: the most bytes of storages that torch made and still had at once, gradient of the logits included, divided by
+those of the logits; the meter sees every operator, so the figure is exact. It is taken at two numbers of heads, with
+time and memory per head, to see that both grow linearly.
+
+On Linux, `MALLOC_TOP_PAD_=67108864` keeps the allocator from giving memory back to the system after each round: what
+it takes to get it again comes and goes with what ran before, on both sides.
+
+    MALLOC_TOP_PAD_=67108864 python benchmarks/objective.py
+    python benchmarks/objective.py --device cuda --rounds 200
+"""
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from memory import ActivationMeter
+
+import timm_collab
+from timm_collab import CollaborativeLoss
+
+TIME_BOUND, MEMORY_BOUND = 1.5, 3.0
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+
+def plain(logits_HBC: Tensor, target_B: Tensor) -> Tensor:
+    """Cross-entropy of each head against the label, summed."""
+    return torch.stack([F.cross_entropy(logits_BC, target_B) for logits_BC in logits_HBC.unbind()]).sum()
+
+
+def as_a_sum(logits_HBC: Tensor, target_B: Tensor) -> Tensor:
+    """The objective as a sum of torch's functions."""
+    loss_fn = CollaborativeLoss()
+    return loss_fn.combine(*loss_fn.terms(logits_HBC, target_B))
+
+
+def make(heads: int, batch: int, classes: int, device: str) -> tuple[Tensor, Tensor]:
+    """Logits [H, B, C] and class indices [B]."""
+    generator = torch.Generator().manual_seed(0)
+    logits_HBC = torch.randn(heads, batch, classes, generator=generator).to(device)
+    return logits_HBC, torch.randint(classes, (batch,), generator=generator).to(device)
+
+
+def seconds(objective: Objective, logits_HBC: Tensor, target_B: Tensor) -> float:
+    """How long forward and backward take."""
+    logits_HBC = logits_HBC.detach().requires_grad_()
+    synchronize = torch.cuda.synchronize if logits_HBC.is_cuda else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    objective(logits_HBC, target_B).backward()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def memory(objective: Objective, logits_HBC: Tensor, target_B: Tensor) -> float:
+    """The most that forward and backward hold besides the logits, as a multiple of the logits."""
+    leaf = nn.Parameter(logits_HBC.clone())
+    holder = nn.ParameterList([leaf])
+    meter = ActivationMeter(holder)
+    with meter:  # and not meter.step(), which leaves gradients out
+        objective(leaf, target_B).backward()
+    return meter.peak / logits_HBC.untyped_storage().nbytes()
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rounds', type=int, default=60, help='pairs that count, after five that do not')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--compiled', action='store_true', help='measure the compiled objective as well')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    print(f'{args.rounds} rounds, {args.device}, torch {torch.__version__}, timm {timm.__version__}, timm-collab'
+          f' {timm_collab.__version__}, {torch.get_num_threads()} threads')
+    objectives: dict[str, Objective] = {'in one pass': CollaborativeLoss(), 'as a sum': as_a_sum}
+    if args.compiled:
+        objectives['compiled'] = torch.compile(CollaborativeLoss(), fullgraph=True)
+
+    print('| [4, 256, 1000] | plain, ms | objective, ms | fastest / fastest | median of pairs | bound |')
+    print('|---|---|---|---|---|---|')
+    batch = make(4, 256, 1000, args.device)
+    for name, objective in objectives.items():
+        pairs = [(seconds(plain, *batch), seconds(objective, *batch)) for _ in range(args.rounds + 5)][5:]
+        base, own = (1e3 * min(side) for side in zip(*pairs, strict=True))
+        median = statistics.median(b / a for a, b in pairs)
+        bound = f'{TIME_BOUND:.2f}' if name != 'as a sum' else ''
+        print(f'| {name} | {base:.2f} | {own:.2f} | {own / base:.2f} | {median:.2f} | {bound} |', flush=True)
+
+    print('\n| [H, 64, 21841] | H | plain, ms a head | objective, ms a head | peak / logits | bound |')
+    print('|---|---|---|---|---|---|')
+    for name in ('in one pass', 'as a sum'):
+        for heads in (2, 4, 8):
+            batch = make(heads, 64, 21841, args.device)
+            sides = (plain, objectives[name])
+            pairs = [[seconds(side, *batch) for side in sides] for _ in range(max(args.rounds // 6, 3))]
+            base, own = (1e3 / heads * min(side) for side in zip(*pairs, strict=True))
+            bound = f'{MEMORY_BOUND:.2f}' if name != 'as a sum' else ''
+            print(f'| {name} | {heads} | {base:.1f} | {own:.1f} | {memory(objectives[name], *batch):.2f} | {bound} |',
+                  flush=True)
+
+
+if __name__ == '__main__':
+    main()

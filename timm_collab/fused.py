@@ -1,0 +1,165 @@
+"""Value and gradient of the objective with cross-entropy in one pass, a few examples at a time.
+
+Written as a sum of torch's functions, the objective keeps or makes about ten tensors of the logits' size and reads each
+several times. Its gradient is known in closed form, with r_b the share of an example in the reduction and y_b the
+target's distribution:
+
+    dL / dz_hb = beta r_b (softmax(z_hb) - y_b) + (1 - beta) T^2 / T r_b (softmax(z_hb / T) - q_hb)
+
+so the forward pass computes it along with the value, and besides it nothing of the logits' size is made.
+
+Shapes: H heads, B batch, C classes, N examples of a block; a 1 is a dimension kept for broadcasting.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK_ON_CPU, BLOCK = 2**19, 2**26
+"""Numbers worked on at once: what a CPU's cache holds; on an accelerator enough to keep it busy."""
+
+_LOG2_E = math.log2(math.e)  # exp2 is several times faster than exp on CPUs
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers in the objective.
+
+    Args:
+        temperature: T.
+        beta: Weight of the hard term.
+        scale_by_t2: Whether the soft term is multiplied by T^2.
+        sum_batch: Whether terms are summed over the batch, and not averaged.
+        label_smoothing: Share of the target that is spread evenly over the classes.
+        ignore_index: Class index of examples without a hard term.
+    """
+
+    temperature: float
+    beta: float
+    scale_by_t2: bool
+    sum_batch: bool
+    label_smoothing: float
+    ignore_index: int
+
+
+def collaborative_cross_entropy(logits_HBC: Tensor, target: Tensor, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
+    """The objective with `nn.CrossEntropyLoss` as the hard loss, of at least two heads.
+
+    The gradient is handed over in the first backward pass; a second one through the same graph computes it again. It
+    can't be differentiated twice, and says so.
+
+    Args:
+        logits_HBC: Logits of the heads, [H, B, C].
+        target: Class indices [B], or class probabilities [B, C].
+        weights: The numbers in it.
+
+    Returns:
+        The loss, one number; hard and soft terms of each head [H] as in `CollaborativeLoss.terms`, but without a
+        gradient.
+    """
+    loss, hard_H, soft_H = _Objective.apply(logits_HBC, target, weights)
+    return loss, hard_H, soft_H
+
+
+class _Objective(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_HBC: Tensor, target: Tensor, weights: Weights) -> tuple[Tensor, Tensor, Tensor]:
+        hard_H, soft_H, gradient_HBC = _compute(logits_HBC, target, weights, ctx.needs_input_grad[0])
+        ctx.save_for_backward(logits_HBC, target)
+        ctx.weights, ctx.gradient_HBC = weights, gradient_HBC
+        ctx.mark_non_differentiable(hard_H, soft_H)
+        return (weights.beta * hard_H + (1. - weights.beta) * soft_H).sum(), hard_H, soft_H
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
+        if torch.is_grad_enabled():  # create_graph: what comes back would be a constant, silently
+            raise RuntimeError('the objective in one pass has no second derivative: differentiate'
+                               ' loss_fn.combine(*loss_fn.terms(logits, target)) instead')
+        gradient_HBC, ctx.gradient_HBC = ctx.gradient_HBC, None
+        logits_HBC, target = ctx.saved_tensors
+        if gradient_HBC is None:
+            gradient_HBC = _compute(logits_HBC, target, ctx.weights, True)[2]
+        assert gradient_HBC is not None
+        if grad.device.type != 'cpu' or grad.item() != 1.:  # looking at it would stall an accelerator
+            gradient_HBC.mul_(grad)
+        return gradient_HBC.to(logits_HBC.dtype), None, None
+
+
+def _compute(
+        logits_HBC: Tensor,
+        target: Tensor,
+        weights: Weights,
+        with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hard terms [H], soft terms [H], and the gradient of the loss [H, B, C] if it is asked for."""
+    heads, batch, classes = logits_HBC.shape
+    dtype = torch.promote_types(logits_HBC.dtype, torch.float32)
+    temperature, smoothing = weights.temperature, weights.label_smoothing
+
+    share_B = logits_HBC.new_ones(batch, dtype=dtype)  # of each example in the hard term
+    if target.ndim == 1:
+        counts_B = target != weights.ignore_index
+        share_B = counts_B.to(dtype)
+        target = target.long() * counts_B  # an ignored index may lie outside; any other still fails on the device
+    if not weights.sum_batch:
+        share_B = share_B / (share_B.sum() if target.ndim == 1 else batch)
+    soft_share = (temperature ** 2 if weights.scale_by_t2 else 1.) / (1 if weights.sum_batch else batch)
+    soft_weight = (1. - weights.beta) * soft_share / temperature
+
+    step = min(max(1, (BLOCK_ON_CPU if logits_HBC.device.type == 'cpu' else BLOCK) // (heads * classes)), batch)
+    gradient_HBC = logits_HBC.new_empty(logits_HBC.shape, dtype=dtype) if with_gradient else None
+    work = [logits_HBC.new_empty((heads, step, classes), dtype=dtype) for _ in range(2 if with_gradient else 3)]
+    hard_H, soft_H = logits_HBC.new_zeros(heads, dtype=dtype), logits_HBC.new_zeros(heads, dtype=dtype)
+    to_mean = _LOG2_E / temperature / (heads - 1)
+
+    for start in range(0, batch, step):
+        rows = slice(start, start + step)
+        z_HNC = logits_HBC[:, rows].to(dtype)
+        peers_HNC, own_HNC, *spare = (block_HNC[:, :z_HNC.shape[1]] for block_HNC in work)
+        g_HNC = spare[0] if gradient_HBC is None else gradient_HBC[:, rows]
+        share_N1 = share_B[rows, None]
+        hard_weight_N1 = weights.beta * share_N1
+
+        # Differences from the largest logit: terms that are the difference of two of them keep all their digits.
+        torch.sub(z_HNC, z_HNC.amax(dim=-1, keepdim=True), out=g_HNC)
+        if target.ndim == 1:
+            index_HN1 = target[rows].expand(heads, -1).unsqueeze(-1)
+            weight_N1, aimed_HN1 = torch.ones_like(share_N1), g_HNC.gather(-1, index_HN1)
+        else:
+            y_NC = target[rows].to(dtype)
+            weight_N1 = (1. - smoothing) * y_NC.sum(dim=-1, keepdim=True) + smoothing
+            aimed_HN1 = torch.mul(g_HNC, y_NC, out=own_HNC).sum(dim=-1, keepdim=True)
+        if smoothing:
+            aimed_HN1 = (1. - smoothing) * aimed_HN1 + smoothing * g_HNC.mean(dim=-1, keepdim=True)
+
+        # The consensus of the others.
+        torch.sub(z_HNC.sum(dim=0, keepdim=True), z_HNC, out=peers_HNC)
+        peers_HNC.sub_(peers_HNC.amax(dim=-1, keepdim=True)).mul_(to_mean).exp2_()
+        peers_sum_HN1 = peers_HNC.sum(dim=-1, keepdim=True)
+        agreed_HN1 = torch.mul(peers_HNC, g_HNC, out=own_HNC).sum(dim=-1, keepdim=True) / peers_sum_HN1
+
+        # The head itself, at T and at 1.
+        torch.mul(g_HNC, _LOG2_E / temperature, out=own_HNC).exp2_()
+        if temperature == 2.:  # the paper's: exp(z) is the square of exp(z / 2), which saves an exponential
+            torch.mul(own_HNC, own_HNC, out=g_HNC)
+        else:
+            g_HNC.mul_(_LOG2_E).exp2_()
+        sum_at_t_HN1, sum_HN1 = own_HNC.sum(dim=-1, keepdim=True), g_HNC.sum(dim=-1, keepdim=True)
+        hard_H += (share_N1 * (weight_N1 * sum_HN1.log() - aimed_HN1)).sum(dim=(1, 2))
+        soft_H += soft_share * (sum_at_t_HN1.log() - agreed_HN1 / temperature).sum(dim=(1, 2))
+
+        if gradient_HBC is not None:
+            g_HNC.mul_(hard_weight_N1 * weight_N1 / sum_HN1)
+            g_HNC.addcmul_(own_HNC, soft_weight / sum_at_t_HN1)
+            g_HNC.addcmul_(peers_HNC, -soft_weight / peers_sum_HN1)
+            if target.ndim == 1:
+                g_HNC.scatter_add_(-1, index_HN1, (hard_weight_N1 * (smoothing - 1.)).expand(heads, -1, -1))
+            else:
+                g_HNC.addcmul_(y_NC, hard_weight_N1, value=smoothing - 1.)
+            if smoothing:
+                g_HNC.sub_(hard_weight_N1 * (smoothing / classes))
+    return hard_H, soft_H, gradient_HBC
