@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(401, 'Invalid username or password.')
         name = f'{asked.get("organization") or user.name}/{asked["name"]}'
         if user.role != 'write' or name.split('/')[0] != user.name:
-            raise RefusedError(403, f"You don't have the rights to create a model under the namespace {name.split('/')[0]}")
+            raise RefusedError(403, f"You don't have the rights to create a model under {name.split('/')[0]}")
         if name in self.hub.repos:
             raise RefusedError(409, 'You already created this model repo', url=f'{self.hub.url}/{name}')
         self.hub.create(name, private=bool(asked.get('private')) or asked.get('visibility') == 'private')
