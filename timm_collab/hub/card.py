@@ -84,17 +84,17 @@ def card_data(
 ) -> ModelCardData:
     """The metadata that the Hub shows and searches."""
     path = str(summary['data']['path'])
-    dataset: dict[str, Any] = {'dataset_type': path.removeprefix('builtin:'), 'dataset_name': DATASET_NAMES.get(path, path)}
     split = re.search(r"split '(.+?)'", summary['error_on'])
     error = summary['error_heads'][summary['export']['head']]
     result = EvalResult(
         task_type='image-classification',
         task_name='Image classification',
+        dataset_type=path.removeprefix('builtin:'),
+        dataset_name=DATASET_NAMES.get(path, path),
         metric_type='accuracy',
         metric_name='Top-1 accuracy (%)',
         metric_value=round(100 - error, 6),
         dataset_split=split[1] if split else None,
-        **dataset,
     )
     tags = ['image-classification', 'timm', METHOD] + ([] if run.needs_plugin else ['transformers'])
     base = _base_model(recipe)
