@@ -64,7 +64,7 @@ def test_quickstart_prints_both_errors_and_the_line_to_paste(quickstart):
 def test_quickstart_leaves_a_complete_run_folder(quickstart):
     folder, _ = quickstart
     for run, heads in ((folder, 4), (folder / 'single', 1)):
-        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned'}
+        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned', 'tree.safetensors'}
         names |= {'single'} if heads == 4 else set()
         assert {path.name for path in run.iterdir()} == names
         assert {path.name for path in (run / 'pruned').iterdir()} == {'config.json', 'model.safetensors'}

@@ -104,6 +104,7 @@ def _train_one(
             prepared.splits.label_names,
             from_scratch=not config.model.pretrained,
         )
+        run.write_tree(model)
         run.write_summary(run.path, summary)
     accelerator.wait_for_everyone()
     return summary
@@ -156,6 +157,8 @@ def _summary(
             'val': len(splits.val),
             'val_origin': splits.val_origin,
             'test': None if splits.test is None else len(splits.test),
+            'label_names': None if splits.label_names is None else list(splits.label_names),
+            'preprocessing': prepared.preprocessing.data_config,
         },
         'noise': {
             'kind': config.noise.kind,

@@ -1,18 +1,21 @@
 """The folder of a run, never written over another run.
 
-It holds `config.yaml`, `metrics.jsonl`, `summary.json`, `pruned/` and, of labels with noise, `train_labels.csv`.
+It holds `config.yaml`, `metrics.jsonl`, `summary.json`, `pruned/`, `tree.safetensors` and, of labels with noise,
+`train_labels.csv`.
 """
 from __future__ import annotations
 
 import csv
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.torch import save_file
 
 from .config import TrainConfig
 from .data.splits import Splits
@@ -20,6 +23,7 @@ from .errors import TrainError, require
 
 CONFIG, METRICS, SUMMARY, PRUNED, SINGLE = 'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'
 LABELS = 'train_labels.csv'
+TREE = 'tree.safetensors'
 
 
 def choose_folder(config: TrainConfig) -> Path:
@@ -40,7 +44,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         TrainError: It holds a run already, or it can't be created or written to.
     """
-    for name in (CONFIG, METRICS, SUMMARY, PRUNED, SINGLE, LABELS):
+    for name in (CONFIG, METRICS, SUMMARY, PRUNED, SINGLE, LABELS, TREE):
         require(not (folder / name).exists(), f"output '{folder}' already holds a run ({name}): choose another folder")
     ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
@@ -90,6 +94,15 @@ class RunFolder:
             writer = csv.writer(file)
             writer.writerow(('row', 'clean', 'noisy'))
             writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+
+    def write_tree(self, model: Any) -> None:
+        """Write the weights of all heads, as validated, whole or not at all; the metadata names the kept one."""
+        partial = self.path / f'.{TREE}.partial'
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, partial, {'kept_head': str(model.kept_head)})
+        # safetensors makes a file that only its owner can read.
+        shutil.copymode(self.path / CONFIG, partial)
+        os.replace(partial, self.path / TREE)
 
     @staticmethod
     def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
