@@ -67,7 +67,10 @@ def from_pretrained_tree(source: str | Path, revision: str | None = None) -> Col
         pretrained_cfg={**config['pretrained_cfg'], 'architecture': config['architecture']},
         **config.get('model_args', {}),
     )
-    model.load_state_dict(load_file(tree_file))
+    try:
+        model.load_state_dict(load_file(tree_file))
+    except RuntimeError:  # PyTorch lists every name
+        raise DownloadError(f"{TREE} of '{source}' is of another tree than '{described['tree']}'") from None
     return model
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from safetensors.torch import save_file
 
 from tests.hub_server import HubServer, User
 from timm_collab import CollabModel
-from timm_collab.hub import push
+from timm_collab.hub import ExportOptions, FinishedRun, push
+from timm_collab.hub.export import write_folder
 from timm_collab.train.export import export_head
 from timm_collab.train.parse import parse_config
 
@@ -27,28 +30,32 @@ TOKEN = 'hf_' + 'SecretSecretSecret' * 2
 MakeRun = Callable[..., Path]
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch) -> Iterator[HubServer]:
+@contextmanager
+def running_hub(folder: Path) -> Iterator[HubServer]:
     """A Hub with the account `ann`, who is logged in; the client, and processes started from here, know no other."""
-    with HubServer(tmp_path / 'hub') as server:
+    with HubServer(folder / 'hub') as server, pytest.MonkeyPatch.context() as patch:
         server.tokens[TOKEN] = User('ann')
-        environment = client_environment(server, tmp_path / 'hf-home')
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv('HF_TOKEN', TOKEN)
+        for name, value in client_environment(server, folder / 'hf-home').items():
+            patch.setenv(name, value)
+        patch.setenv('HF_TOKEN', TOKEN)
         # What the client read from the environment when it was imported.
-        monkeypatch.setattr(constants, 'ENDPOINT', server.url)
-        monkeypatch.setattr(
-            constants, 'HUGGINGFACE_CO_URL_TEMPLATE', server.url + '/{repo_id}/resolve/{revision}/{filename}')
-        monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hf-home' / 'hub'))
-        monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'hf-home' / 'token'))
-        monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-        monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-        monkeypatch.setattr(push, 'WAIT', 0.01)
+        patch.setattr(constants, 'ENDPOINT', server.url)
+        patch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', server.url + '/{repo_id}/resolve/{revision}/{filename}')
+        patch.setattr(constants, 'HF_HUB_CACHE', str(folder / 'hf-home' / 'hub'))
+        patch.setattr(constants, 'HF_TOKEN_PATH', str(folder / 'hf-home' / 'token'))
+        patch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+        patch.setattr(constants, 'HF_HUB_OFFLINE', False)
+        patch.setattr(push, 'WAIT', 0.01)
         yield server
         close = getattr(huggingface_hub, 'close_session', None)  # its connections lead to a server that is gone
         if close is not None:
             close()
+
+
+@pytest.fixture
+def hub(tmp_path) -> Iterator[HubServer]:
+    with running_hub(tmp_path) as server:
+        yield server
 
 
 def client_environment(server: HubServer, home: Path) -> dict[str, str]:
@@ -68,38 +75,60 @@ def python(code: str, *argv: str, cwd: Path, **environment: str) -> subprocess.C
     )
 
 
-@pytest.fixture
-def make_run(tmp_path) -> MakeRun:
-    """Make the folder of a finished run: weights as they were drawn, scores made up."""
+def finished_run(
+        path: Path,
+        arch: str = 'test_resnet',
+        tree: str | None = None,
+        classes: int = 10,
+        size: int | None = 32,
+        in_chans: int = 1,
+        kept_head: int = 1,
+        labels: list[str] | None = None,
+        with_tree: bool = True,
+        **kwargs: Any,
+) -> Path:
+    """The folder of a finished run: weights as they were drawn, scores made up."""
+    torch.manual_seed(0)
+    model_args = {**kwargs, **({} if in_chans == 3 else {'in_chans': in_chans})}
+    model = CollabModel(arch, tree=tree, num_classes=classes, kept_head=kept_head, **model_args)
+    side = size or model.pretrained_cfg['input_size'][-1]
+    data_config = dict(input_size=(in_chans, side, side), mean=(0.5,) * in_chans, std=(0.25,) * in_chans,
+                       interpolation='bilinear', crop_pct=1.0, crop_mode='center')
+    path.mkdir()
+    export_head(model, path / 'pruned', torch.randn(2, in_chans, side, side), data_config, model_args, labels)
+    if with_tree:
+        state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+        save_file(state, path / 'tree.safetensors', {'kept_head': str(kept_head)})
+    write_record(path, arch, model, kept_head, classes, labels, data_config)
+    return path
 
-    def make(
-            name: str = 'run',
-            arch: str = 'test_resnet',
-            tree: str | None = None,
-            classes: int = 10,
-            size: int | None = 32,
-            in_chans: int = 1,
-            kept_head: int = 1,
-            labels: list[str] | None = None,
-            with_tree: bool = True,
-            **kwargs: Any,
-    ) -> Path:
-        torch.manual_seed(len(name))
-        model_args = {**kwargs, **({} if in_chans == 3 else {'in_chans': in_chans})}
-        model = CollabModel(arch, tree=tree, num_classes=classes, kept_head=kept_head, **model_args)
-        side = size or model.pretrained_cfg['input_size'][-1]
-        data_config = dict(input_size=(in_chans, side, side), mean=(0.5,) * in_chans, std=(0.25,) * in_chans,
-                           interpolation='bilinear', crop_pct=1.0, crop_mode='center')
-        path = tmp_path / name
-        path.mkdir()
-        export_head(model, path / 'pruned', torch.randn(2, in_chans, side, side), data_config, model_args, labels)
-        if with_tree:
-            state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-            save_file(state, path / 'tree.safetensors', {'kept_head': str(kept_head)})
-        write_record(path, arch, model, kept_head, classes, labels, data_config)
-        return path
+
+@pytest.fixture(scope='session')
+def usual_run(tmp_path_factory) -> Path:
+    return finished_run(tmp_path_factory.mktemp('usual') / 'run')
+
+
+@pytest.fixture(scope='session')
+def usual_export(usual_run) -> Path:
+    folder = usual_run.with_name('exported')
+    write_folder(FinishedRun.read(usual_run), folder, ExportOptions(license='cc-by-4.0'))
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path, usual_run) -> MakeRun:
+    """Make a finished run."""
+
+    def make(name: str = 'run', **kwargs: Any) -> Path:
+        return finished_run(tmp_path / name, **kwargs) if kwargs else shutil.copytree(usual_run, tmp_path / name)
 
     return make
+
+
+@pytest.fixture
+def exported(tmp_path, usual_export) -> Path:
+    """An exported folder, as `export_run` leaves it but for the reload in another process."""
+    return shutil.copytree(usual_export, tmp_path / 'exported')
 
 
 def write_record(

@@ -50,7 +50,10 @@ def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
                 num_classes=run.num_classes,
                 **run.model_args,
             ).eval()
-            model.load_state_dict(load_file(run.tree_file))
+            try:
+                model.load_state_dict(load_file(run.tree_file))
+            except RuntimeError:  # PyTorch lists every name
+                raise HubError(f"'{run.tree_file}' is of another tree than '{run.summary['tree']}'") from None
         if half:
             for tensor in model.state_dict().values():
                 if tensor.is_floating_point():
