@@ -66,6 +66,7 @@ class Repo:
         self.private = private
         self.gated = False
         self.pull_requests = 0
+        self._blobs: dict[str, bytes] = {}
         folder.mkdir()
         self.git('init', '--quiet', '--bare', '-b', 'main', '.')
         self.commit({'.gitattributes': ATTRIBUTES}, 'initial commit', parent=None)
@@ -99,7 +100,9 @@ class Repo:
         return found
 
     def read(self, blob: str) -> bytes:
-        return self.git('cat-file', 'blob', blob)
+        if blob not in self._blobs:
+            self._blobs[blob] = self.git('cat-file', 'blob', blob)
+        return self._blobs[blob]
 
     def commit(
             self,
@@ -109,22 +112,17 @@ class Repo:
             ref: str = MAIN,
     ) -> str:
         """Commit new contents (None deletes the file) on a parent; the ref moves last, so it is all or nothing."""
-        index = str(self.folder / 'index.new')
-        if parent is not None:
-            self.git('read-tree', parent, GIT_INDEX_FILE=index)
-        lines = []
+        said = message.encode()
+        stream = [b'commit %b\ncommitter hub <hub@localhost> now\ndata %d\n%b\n' % (ref.encode(), len(said), said)]
+        stream += [f'from {parent}\n'.encode()] if parent else []
         for path, content in changes.items():
             if content is None:
-                lines.append(f'0 {"0" * 40}\t{path}')
+                stream.append(f'D {path}\n'.encode())
             else:
-                blob = self.git('hash-object', '-w', '--stdin', stdin=content).decode().strip()
-                lines.append(f'100644 {blob}\t{path}')
-        self.git('update-index', '--add', '--index-info', stdin='\n'.join(lines).encode() + b'\n', GIT_INDEX_FILE=index)
-        tree = self.git('write-tree', GIT_INDEX_FILE=index).decode().strip()
-        os.unlink(index)
-        parents = [] if parent is None else ['-p', parent]
-        commit = self.git('commit-tree', tree, *parents, '-m', message).decode().strip()
-        self.git('update-ref', ref, commit, self.resolve(ref) or '0' * 40)
+                stream.append(f'M 100644 inline {path}\ndata {len(content)}\n'.encode() + content + b'\n')
+        self.git('fast-import', '--quiet', '--date-format=now', stdin=b''.join(stream))
+        commit = self.resolve(ref)
+        assert commit is not None
         return commit
 
     def history(self) -> list[str]:

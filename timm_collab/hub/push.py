@@ -110,6 +110,10 @@ def push_folder(folder: Path, options: PushOptions) -> Pushed:
     return _Push(api, token, upload, options).run()
 
 
+class _RequestError(Exception):
+    """A request has failed for good; the message says why, what follows from it is said where that is known."""
+
+
 class _Push:
     """One push: its requests, in their order, and what is known of the repository when one fails."""
 
@@ -118,7 +122,13 @@ class _Push:
         self.state = f"'{options.repo}' is unchanged"
 
     def run(self) -> Pushed:
-        """Publish."""
+        """Publish, or say what happened, what the repository holds now and how to go on."""
+        try:
+            return self._run()
+        except _RequestError as error:
+            raise HubError(f'{error}. {self.state}.') from None
+
+    def _run(self) -> Pushed:
         options = self.options
         self._check_account()
         remote = self._look() or self._create()
@@ -195,9 +205,8 @@ class _Push:
             try:
                 # A pull request whose answer was lost may be there: asking again would make a second one.
                 info = self._ask(commit, 'uploading', again=not options.create_pr)
-            except HubError:
-                landed = None if options.create_pr else self._landed(remote)
-                if landed is None:
+            except _RequestError:
+                if (landed := self._landed(remote)) is None:
                     raise
                 return landed
         revision = info.pr_revision or info.oid
@@ -211,13 +220,19 @@ class _Push:
     def _landed(self, remote: Remote) -> Pushed | None:
         """The commit of a push whose answer was lost on the way, None when it was not made."""
         options = self.options
+        if options.create_pr:
+            self.state += '; look whether it has the pull request before you make another'
+            return None
         try:
             info = self.api.model_info(options.repo, revision=options.revision, files_metadata=True)
         except Exception:  # the failure that brought us here is the one to report
             self.state = (f"'{options.repo}' could not be asked: it holds the whole push or nothing of it, which is"
                           ' one commit')
             return None
-        if info.sha == remote.commit or not same(self.upload, remote_files(info)):
+        if info.sha == remote.commit:
+            return None
+        if not same(self.upload, remote_files(info)):
+            self.state = f"'{options.repo}' has that commit, {info.sha}, and nothing of this push"
             return None
         return Pushed(options.repo, str(info.sha), f'{self.api.endpoint}/{options.repo}/commit/{info.sha}', new=True)
 
@@ -243,14 +258,14 @@ class _Push:
                 status = status_of(error)
                 passing = is_connection(error) if status is None else status == 429 or status >= 500
                 if not passing or not again or attempt == TRIES - 1:
-                    raise HubError(self._explain(error, doing)) from None
+                    raise _RequestError(f'{doing}: {self._explain(error)}') from None
                 wait = min(retry_after(error) or WAIT * 2**attempt, MAX_WAIT)
                 reason = f'the Hub answered {status}' if status else 'the connection failed'
                 print(f'{doing}: {reason}, again in {wait:g} s', file=sys.stderr, flush=True)
                 time.sleep(wait)
         raise AssertionError('unreachable')
 
-    def _explain(self, error: Exception, doing: str) -> str:
+    def _explain(self, error: Exception) -> str:
         status, repo = status_of(error), self.options.repo
         reasons = {
             401: 'the Hub does not accept the access token: log in again (hf auth login), or set HF_TOKEN anew',
@@ -261,13 +276,12 @@ class _Push:
             413: 'the Hub refuses a file of this size',
             429: 'the Hub asks to wait: push again in some minutes',
         }
-        if status is None:
-            reason = 'the connection failed: push again' if is_connection(error) else scrub(str(error), self.token)
-        elif status >= 500:
-            reason = f'the Hub answered {status}: push again later'
-        else:
-            reason = reasons.get(status, f'the Hub answered {status}: {scrub(str(error), self.token)}')
-        return f'{doing}: {reason}. {self.state}.'
+        if status is None and is_connection(error):
+            return 'the connection failed: push again'
+        if status is not None and status >= 500:
+            return f'the Hub answered {status}: push again later'
+        said = scrub(str(error), self.token)
+        return said if status is None else reasons.get(status, f'the Hub answered {status}: {said}')
 
 
 @contextmanager
