@@ -62,7 +62,7 @@ CASES = [
     Case('answer lost after the commit', 'commit', Fault(lose=True), complete=True),
     Case('connection cut while a file is sent', 'upload', Fault(drop=True), complete=True),
     Case('file damaged on the way', 'upload', Fault(corrupt=True), 'the Hub answered 422'),
-    Case('slow', 'commit', Fault(delay=1.5), complete=True),
+    Case('slow', 'commit', Fault(delay=0.3), complete=True),
     Case('tag refused (503)', 'tag', Fault(status=503, times=ALWAYS), 'holds the whole push, as .*, without the tag',
          complete=True, options=PushOptions(repo='ann/digits', update=True, tag='v2')),
 ]

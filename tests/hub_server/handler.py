@@ -258,7 +258,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, repo.read(file.blob), headers)
         else:
             headers |= {'X-Linked-Etag': f'"{file.sha256}"', 'X-Linked-Size': str(file.size)}
-            self.answer(302, b'', headers | {'Location': f'{self.hub.url}/lfs/{file.sha256}'})
+            self.answer(302, b'', headers | {'Location': f'{self.hub.store_url}/lfs/{file.sha256}'})
 
     def on_download(self, oid: str) -> None:
         content = self.hub.lfs.get(oid)

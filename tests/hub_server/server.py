@@ -70,6 +70,11 @@ class HubServer:
     def url(self) -> str:
         return f'http://127.0.0.1:{self._http.server_address[1]}'
 
+    @property
+    def store_url(self) -> str:
+        """Of the large files: another host, as on the Hub; what the Hub says of a file is not said there."""
+        return f'http://localhost:{self._http.server_address[1]}'
+
     def __enter__(self) -> HubServer:
         self._thread.start()
         return self
