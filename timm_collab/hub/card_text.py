@@ -29,12 +29,12 @@ def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
         '',
     ]
     if len(summary['error_heads']) > 1:
-        chosen = 'It is the head that was kept' if head == summary['kept_head'] else 'The head that was kept'
+        chosen = 'It was chosen' if head == summary['kept_head'] else f'Training chose head {summary["kept_head"]}'
         lines += [f'{chosen} by the rule: {summary["kept_head_rule"]}.'] if 'kept_head_rule' in summary else []
     best = summary.get('best_epoch')
     if best is not None:
         lines.append(
-            f'On the validation data ({summary["data"]["val_origin"]}) the kept head had'
+            f'On the validation data ({summary["data"]["val_origin"]}) head {summary["kept_head"]} had'
             f' {100 - summary["val"]["top1_kept"]:.2f} % after the last of {summary["epochs"]} epochs;'
             f' the lowest after any epoch was {100 - best["val"]["top1_kept"]:.2f} % (epoch {best["epoch"] + 1}).')
     if dtype == 'float16':
