@@ -68,25 +68,34 @@ def fetch(repo: str, filename: str, revision: str | None = None, again: bool = F
     Raises:
         DownloadError: It can't be had.
     """
-    where = f"'{repo}'" + (f' at {revision}' if revision else '')
-    try:
-        return Path(hf_hub_download(repo, filename, revision=revision, force_download=again))
-    except GatedRepoError:
-        reason = f'is gated: accept its conditions on https://huggingface.co/{repo} and log in (hf auth login)'
-    except RepositoryNotFoundError:
-        reason = ('is not there: it was renamed or deleted, or is private, and then needs a login that may read it'
-                  ' (hf auth login, or HF_TOKEN)')
-    except RevisionNotFoundError:
-        reason = 'is there, but this revision is not: it was deleted or rewritten'
-    except LocalEntryNotFoundError:
-        reason = 'could not be reached, and the cache does not have it: connect once to load it'
-    except EntryNotFoundError:
-        reason = f'has no {filename}'
-    except HfHubHTTPError as error:
-        reason = f'answered {error.response.status_code}: try again later'
-    except Exception as error:  # the client's transport has changed its exceptions more than once
-        reason = f'could not be loaded: {" ".join(str(error).split())}; try again, what was loaded so far is kept'
-    raise DownloadError(f'{filename}: {where} {reason}')
+    for last in (False, True):
+        try:
+            return Path(hf_hub_download(repo, filename, revision=revision, force_download=again))
+        except Exception as error:
+            # The client goes on where a file was cut; not all of its releases do so by themselves.
+            if last or isinstance(error, (EntryNotFoundError, HfHubHTTPError, ValueError)):
+                where = f"'{repo}'" + (f' at {revision}' if revision else '')
+                raise DownloadError(f'{filename}: {where} {_reason(error, repo, filename)}') from None
+    raise AssertionError('unreachable')
+
+
+def _reason(error: Exception, repo: str, filename: str) -> str:
+    """What to say of an error of the client, which tells much of the request and little of what to do."""
+    reasons: dict[type[Exception], str] = {
+        GatedRepoError: f'is gated: accept its conditions on https://huggingface.co/{repo} and log in (hf auth login)',
+        RepositoryNotFoundError: 'is not there: it was renamed or deleted, or is private, and then needs a login that'
+                                 ' may read it (hf auth login, or HF_TOKEN)',
+        RevisionNotFoundError: 'is there, but this revision is not: it was deleted or rewritten',
+        LocalEntryNotFoundError: 'could not be reached, and the cache does not have it: connect once to load it',
+        EntryNotFoundError: f'has no {filename}',
+    }
+    for kind, reason in reasons.items():  # a gated repository is one that isn't found, too: the special case first
+        if isinstance(error, kind):
+            return reason
+    if isinstance(error, HfHubHTTPError):
+        return f'answered {error.response.status_code}: try again later'
+    said = ' '.join(str(error).split())[:200]
+    return f'could not be loaded: {said}; try again, what was loaded so far is kept'
 
 
 def _other_weights(head: PublishedHead, found: str) -> str:

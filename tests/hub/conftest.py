@@ -15,7 +15,6 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from tests.hub_server import HubServer, User
@@ -38,13 +37,19 @@ def running_hub(folder: Path) -> Iterator[HubServer]:
         for name, value in client_environment(server, folder / 'hf-home').items():
             patch.setenv(name, value)
         patch.setenv('HF_TOKEN', TOKEN)
-        # What the client read from the environment when it was imported.
-        patch.setattr(constants, 'ENDPOINT', server.url)
-        patch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', server.url + '/{repo_id}/resolve/{revision}/{filename}')
-        patch.setattr(constants, 'HF_HUB_CACHE', str(folder / 'hf-home' / 'hub'))
-        patch.setattr(constants, 'HF_TOKEN_PATH', str(folder / 'hf-home' / 'token'))
-        patch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-        patch.setattr(constants, 'HF_HUB_OFFLINE', False)
+        # What the client read from the environment when it was imported; its older releases in more than one place.
+        known = {
+            'ENDPOINT': server.url,
+            'HUGGINGFACE_CO_URL_TEMPLATE': server.url + '/{repo_id}/resolve/{revision}/{filename}',
+            'HF_HUB_CACHE': str(folder / 'hf-home' / 'hub'),
+            'HF_TOKEN_PATH': str(folder / 'hf-home' / 'token'),
+            'HF_HUB_DISABLE_XET': True,
+            'HF_HUB_OFFLINE': False,
+        }
+        for name, module in list(sys.modules.items()):
+            if name.startswith('huggingface_hub.'):
+                for key in known.keys() & vars(module).keys():
+                    patch.setattr(module, key, known[key])
         patch.setattr(push, 'WAIT', 0.01)
         yield server
         close = getattr(huggingface_hub, 'close_session', None)  # its connections lead to a server that is gone

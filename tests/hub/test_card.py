@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 
@@ -30,6 +31,7 @@ def test_the_metadata_reads_back_with_its_results(make_run, tmp_path) -> None:
     assert again.to_dict() == data.to_dict()
 
 
+@pytest.mark.skipif(int(huggingface_hub.__version__.split('.')[0]) < 1, reason='this client asks huggingface.co alone')
 def test_the_hub_validates_it(hub, make_run, tmp_path) -> None:
     card_of(make_run, tmp_path).validate()
     assert 'validate' in hub.kinds(200)

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from tests.hub.conftest import TOKEN
@@ -35,8 +34,7 @@ def test_one_commit_in_a_private_repository(hub, exported) -> None:
     for name in FILES - {'README.md'}:
         assert content[name] == (exported / name).read_bytes(), name
     assert b"'hf-hub:ann/digits'" in content['README.md'] and b'user/name' not in content['README.md']
-    ModelCard(content['README.md'].decode()).validate()
-    assert hub.kinds().count('commit') == 1
+    assert hub.kinds().count('commit') == 1 and 'validate' in hub.kinds(200)
 
 
 def test_the_same_again_makes_no_commit(hub, exported) -> None:
