@@ -121,6 +121,16 @@ def test_a_hub_that_is_gone_after_the_commit(hub, exported) -> None:
         push_folder(exported, UPDATE)
 
 
+def test_a_hub_that_fails_when_what_was_published_is_read(hub, exported) -> None:
+    push_folder(exported, PushOptions(repo='ann/digits'))
+    change(exported)
+    hub.inject('info', Fault(times=1))
+    hub.inject('info', Fault(status=503, times=ALWAYS))
+    with pytest.raises(HubError, match=r'reading what was published: .* holds the whole push, as [0-9a-f]{40}'):
+        push_folder(exported, UPDATE)
+    assert hub.content('ann/digits')['model.safetensors'] == (exported / 'model.safetensors').read_bytes()
+
+
 def test_a_pull_request_whose_answer_is_lost_is_not_made_twice(hub, exported) -> None:
     hub.create('ann/digits', private=False)
     hub.inject('commit', Fault(lose=True))

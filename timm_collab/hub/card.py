@@ -26,7 +26,7 @@ METHOD = 'collaborative-learning'
 DIGITS = 'builtin:digits'
 HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 
-# What the two names of the embedded data stand for; their licence is its authors'.
+# What the recipe's names of embedded data stand for.
 DATASET_NAMES = {DIGITS: 'Optical Recognition of Handwritten Digits (UCI)'}
 
 
@@ -61,7 +61,7 @@ def write_card(
         what=_what(run, summary, config),
         how=_how(run, recipe),
         picture=HeadTree.parse(run.summary['tree']).draw() if run.num_heads > 1 else '',
-        usage=_usage(run, options),
+        usage=_usage(run),
         plugin=run.needs_plugin,
         transformers=not run.needs_plugin,
         tree=_tree_cost(run) if options.tree else '',
@@ -151,8 +151,7 @@ def _how(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
             ' kept, which is this network.')
 
 
-def _usage(run: FinishedRun, options: ExportOptions) -> str:
-    del options
+def _usage(run: FinishedRun) -> str:
     plugin = '  # registers the architecture' if run.needs_plugin else ''
     return '\n'.join([
         f'import timm, timm_collab{plugin}' if run.needs_plugin else 'import timm',

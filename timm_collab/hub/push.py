@@ -184,6 +184,7 @@ class _Push:
         kind = 'public' if options.public else 'private'
         self.state = f"'{options.repo}' is there now, {kind} and empty; it was left, for the next push to fill"
         info = self._ask(lambda: self.api.model_info(options.repo, files_metadata=True), 'looking at the repository')
+        require(info.private or options.public, f"'{options.repo}' was to be private and is public: nothing was sent")
         return Remote(str(info.sha), remote_files(info), {})
 
     def _commit(self, remote: Remote, stale: set[str]) -> Pushed:
@@ -209,10 +210,12 @@ class _Push:
                 if (landed := self._landed(remote)) is None:
                     raise
                 return landed
+        self.state = f"'{options.repo}' holds the whole push, as {info.oid}"
+        if options.create_pr:
+            self.state = f"the pull request was made, {info.pr_url}, and '{options.repo}' itself is unchanged"
         revision = info.pr_revision or info.oid
         made = self._ask(lambda: self.api.model_info(options.repo, revision=revision, files_metadata=True),
                          'reading what was published')
-        self.state = f"'{options.repo}' holds the whole push, as {info.oid}"
         require(same(self.upload, remote_files(made)),
                 f"what '{options.repo}' holds at {info.oid} is not what was sent: delete that commit, and push again")
         return Pushed(options.repo, info.oid, info.pr_url or info.commit_url, new=True)
