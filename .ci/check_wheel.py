@@ -12,12 +12,16 @@ def expected_files() -> set[str]:
     """Names, inside the wheel, of what the checkout says must be there."""
     package = [path for path in (ROOT / 'timm_collab').rglob('*') if path.is_file() and '__pycache__' not in path.parts]
     recipes = list((ROOT / 'recipes').glob('*.yaml'))
+    hub = [path for path in (ROOT / 'hub').rglob('*') if path.is_file()]
     files = {path.relative_to(ROOT).as_posix() for path in package}
     files |= {f'timm_collab/{path.relative_to(ROOT).as_posix()}' for path in recipes}
+    files |= {f'timm_collab/data/{path.relative_to(ROOT).as_posix()}' for path in hub}
     must = {
         'timm_collab/py.typed',
         'timm_collab/recipes/quickstart.yaml',
         'timm_collab/data/digits/README.md',
+        'timm_collab/data/hub/card.md',
+        'timm_collab/data/hub/heads.yaml',
         'timm_collab/data/digits/train.parquet',
         'timm_collab/data/digits/test.parquet',
     }

@@ -20,19 +20,23 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # A module imports only from its left.
 CHAIN = (
     'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
-    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train',
+    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train', 'hub',
 )
-CORE = {*CHAIN[:-1], 'networks', 'noise', 'registry'}
+CORE = {*CHAIN[:CHAIN.index('train')], 'catalogue', 'download', 'heads', 'networks', 'noise', 'registry'}
 
 # For each part of the package, what else of it may be imported there.
 MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
-    '__init__': {*CHAIN[:-1], 'registry'},
+    '__init__': CORE,
+    'catalogue': set(),
+    'download': {'catalogue'},
+    'heads': {'catalogue', 'download', 'model'},
     'networks': set(),
     'noise': set(),
-    'registry': {'tree', 'model', 'networks', 'task'},
+    'registry': {'catalogue', 'download', 'tree', 'model', 'networks', 'task'},
     'sweep': {'__init__', 'meta', 'split_points', 'model'},
 }
 MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
+MAY_IMPORT['hub'] |= {'__init__', 'catalogue', 'download'}
 
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 

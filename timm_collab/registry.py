@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from timm.models import _registry, list_models, register_model
@@ -17,16 +18,19 @@ from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from timm.task import ClassificationTask
 from torch import nn
 
+from .catalogue import CATALOGUE, CatalogueError, PublishedHead, add_heads, read_catalogue, shipped_folder
+from .download import WEIGHTS, fetch_head
 from .model import CollabModel
 from .networks import cifar_densenet, cifar_resnet  # noqa: F401  (importing them registers them)
 from .task import CollaborativeTask
 
-__all__ = ['PREFIX', 'register_collab']
+__all__ = ['PREFIX', 'register_collab', 'register_heads']
 
 PREFIX = 'collab_'
 
 # Read by timm's register_model, which takes a new model's pretrained tags from its module.
 default_cfgs: dict[str, DefaultCfg] = {}
+_heads: dict[str, PublishedHead] = {}
 
 
 def register_collab(arch: str) -> Callable[..., CollabModel]:
@@ -42,7 +46,13 @@ def register_collab(arch: str) -> Callable[..., CollabModel]:
     """
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> CollabModel:
-        kwargs['pretrained_cfg'] = _of_backbone(kwargs.get('pretrained_cfg'))
+        cfg = kwargs.get('pretrained_cfg')
+        if isinstance(cfg, str) and (head := _heads.get(f'{arch}.{cfg}')) is not None:
+            kwargs = {**head.model_args, **kwargs}
+            # Loaded here, for timm wouldn't hold what it loads against the catalogue's checksum.
+            cfg = {**head.pretrained_cfg, 'architecture': arch, 'tag': cfg}
+            cfg |= {'file': str(fetch_head(head) / WEIGHTS)} if pretrained else {}
+        kwargs['pretrained_cfg'] = _of_backbone(cfg)
         return CollabModel(arch, pretrained=pretrained, **kwargs)
 
     name = PREFIX + arch
@@ -58,6 +68,40 @@ def register_collab(arch: str) -> Callable[..., CollabModel]:
     setattr(sys.modules[__name__], name, entrypoint)
     register_model(entrypoint)
     return entrypoint
+
+
+def register_heads(catalogue: str | Path) -> None:
+    """Make the heads of a catalogue known, as those of the package are.
+
+    They are then listed by `list_heads`, loaded by `load_head`, and pretrained tags of `collab_<architecture>`.
+
+    Args:
+        catalogue: The `heads.yaml`.
+
+    Raises:
+        CatalogueError: Something in it can't be.
+    """
+    heads = read_catalogue(Path(catalogue))
+    for name, head in heads.items():
+        if PREFIX + head.architecture not in _registry._model_entrypoints:
+            raise CatalogueError(f"{name}: timm has no architecture '{head.architecture}'")
+        if PREFIX + name in _registry._model_pretrained_cfgs and name not in _heads:
+            raise CatalogueError(f'{name}: timm has weights of that name: choose another tag')
+    for name, head in heads.items():
+        model, tag = PREFIX + head.architecture, PREFIX + name
+        # timm takes the tags of a model when the model is registered, and has no way of its own to add one later.
+        _registry._model_pretrained_cfgs[tag] = replace(
+            PretrainedCfg(**head.pretrained_cfg),
+            architecture=model,
+            tag=head.tag,
+            hf_hub_id=f'{head.repo}@{head.revision}' if head.repo else None,
+            file=None if head.folder is None else str(head.folder / WEIGHTS),
+        )
+        _registry._model_has_pretrained.add(tag)
+        if name not in _heads:
+            _registry._model_with_tags[model].append(tag)
+        _heads[name] = head
+    add_heads(heads)
 
 
 def _of_backbone(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict[str, Any] | None:
@@ -82,3 +126,5 @@ def _task_for(cls: type[ClassificationTask], model: nn.Module | None = None, *_:
 ClassificationTask.__new__ = _task_for
 for _arch in list_models(exclude_filters=f'{PREFIX}*'):
     register_collab(_arch)
+if (_shipped := shipped_folder()) is not None:
+    register_heads(_shipped / CATALOGUE)

@@ -1,0 +1,58 @@
+"""Time and memory of exporting a head, the checks left out: what is written, not how it is proven.
+
+A run with a tree of `--heads` heads is made with weights as they are drawn; a fresh process then exports the kept head
+and another one, which is taken out of the tree. What is printed is the time, and by how much the peak of its resident
+memory rises above what it had before, in multiples of the head's weights. Linux only.
+
+    python -m benchmarks.export --arch resnet50
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CODE = """
+import sys, time
+from pathlib import Path
+from timm_collab.hub import ExportOptions, FinishedRun
+from timm_collab.hub.export import write_folder
+
+def memory(key):
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+run, folder = Path(sys.argv[1]), Path(sys.argv[2])
+Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+before = memory('VmRSS')
+start = time.perf_counter()
+write_folder(FinishedRun.read(run), folder, ExportOptions(license='mit', head=sys.argv[3]))
+seconds = time.perf_counter() - start
+weights = (folder / 'model.safetensors').stat().st_size
+rise = (memory('VmHWM') - before) / weights
+print(f'{seconds:.2f} s, {weights / 1e6:.0f} MB of weights, peak + {rise:.2f} x the weights')
+"""
+
+
+def main() -> None:
+    """Make a run, export it in fresh processes, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--arch', default='resnet50')
+    parser.add_argument('--rounds', type=int, default=3)
+    args = parser.parse_args()
+
+    from tests.hub.conftest import finished_run  # as the tests make it
+
+    with tempfile.TemporaryDirectory() as scratch:
+        run = finished_run(Path(scratch, 'run'), arch=args.arch, in_chans=3, size=64)
+        for head in ('best', '3'):
+            for number in range(args.rounds):
+                command = [sys.executable, '-c', CODE, str(run), str(Path(scratch, f'{head}-{number}')), head]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                print(f'{args.arch}, head {head}: {done.stdout.strip()}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+
+import huggingface_hub
+import pytest
+from huggingface_hub import ModelCard
+
+from timm_collab.hub import ExportOptions, FinishedRun
+from timm_collab.hub.export import write_folder
+
+
+def card_of(make_run, tmp_path, edit=None, **options) -> ModelCard:
+    path = make_run()
+    if edit is not None:
+        summary = json.loads((path / 'summary.json').read_text())
+        edit(summary)
+        (path / 'summary.json').write_text(json.dumps(summary))
+    write_folder(FinishedRun.read(path), tmp_path / 'out', ExportOptions(**{'license': 'cc-by-4.0', **options}))
+    return ModelCard.load(tmp_path / 'out' / 'README.md')
+
+
+def test_the_metadata_reads_back_with_its_results(make_run, tmp_path) -> None:
+    data = card_of(make_run, tmp_path).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ('cc-by-4.0', 'timm', 'image-classification')
+    assert {'collaborative-learning', 'noisy-labels', 'timm', 'transformers'} <= set(data.tags)
+    [result] = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ('accuracy', 91.0, 'test')
+    assert data.get('datasets') is None and data.get('base_model') is None
+    again = ModelCard.from_template(data, template_str='---\n{{ card_data }}\n---\n').data
+    assert again.to_dict() == data.to_dict()
+
+
+@pytest.mark.skipif(int(huggingface_hub.__version__.split('.')[0]) < 1, reason='this client asks huggingface.co alone')
+def test_the_hub_validates_it(hub, make_run, tmp_path) -> None:
+    card_of(make_run, tmp_path).validate()
+    assert 'validate' in hub.kinds(200)
+
+
+def test_every_head_the_consensus_and_the_network_alone(make_run, tmp_path) -> None:
+    def with_single(summary) -> None:
+        summary['single'] = {**summary, 'error_kept': 12.25, 'num_heads': 1, 'error_heads': [12.25]}
+
+    text = card_of(make_run, tmp_path, with_single, head=3).text
+    for row in ('| head 0 | 10.00 |', '| head 3, **this model** | 7.00 |', "| mean of all heads' logits | 4.50 |",
+                '| the network trained alone, same recipe | 12.25 |'):
+        assert row in text, row
+    assert 'Training chose head 1 by the rule: highest validation accuracy.' in text
+    assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['single']['error_kept'] == 12.25
+
+
+def test_what_was_not_measured_is_not_there(make_run, tmp_path) -> None:
+    def without(summary) -> None:
+        summary['noise']['realised_rate'] = 0.0
+        del summary['best_epoch']
+
+    card = card_of(make_run, tmp_path, without)
+    assert 'noisy-labels' not in card.data.tags
+    for absent in ('trained alone', 'were wrong', 'lowest after any epoch', 'float16', 'None', '{{', 'whole tree is'):
+        assert absent not in card.text, absent
+
+
+def test_other_licences_and_data_of_the_hub(make_run, tmp_path) -> None:
+    card = card_of(make_run, tmp_path, license='other', license_name='mine', license_link='https://example.org/mine',
+                   dataset='ann/digits')
+    assert (card.data.license_name, card.data.datasets) == ('mine', ['ann/digits'])
+    assert card.data.eval_results[0].dataset_type == 'ann/digits'
+
+
+def test_use_is_four_lines_and_names_the_plugin_where_it_is_needed(make_run, tmp_path) -> None:
+    code = card_of(make_run, tmp_path).text.split('```python\n')[1].split('```')[0].splitlines()
+    assert code[0] == 'import timm' and len(code) == 4
+    run = FinishedRun.read(make_run('cifar', arch='cifar_resnet20', in_chans=3))
+    write_folder(run, tmp_path / 'cifar-out', ExportOptions(license='mit'))
+    card = ModelCard.load(tmp_path / 'cifar-out' / 'README.md')
+    assert 'import timm, timm_collab  # registers the architecture' in card.text
+    assert 'one that timm alone does not have' in card.text and 'transformers' not in card.data.tags
+
+
+@pytest.mark.parametrize('tag', ['test_resnet.r160_in1k'])
+def test_a_fine_tuned_head_names_what_it_was_tuned_from(make_run, tmp_path, tag) -> None:
+    path = make_run()
+    recipe = (path / 'config.yaml').read_text()
+    recipe = recipe.replace('name: collab_test_resnet', f'name: collab_{tag}').replace('pretrained: false',
+                                                                                     'pretrained: true')
+    (path / 'config.yaml').write_text(recipe)
+    write_folder(FinishedRun.read(path), tmp_path / 'out', ExportOptions(license='mit'))
+    card = ModelCard.load(tmp_path / 'out' / 'README.md')
+    assert card.data.base_model == f'timm/{tag}'
+    assert 'have a licence of their own' in card.text and f'started from pretrained weights of `{tag}`' in card.text

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.hub.conftest import finished_run
+from timm_collab import HeadEnsemble, from_pretrained_tree
+from timm_collab.hub import ExportOptions, FinishedRun, HubError, export, export_run
+from timm_collab.hub.check import check_reload, folder_logits, sample, trained_logits
+from timm_collab.hub.export import write_folder
+from timm_collab.hub.folder import check_folder
+
+MIT = ExportOptions(license='mit')
+FILES = ['README.md', 'config.json', 'model.safetensors', 'recipe.yaml', 'summary.json']
+
+
+@pytest.fixture
+def unchecked(monkeypatch) -> list:
+    """Leave out the other process, which takes seconds; the calls there would have been."""
+    calls: list = []
+    monkeypatch.setattr(export, 'check_reload', lambda *args: calls.append(args))
+    return calls
+
+
+def test_the_best_head_and_any_other_are_what_was_trained(tmp_path) -> None:
+    # One process that loads all of them, and refuses to have the plugin.
+    run = FinishedRun.read(finished_run(tmp_path / 'run', kept_head=1))
+    folders, expected = [], []
+    for head in ('best', 0, 3):
+        folders.append(tmp_path / f'head-{head}')
+        assert write_folder(run, folders[-1], ExportOptions(license='mit', head=head)) == {'best': 1}.get(head, head)
+        expected.append(trained_logits(run, run.head(head), half=False))
+    folders.append(tmp_path / 'half')
+    write_folder(run, folders[-1], ExportOptions(license='mit', half=True))
+    expected.append(trained_logits(run, 1, half=True))
+    check_reload(folders, expected)
+    assert len({logits.numpy().tobytes() for logits in expected}) == 4
+    with pytest.raises(HubError, match=r'other logits .* they differ by up to'):
+        check_reload(folders[:1], expected[1:2])
+
+
+def test_a_folder_holds_what_it_should_and_the_other_process_is_asked(make_run, tmp_path, unchecked) -> None:
+    run = FinishedRun.read(make_run(labels=[f'digit {i}' for i in range(10)]))
+    (run.path / 'plots').mkdir()
+    (run.path / 'plots' / 'errors.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    folder = export_run(run, tmp_path / 'out', MIT)
+    assert check_folder(folder).files == sorted([*FILES, 'plots/errors.svg'])
+    assert [call[2] for call in unchecked] == [False] and torch.equal(unchecked[0][1][0], folder_logits(folder))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'run']
+    with safe_open(folder / 'model.safetensors', framework='pt') as file:
+        assert file.metadata() | {'timm_collab': ''} == {
+            'format': 'pt', 'architecture': 'test_resnet', 'head': '1', 'tree': 'layer2:2,layer3:2', 'timm_collab': ''}
+    config = json.loads((folder / 'config.json').read_text())
+    assert config['label_names'][3] == 'digit 3' and 'num_classes' not in config['model_args']
+    assert '![errors](plots/errors.svg)' in (folder / 'README.md').read_text()
+    assert len({os.stat(folder / name).st_mode for name in FILES}) == 1
+
+
+def test_the_same_run_gives_the_same_bytes(make_run, tmp_path, unchecked) -> None:
+    run = FinishedRun.read(make_run())
+    first, second = (export_run(run, tmp_path / name, ExportOptions(license='mit', tree=True)) for name in 'ab')
+    for file in check_folder(first).files:
+        assert (first / file).read_bytes() == (second / file).read_bytes(), file
+
+
+def test_half_precision_halves_the_file(make_run, tmp_path, unchecked) -> None:
+    run = FinishedRun.read(make_run())
+    sizes = [
+        (export_run(run, tmp_path / str(half), ExportOptions(license='mit', half=half)) / 'model.safetensors').stat()
+        for half in (False, True)
+    ]
+    assert sizes[1].st_size < 0.52 * sizes[0].st_size
+    tensors = load_file(tmp_path / 'True' / 'model.safetensors')
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
+
+
+def test_what_float16_cannot_hold_is_refused(make_run, tmp_path, unchecked) -> None:
+    run = FinishedRun.read(make_run())
+    tensors = load_file(run.weights)
+    save_file({**tensors, 'fc.bias': tensors['fc.bias'] + 1e6}, run.weights)
+    with pytest.raises(HubError, match=r'--half: fc.bias has values that float16 cannot hold'):
+        export_run(run, tmp_path / 'out', ExportOptions(license='mit', half=True))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unchecked) -> None:
+    run = FinishedRun.read(make_run(kept_head=2))
+    folder = export_run(run, tmp_path / 'out', ExportOptions(license='mit', head=3, tree=True))
+    model = from_pretrained_tree(folder).eval()
+    images = sample(run.config)
+    with torch.inference_mode():
+        assert model.kept_head == 3 and torch.equal(model(images), folder_logits(folder))
+        heads = model.forward_heads(images)
+        for head in range(4):
+            assert torch.equal(heads[head], trained_logits(run, head, half=False))
+        averaged = HeadEnsemble(model)(images).softmax(dim=-1)
+        assert torch.allclose(averaged, heads.softmax(dim=-1).mean(dim=0), atol=1e-6)
+    assert tuple(timm.data.resolve_model_data_config(model)['mean']) == (0.5,)
+    assert '3.3 times those of one' in (folder / 'README.md').read_text()
+
+
+def test_other_formats_lie_next_to_the_folder(make_run, tmp_path, unchecked) -> None:
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    run = FinishedRun.read(make_run())
+    folder = export_run(run, tmp_path / 'out', ExportOptions(license='mit', formats=('pt2', 'onnx')))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out.onnx', 'out.pt2', 'run']
+    images = torch.randn(5, 1, 32, 32)
+    with torch.inference_mode():
+        expected = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(images)
+        assert torch.allclose(torch.export.load(tmp_path / 'out.pt2').module()(images), expected, atol=1e-5)
+    evaluator = onnx.reference.ReferenceEvaluator(str(tmp_path / 'out.onnx'))
+    [found] = evaluator.run(None, {evaluator.input_names[0]: images.numpy()})
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
+
+
+def test_nothing_tells_of_the_machine(make_run, tmp_path, unchecked) -> None:
+    path = make_run()
+    recipe = yaml.safe_load((path / 'config.yaml').read_text())
+    summary = json.loads((path / 'summary.json').read_text())
+    recipe['data']['path'] = summary['data']['path'] = str(tmp_path / 'secret-client' / 'cats')
+    (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
+    (path / 'summary.json').write_text(json.dumps({**summary, 'single': summary}))
+    for name, dataset in (('a', None), ('b', 'ann/cats')):
+        folder = export_run(FinishedRun.read(path), tmp_path / name, ExportOptions(license='mit', dataset=dataset))
+        for file in FILES:
+            content = (folder / file).read_bytes()
+            assert str(tmp_path).encode() not in content and b'secret-client' not in content, file
+        assert yaml.safe_load((folder / 'recipe.yaml').read_text())['data']['path'] == (dataset or 'cats')
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    ({}, '--license is missing: say under which licence'),
+    ({'license': 'apache2.0'}, "the Hub knows no licence 'apache2.0'; did you mean 'apache-2.0'"),
+    ({'license': 'other'}, '--license-name and --license-link go together, and with --license other'),
+    ({'license': 'mit', 'license_name': 'mine', 'license_link': 'https://example.org'}, 'go together'),
+    ({'license': 'mit', 'head': 9}, '--head 9: this tree has heads 0 to 3'),
+    ({'license': 'mit', 'labels': 'nowhere.txt'}, "--labels: there is no file 'nowhere.txt'"),
+    ({'license': 'mit', 'labels': 'labels.txt'}, '3 names for 10 classes: write one for each'),
+    ({'license': 'mit', 'baseline': 'run'}, "--baseline 'run' is a tree of 4 heads"),
+    ({'license': 'mit', 'formats': ('tflite',)}, "--formats: there is no format 'tflite'"),
+])
+def test_bad_options_leave_nothing(make_run, tmp_path, unchecked, monkeypatch, options, message) -> None:
+    run = FinishedRun.read(make_run())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'labels.txt').write_text('a\nb\nc\n')
+    given = {key: tmp_path.__class__(value) if key in ('labels', 'baseline') else value
+             for key, value in options.items()}
+    with pytest.raises(HubError, match=message):
+        export_run(run, tmp_path / 'out', ExportOptions(**given))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['labels.txt', 'run']
+
+
+def test_a_failed_check_leaves_nothing(make_run, tmp_path, monkeypatch) -> None:
+    def differ(*_):
+        raise HubError('they differ')
+
+    monkeypatch.setattr(export, 'check_reload', differ)
+    with pytest.raises(HubError, match='they differ'):
+        export_run(FinishedRun.read(make_run()), tmp_path / 'out', MIT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['run']
+
+
+def test_a_folder_is_not_written_over(make_run, tmp_path, unchecked) -> None:
+    run = FinishedRun.read(make_run())
+    export_run(run, tmp_path / 'out', MIT)
+    with pytest.raises(HubError, match=r"out' exists: choose another --output"):
+        export_run(run, tmp_path / 'out', MIT)
+
+
+def test_a_tree_of_another_run_is_found_out(make_run, tmp_path, unchecked) -> None:
+    run, other = (FinishedRun.read(make_run(name, tree=tree)) for name, tree in (('a', None), ('b', 'layer2:2')))
+    os.replace(other.tree_file, run.tree_file)
+    with pytest.raises(HubError, match=r"tree.safetensors' is of another tree than 'layer2:2,layer3:2'"):
+        export_run(run, tmp_path / 'out', ExportOptions(license='mit', head=3))

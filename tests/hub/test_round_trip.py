@@ -1,0 +1,111 @@
+"""Push, then load in a process without the plugin and with an empty cache: the trained head's logits, bit for bit.
+
+Twelve architectures of as many families on trees of three shapes; all are loaded by one process.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.hub.conftest import client_environment, finished_run, python, running_hub
+from timm_collab import HeadTree, split_points
+from timm_collab.hub import ExportOptions, FinishedRun, PushOptions, push_folder
+from timm_collab.hub.check import sample, trained_logits
+from timm_collab.hub.export import write_folder
+
+SHAPES = ('hierarchical', 'simple', 'instances')
+HEADS = {'hierarchical': 4, 'simple': 3, 'instances': 2}
+ARCHITECTURES = {  # and the size of their images, None for their own
+    'test_resnet': 32, 'test_vit': None, 'test_convnext': 64, 'test_efficientnet': 64, 'test_byobnet': 64,
+    'test_nfnet': 64, 'test_mambaout': 64, 'regnetx_002': 64, 'lcnet_035': 64, 'edgenext_xx_small': 64,
+    'xcit_nano_12_p16_224': None, 'mobilevitv2_050': 64,
+}
+
+LOAD = """
+import json, sys, timm, torch
+from safetensors.torch import load_file, save_file
+torch.set_num_threads(1)
+images, logits = load_file('images.safetensors'), {}
+with torch.inference_mode():
+    for repo in json.loads(sys.argv[1]):
+        logits[repo] = timm.create_model(f'hf-hub:{repo}', pretrained=True).eval()(images[repo])
+assert 'timm_collab' not in sys.modules
+try:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+except ImportError:
+    print('no transformers')
+else:
+    with torch.inference_mode():
+        for repo in json.loads(sys.argv[2]):
+            model = AutoModelForImageClassification.from_pretrained(repo).eval()
+            logits[f'mapped {repo}'] = model(images[repo]).logits
+            model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+            logits[f'copied {repo}'] = model(images[repo]).logits
+            print(repo, type(AutoImageProcessor.from_pretrained(repo)).__name__, model.config.id2label[1])
+save_file(logits, 'logits.safetensors')
+"""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What was found in the other process.
+
+    Args:
+        expected: Logits of each trained head, by repository.
+        found: Logits that plain timm, and transformers, gave there.
+        said: What was printed there.
+    """
+
+    expected: dict[str, torch.Tensor]
+    found: dict[str, torch.Tensor]
+    said: str
+
+
+@pytest.fixture(scope='module')
+def elsewhere(tmp_path_factory) -> Iterator[Elsewhere]:
+    folder: Path = tmp_path_factory.mktemp('round-trip')
+    expected, images = {}, {}
+    with running_hub(folder) as hub:
+        for number, (arch, size) in enumerate(ARCHITECTURES.items()):
+            shape = SHAPES[number % 3]
+            names = [point.name for point in split_points(arch) if point.name != 'input']
+            tree = HeadTree.preset(HEADS[shape], shape, names[-3:-1])
+            classes = 3 + number
+            path = finished_run(folder / arch, arch=arch, tree=str(tree), size=size, in_chans=3, classes=classes,
+                                kept_head=1, labels=[f'class {label}' for label in range(classes)])
+            run = FinishedRun.read(path)
+            head = number % HEADS[shape]
+            write_folder(run, folder / f'{arch}-out', ExportOptions(license='mit', head=head, tree=number == 0))
+            repo = f'ann/{arch}'
+            push_folder(folder / f'{arch}-out', PushOptions(repo=repo))
+            expected[repo], images[repo] = trained_logits(run, head, half=False), sample(run.config)
+        save_file(images, folder / 'images.safetensors')
+        done = python(LOAD, json.dumps(list(expected)), json.dumps(list(expected)[:4]), cwd=folder,
+                      **client_environment(hub, folder / 'other-home'))
+        assert done.returncode == 0, done.stderr[-2000:]
+        yield Elsewhere(expected, load_file(folder / 'logits.safetensors'), done.stdout)
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_plain_timm_elsewhere_gives_the_logits_of_the_trained_head(elsewhere, arch) -> None:
+    repo = f'ann/{arch}'
+    assert elsewhere.found[repo].shape[1] == elsewhere.expected[repo].shape[1] != 1000
+    assert torch.equal(elsewhere.found[repo], elsewhere.expected[repo])
+
+
+@pytest.mark.parametrize('arch', list(ARCHITECTURES)[:4])
+def test_transformers_loads_the_same_repository_with_equal_logits(elsewhere, arch) -> None:
+    if 'no transformers' in elsewhere.said:
+        pytest.skip('transformers is not installed')
+    repo = f'ann/{arch}'
+    assert torch.equal(elsewhere.found[f'copied {repo}'], elsewhere.expected[repo])
+    # transformers computes on the file itself, mapped into memory: where a tensor isn't aligned there as one of
+    # PyTorch's own is, a kernel may sum in another order and the last bit differ.
+    assert torch.allclose(elsewhere.found[f'mapped {repo}'], elsewhere.expected[repo], rtol=0, atol=1e-6)
+    assert f'{repo} TimmWrapperImageProcessor class 1' in elsewhere.said

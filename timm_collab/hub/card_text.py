@@ -1,0 +1,79 @@
+"""The parts of a model card that are made of figures: what was measured, how it was trained, what it is not for."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
+    """Errors of every head, the consensus and, where it was trained, the network alone."""
+    measured = summary['test'] or summary['val']
+    rows = [
+        (f'head {number}' + ', **this model**' * (number == head), error)
+        for number, error in enumerate(summary['error_heads'])
+    ]
+    if len(rows) > 1:
+        rows.append(("mean of all heads' logits", summary['error_consensus']))
+    else:
+        rows = [('the network, **this model**', summary['error_kept'])]
+    single = summary.get('single')
+    if single is not None:
+        rows.append(('the network trained alone, same recipe', single['error_kept']))
+    lines = [
+        f'Error on {summary["error_on"]}, {measured["count"]:,} images, clean labels'
+        if summary['noise']['realised_rate'] else f'Error on {summary["error_on"]}, {measured["count"]:,} images',
+        '',
+        '| | top-1 error, % |',
+        '|---|---|',
+        *(f'| {name} | {error:.2f} |' for name, error in rows),
+        '',
+    ]
+    if len(summary['error_heads']) > 1:
+        chosen = 'It was chosen' if head == summary['kept_head'] else f'Training chose head {summary["kept_head"]}'
+        lines += [f'{chosen} by the rule: {summary["kept_head_rule"]}.'] if 'kept_head_rule' in summary else []
+    best = summary.get('best_epoch')
+    if best is not None:
+        lines.append(
+            f'On the validation data ({summary["data"]["val_origin"]}) head {summary["kept_head"]} had'
+            f' {100 - summary["val"]["top1_kept"]:.2f} % after the last of {summary["epochs"]} epochs;'
+            f' the lowest after any epoch was {100 - best["val"]["top1_kept"]:.2f} % (epoch {best["epoch"] + 1}).')
+    if dtype == 'float16':
+        lines.append('The errors are those of the float32 weights; they were rounded to float16 afterwards.')
+    return '\n'.join(lines)
+
+
+def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """Data, noise, recipe, hardware and time."""
+    data, noise, optim, sched = summary['data'], summary['noise'], recipe['optim'], recipe['sched']
+    items = [f'{data["train"]:,} training images, {data["val"]:,} for validation ({data["val_origin"]})']
+    if noise['realised_rate']:
+        items.append(f'{100 * noise["realised_rate"]:.1f} % of the training labels were wrong: {noise["kind"]}')
+    items.append(
+        f'{summary["epochs"]} epochs, batches of {recipe["batch_size"]}, {optim["name"]} with learning rate'
+        f' {optim["lr"]:g} ({sched["name"]}) and weight decay {optim["weight_decay"]:g}, seed {summary["seed"]}')
+    if recipe.get('ema', {}).get('decay') is not None:
+        items.append(f'running average of the weights, decay {recipe["ema"]["decay"]:g}')
+    if recipe['model'].get('pretrained'):
+        items.append(f'started from pretrained weights of `{str(recipe["model"]["name"]).removeprefix("collab_")}`')
+    hardware = summary.get('hardware', summary['device'])
+    count = f'{summary["num_processes"]} processes on ' if summary['num_processes'] > 1 else ''
+    items.append(f'{summary["train_seconds"] / 60:.1f} minutes on {count}{hardware}')
+    items.append(', '.join(f'{name} {version}' for name, version in summary['versions'].items()))
+    return '\n'.join(f'- {item}' for item in items)
+
+
+def limits_text(summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str | None) -> str:
+    """What was not measured, and whose terms apply."""
+    lines = [
+        f'Measured on {summary["error_on"]} of the data named above, in one run with one seed. Nothing else was'
+        ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
+        ' A classifier answers with one of its classes whatever it is shown.'
+    ]
+    if recipe['model'].get('pretrained'):
+        lines.append('The weights it was fine-tuned from have a licence of their own, which is on their card.')
+    if str(summary['data']['path']) == 'builtin:digits':
+        lines.append(
+            'The digits are by E. Alpaydin and C. Kaynak, from the UCI Machine Learning Repository, under CC BY 4.0:'
+            ' name them when you pass this model on.')
+    lines.append(f'The weights are published under the licence `{license}`.')
+    return '\n\n'.join(lines)

@@ -1,0 +1,31 @@
+"""Licences as the Hub names them. A licence is asked for and never guessed: whose weights they are decides it."""
+from __future__ import annotations
+
+from ..train.errors import nearest
+from .errors import require
+
+_NAMES = """
+afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-openrail-m bsd bsd-2-clause bsd-3-clause
+bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0
+cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m ecl-2.0 epl-1.0 epl-2.0
+etalab-2.0 eupl-1.1 eupl-1.2 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl
+odc-by ofl-1.1 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+"""
+LICENSES = frozenset(_NAMES.split())
+
+
+def check_license(license: str | None, name: str | None, link: str | None) -> None:
+    """See whether a licence was named as the Hub names it.
+
+    Raises:
+        HubError: It wasn't.
+    """
+    require(license, '--license is missing: say under which licence the weights are published, e.g. --license'
+                     ' apache-2.0, or --license other with --license-name and --license-link')
+    assert license is not None
+    require(license in LICENSES, f"--license: the Hub knows no licence '{license}'{nearest(license, sorted(LICENSES))};"
+                                 ' for one that is not in its list write --license other --license-name NAME'
+                                 ' --license-link URL')
+    require((license == 'other') == bool(name) and bool(name) == bool(link),
+            '--license-name and --license-link go together, and with --license other')

@@ -1,0 +1,78 @@
+"""The tensors of a head, taken out of a run's files one by one: no second copy of the network is made."""
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..tree import HeadTree, node_name
+from .errors import HubError, require
+from .run import FinishedRun, tensor_names
+
+
+def write_head(run: FinishedRun, head: int, file: Path, half: bool, metadata: dict[str, str]) -> None:
+    """Write the weights of a head under their names in the plain network.
+
+    Args:
+        run: The run that trained it.
+        head: Which head.
+        file: The file to write.
+        half: Round floating-point tensors to float16.
+        metadata: Written into the file's header.
+
+    Raises:
+        HubError: The tree lacks a tensor of the head, or one has values that float16 can't hold.
+    """
+    source, names = run.weights, {name: name for name in tensor_names(run.weights)}
+    if head != run.kept_head:
+        assert run.tree_file is not None  # `FinishedRun.head` has seen to it
+        source, names = run.tree_file, _names_in_tree(run, head, list(names))
+    with safe_open(source, framework='pt') as tensors:
+        saved = {name: _rounded(name, tensors.get_tensor(key), half) for name, key in names.items()}
+    save_file(saved, file, metadata)
+    sort_metadata(file)
+    # safetensors makes a file that only its owner can read; a model folder is there to be shared.
+    shutil.copymode(run.path / 'summary.json', file)
+
+
+def _names_in_tree(run: FinishedRun, head: int, names: list[str]) -> dict[str, str]:
+    """For each tensor of the plain network, its name in the tree: that of the node on the head's path which has it."""
+    assert run.tree_file is not None
+    present = set(tensor_names(run.tree_file))
+    leaf = HeadTree.parse(run.summary['tree']).leaves[head]
+    nodes = [node_name(leaf[:depth]) for depth in range(len(leaf) + 1)]
+    found = {name: key for name in names for node in nodes if (key := f'nodes.{node}.{name}') in present}
+    missing = [name for name in names if name not in found]
+    require(not missing, f"'{run.tree_file}' has no {', '.join(missing[:3])} of head {head}: it is of another tree")
+    return found
+
+
+def _rounded(name: str, tensor: Tensor, half: bool) -> Tensor:
+    if not half or not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.half()
+    if not torch.isfinite(rounded).all():
+        raise HubError(f'--half: {name} has values that float16 cannot hold; leave --half out')
+    return rounded
+
+
+def sort_metadata(file: Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes it in a new one each time.
+
+    What is published again without a change then has the same checksum, and makes no commit.
+    """
+    with open(file, 'r+b') as stream:
+        [length] = struct.unpack('<Q', stream.read(8))
+        header = json.loads(stream.read(length))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise HubError(f"'{file}': the header of this safetensors release can't be put in order")
+        stream.seek(8)
+        stream.write(text.ljust(length))
