@@ -20,19 +20,22 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # A module imports only from its left.
 CHAIN = (
     'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
-    'weights', 'model', 'loss', 'baselines', 'task', 'train',
+    'weights', 'model', 'loss', 'baselines', 'task', 'train', 'cli',
 )
-CORE = {*CHAIN[:-1], 'networks', 'noise', 'registry'}
+LIBRARY = CHAIN[:CHAIN.index('train')]
+CORE = {*LIBRARY, 'networks', 'noise', 'registry'}
 
 # For each part of the package, what else of it may be imported there.
 MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
-    '__init__': {*CHAIN[:-1], 'registry'},
+    '__init__': {*LIBRARY, 'registry'},
+    '__main__': {'cli'},
     'networks': set(),
     'noise': set(),
     'registry': {'tree', 'model', 'networks', 'task'},
     'sweep': {'__init__', 'meta', 'split_points', 'model'},
 }
 MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
+MAY_IMPORT['cli'] |= {'__init__'}
 
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 

@@ -21,6 +21,7 @@ from .export import export_head
 from .prepare import Prepared, make_accelerator, prepare
 from .report import data_line, epoch_line, final_lines, model_lines, network_name
 from .run_folder import SINGLE, RunFolder, check_folder, choose_folder
+from .saved_run import save_tree
 from .trainer import Loaders, Trainer
 
 RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
@@ -104,6 +105,7 @@ def _train_one(
             prepared.splits.label_names,
             from_scratch=not config.model.pretrained,
         )
+        save_tree(model, run.path)
         run.write_summary(run.path, summary)
     accelerator.wait_for_everyone()
     return summary
@@ -152,6 +154,8 @@ def _summary(
         'data': {
             'path': config.data.path,
             'num_classes': splits.num_classes,
+            'label_names': splits.label_names,
+            'preprocessing': prepared.preprocessing.data_config,
             'train': len(splits.train),
             'val': len(splits.val),
             'val_origin': splits.val_origin,
