@@ -37,6 +37,7 @@ MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
 MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
 MAY_IMPORT['cli'] |= {'__init__'}
 
+OPTIONAL = {'matplotlib'}  # imported where plots are drawn, after a look whether it is there
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 
 
@@ -124,4 +125,6 @@ def test_what_is_imported_is_required() -> None:
     required = {re.split(r'[<>=!~; \[]', line)[0] for line in requirements if 'extra ==' not in line}
     imported = {name.split('.')[0] for path in MODULES for _, name in imports_of(path)}
     third_party = {name for name in imported - sys.stdlib_module_names if name != 'timm_collab'}
-    assert {DISTRIBUTIONS.get(name, name) for name in third_party} <= required
+    assert {DISTRIBUTIONS.get(name, name) for name in third_party - OPTIONAL} <= required
+    extras = {re.split(r'[<>=!~; \[]', line)[0] for line in requirements if 'extra ==' in line}
+    assert extras >= OPTIONAL

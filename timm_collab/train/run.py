@@ -18,10 +18,12 @@ from .config import TrainConfig
 from .data.images import evaluation_loader, training_loader
 from .evaluate import Scores
 from .export import export_head
+from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
 from .prepare import Prepared, make_accelerator, prepare
-from .report import data_line, epoch_line, final_lines, model_lines, network_name
+from .report import EpochTable, data_line, final_lines, model_lines, network_name
 from .run_folder import SINGLE, RunFolder, check_folder, choose_folder
 from .saved_run import save_tree
+from .tracking import Tracking, check_trackers
 from .trainer import Loaders, Trainer
 
 RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
@@ -41,6 +43,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             it is a `NonFiniteLossError`, or an image outside the cache that can't be decoded.
         ExportError: The saved model doesn't give the logits of the head that it was saved from.
     """
+    check_trackers(config.track)
     accelerator = make_accelerator(config)
     folder = Path(broadcast_object_list([str(choose_folder(config))])[0])
     check_folder(folder)
@@ -60,8 +63,18 @@ def train(config: TrainConfig) -> dict[str, Any]:
         summary['single'] = summaries[1]
         if accelerator.is_main_process:
             RunFolder.write_summary(folder, summary)
-    _say(accelerator, *final_lines(summary))
+    _say(accelerator, *_plots(config, folder, accelerator), *final_lines(summary))
     return summary
+
+
+def _plots(config: TrainConfig, folder: Path, accelerator: Accelerator) -> list[str]:
+    """Draw the run on the main process; a line that says how, where matplotlib is missing."""
+    if not config.plots or not accelerator.is_main_process:
+        return []
+    if not can_plot():
+        return ['', HOW_TO_GET]
+    plot_run(folder)
+    return ['', f'plots: {folder / PLOTS}']
 
 
 def _train_one(
@@ -76,10 +89,13 @@ def _train_one(
         run.write_labels(prepared.splits)
     _say(accelerator, *model_lines(config, model))
 
+    tracking, table = Tracking(accelerator, config, path), EpochTable(config.epochs)
+
     def on_epoch(row: dict[str, Any]) -> None:
         if run is not None:
             run.log(row)
-        _say(accelerator, epoch_line(row, config.epochs))
+        tracking.log(row)
+        _say(accelerator, *table.lines(row))
 
     set_seed(config.seed, device_specific=True)
     trainer = Trainer(config, model, _loaders(config, prepared), accelerator, on_epoch)
@@ -107,6 +123,7 @@ def _train_one(
         )
         save_tree(model, run.path)
         run.write_summary(run.path, summary)
+    tracking.finish(summary)
     accelerator.wait_for_everyone()
     return summary
 

@@ -5,7 +5,6 @@ Shapes: H heads, B batch.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,13 +17,13 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from .build import beta_at, build_mixup, build_optimizer, build_scheduler, build_task
 from .config import TrainConfig
 from .data.images import EpochSampler, keyed_randomness
 from .errors import TrainError
 from .evaluate import Scores, evaluate
+from .progress import Progress
 
 CHECK_EVERY = 20
 """Updates between two looks at the loss: each look waits for the device, and shows in the progress bar."""
@@ -153,21 +152,19 @@ class Trainer:
         self.task.train()
         lr = self.optimizer.param_groups[0]['lr']
         meter = _LossMeter(self.accelerator, epoch)
-        bar = tqdm(
-            total=self.updates_per_epoch * self.config.batch_size,
-            desc=f'epoch {epoch + 1}/{self.config.epochs}',
-            unit='img',
-            unit_scale=True,
-            leave=False,
-            disable=not (self.accelerator.is_main_process and sys.stderr.isatty()),
+        bar = Progress(
+            self.updates_per_epoch * self.config.batch_size,
+            epoch,
+            self.config.epochs,
+            self.accelerator.device,
+            self.accelerator.is_main_process,
         )
         start = time.perf_counter()
         with bar:
             for step, (images, target_B) in enumerate(self.train_loader):
                 meter.add(self._update(*self._mixed(images, target_B, epoch, step)))
-                if (step + 1) % CHECK_EVERY == 0:
-                    bar.set_postfix(loss=f'{meter.check():.3f}', refresh=False)
-                bar.update(self.config.batch_size)
+                loss_now = meter.check() if (step + 1) % CHECK_EVERY == 0 else None
+                bar.update(self.config.batch_size, loss_now)
             loss = meter.check()
         seconds = time.perf_counter() - start
         hard_H, soft_H = meter.terms()

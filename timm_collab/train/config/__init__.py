@@ -45,6 +45,10 @@ class TrainConfig:
     channels_last: bool = key(False, 'channels-last memory layout, faster for convolutions on many devices')
     mixed_precision: Literal['no', 'fp16', 'bf16'] | None = key(
         None, 'mixed precision; what accelerate was launched with when left out')
+    track: list[Literal['tensorboard', 'wandb', 'trackio']] = key(
+        list, "log every epoch to these trackers as well, e.g. [tensorboard]; the extra 'tracking' has them")
+    project: str = key('timm-collab', 'project that trackers put the run in')
+    plots: bool = key(True, 'draw the run when it ends, into plots/, if matplotlib is there')
     cpu_threads: int | None = key(None, "threads that PyTorch computes with on the CPU; PyTorch's choice when left out")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -61,6 +65,8 @@ class TrainConfig:
         require(self.data.path is not None, 'data.path is missing: write e.g. --data.path ./my-images, --data.path'
                                             ' uoft-cs/cifar10 or --data.path builtin:digits')
         require(0 <= self.seed < 2**32, f'seed must lie in [0, 2**32), got {self.seed}')
+        require(len(set(self.track)) == len(self.track), f'track names a tracker twice: {self.track}')
+        require(bool(self.project.strip()), 'project must not be empty')
         require(self.epochs >= 1, f'epochs must be at least 1, got {self.epochs}')
         require(self.batch_size >= 1, f'batch_size must be at least 1, got {self.batch_size}')
         require(self.grad_accum_steps >= 1, f'grad_accum_steps must be at least 1, got {self.grad_accum_steps}')
