@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from timm_collab.train.__main__ import main
+from timm_collab.train.plots import can_plot
 from timm_collab.train.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -64,8 +65,8 @@ def test_quickstart_prints_both_errors_and_the_line_to_paste(quickstart):
 def test_quickstart_leaves_a_complete_run_folder(quickstart):
     folder, _ = quickstart
     for run, heads in ((folder, 4), (folder / 'single', 1)):
-        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned'}
-        names |= {'single'} if heads == 4 else set()
+        names = {'config.yaml', 'metrics.jsonl', 'summary.json', 'train_labels.csv', 'pruned', 'tree.safetensors'}
+        names |= {'single', *(['plots'] if can_plot() else [])} if heads == 4 else set()
         assert {path.name for path in run.iterdir()} == names
         assert {path.name for path in (run / 'pruned').iterdir()} == {'config.json', 'model.safetensors'}
         config = yaml.safe_load((run / 'config.yaml').read_text())

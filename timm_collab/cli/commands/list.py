@@ -21,14 +21,14 @@ def _recipes() -> list[dict[str, Any]]:
     from ...train.recipes import load_recipe, shipped_recipes
     return [
         # What names no model is to be laid over a recipe that does.
-        {'name': name, 'about': _about(path), 'whole': 'name' in load_recipe(path).get('model', {})}
+        {'name': name, 'path': str(path), 'about': _about(path), 'whole': 'name' in load_recipe(path).get('model', {})}
         for name, path in shipped_recipes().items()
     ]
 
 
 def _launches() -> list[dict[str, Any]]:
     from ...train.recipes import LAUNCH, shipped_recipes
-    return [{'name': name, 'about': _about(path)} for name, path in shipped_recipes(LAUNCH).items()]
+    return [{'name': name, 'path': str(path), 'about': _about(path)} for name, path in shipped_recipes(LAUNCH).items()]
 
 
 def _optimizers() -> list[dict[str, Any]]:
