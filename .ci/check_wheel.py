@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def expected_files() -> set[str]:
     """Names, inside the wheel, of what the checkout says must be there."""
     package = [path for path in (ROOT / 'timm_collab').rglob('*') if path.is_file() and '__pycache__' not in path.parts]
-    recipes = list((ROOT / 'recipes').glob('*.yaml'))
+    recipes = list((ROOT / 'recipes').rglob('*.yaml'))
     hub = [path for path in (ROOT / 'hub').rglob('*') if path.is_file()]
     files = {path.relative_to(ROOT).as_posix() for path in package}
     files |= {f'timm_collab/{path.relative_to(ROOT).as_posix()}' for path in recipes}

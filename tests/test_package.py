@@ -20,13 +20,15 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # A module imports only from its left.
 CHAIN = (
     'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
-    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train', 'hub',
+    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train', 'hub', 'cli',
 )
-CORE = {*CHAIN[:CHAIN.index('train')], 'catalogue', 'download', 'heads', 'networks', 'noise', 'registry'}
+LIBRARY = CHAIN[:CHAIN.index('train')]
+CORE = {*LIBRARY, 'catalogue', 'download', 'heads', 'networks', 'noise', 'registry'}
 
 # For each part of the package, what else of it may be imported there.
 MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
     '__init__': CORE,
+    '__main__': {'cli'},
     'catalogue': set(),
     'download': {'catalogue'},
     'heads': {'catalogue', 'download', 'model'},
@@ -37,7 +39,9 @@ MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
 }
 MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
 MAY_IMPORT['hub'] |= {'__init__', 'catalogue', 'download'}
+MAY_IMPORT['cli'] |= {'__init__'}
 
+OPTIONAL = {'matplotlib'}  # imported where plots are drawn, after a look whether it is there
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 
 
@@ -125,4 +129,6 @@ def test_what_is_imported_is_required() -> None:
     required = {re.split(r'[<>=!~; \[]', line)[0] for line in requirements if 'extra ==' not in line}
     imported = {name.split('.')[0] for path in MODULES for _, name in imports_of(path)}
     third_party = {name for name in imported - sys.stdlib_module_names if name != 'timm_collab'}
-    assert {DISTRIBUTIONS.get(name, name) for name in third_party} <= required
+    assert {DISTRIBUTIONS.get(name, name) for name in third_party - OPTIONAL} <= required
+    extras = {re.split(r'[<>=!~; \[]', line)[0] for line in requirements if 'extra ==' in line}
+    assert extras >= OPTIONAL

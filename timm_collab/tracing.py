@@ -19,7 +19,6 @@ from timm.models import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from .meta import on_meta, storage_key
 
@@ -206,6 +205,7 @@ class _Tracer(fx.Tracer):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         before = [tensor._version for tensor in tensors]
         if self.count_flops and node.op.startswith('call'):
+            from torch.utils.flop_counter import FlopCounterMode  # slow to import, and seldom needed
             with FlopCounterMode(display=False) as counter:
                 node.meta['value'] = self._run(node, args, kwargs)
             node.meta['flops'] = counter.get_total_flops()

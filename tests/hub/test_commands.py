@@ -1,7 +1,6 @@
 """The commands, from a run that was really trained to a head that is loaded elsewhere and measured again."""
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
@@ -13,15 +12,11 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 
 from tests.hub.conftest import ROOT, TOKEN, client_environment, python
-from timm_collab.hub import HubError, commands
+from timm_collab.cli import build_parser
+from timm_collab.cli.commands import export
+from timm_collab.hub import HubError, formats
 from timm_collab.train.parse import parse_config
 from timm_collab.train.run import train
-
-COMMANDS = {
-    'export': (commands.add_export_arguments, commands.run_export),
-    'push': (commands.add_push_arguments, commands.run_push),
-    'catalogue': (commands.add_catalogue_arguments, commands.run_catalogue),
-}
 
 MEASURE = """
 import json, sys, io, timm, torch, pyarrow.parquet as parquet
@@ -41,11 +36,8 @@ print(json.dumps([100 * right / len(rows), len(rows)]))
 
 def timm_collab(line: str) -> int:
     """Run a command as `timm-collab` would."""
-    name, *argv = shlex.split(line.removeprefix('timm-collab '))
-    add_arguments, run = COMMANDS[name]
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    args = build_parser().parse_args(shlex.split(line.removeprefix('timm-collab ')))
+    return args.module.run(args)
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +46,8 @@ def trained(tmp_path_factory) -> Path:
     train(parse_config([
         '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
         '--data.in_chans=1', '--data.max_train_samples=512', '--augment.no_aug=true', '--optim.lr=0.02',
-        '--epochs=2', '--batch_size=32', '--compare_single=true', '--noise.rate=0.2', f'--output={path}']))
+        '--epochs=2', '--batch_size=32', '--compare_single=true', '--noise.rate=0.2', '--plots=false',
+        f'--output={path}']))
     AcceleratorState._reset_state(reset_partial_state=True)
     return path
 
@@ -66,6 +59,10 @@ def unchecked(monkeypatch) -> list:
     for module in ('commands', 'export'):
         monkeypatch.setattr(f'timm_collab.hub.{module}.check_reload', lambda *args: calls.append(args))
     return calls
+
+
+def test_the_command_knows_every_format() -> None:
+    assert tuple(export.FORMATS) == tuple(formats.FORMATS)
 
 
 def test_trained_pushed_and_measured_again_elsewhere(hub, trained, tmp_path, capsys) -> None:

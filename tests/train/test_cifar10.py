@@ -16,7 +16,7 @@ DATA = os.environ.get('TIMM_COLLAB_DATA')
 def test_the_cifar10_recipe_trains_prunes_and_reloads(tmp_path: Path) -> None:
     run = tmp_path / 'run'
     status = main([
-        '--config', 'cifar10_resnet20',
+        '--config', 'cifar10/resnet20',
         '--data.path', str(Path(str(DATA)) / 'cifar10'),
         '--model.name', 'collab_cifar_resnet8',
         '--compare_single', 'false',
@@ -42,7 +42,7 @@ def test_the_cifar10_recipe_trains_prunes_and_reloads(tmp_path: Path) -> None:
 def test_labels_of_human_annotators_are_a_column(tmp_path: Path) -> None:
     run = tmp_path / 'run'
     status = main([
-        '--config', 'cifar10_resnet20', '--data.path', str(Path(str(DATA)) / 'cifar10'),
+        '--config', 'cifar10/resnet20', '--data.path', str(Path(str(DATA)) / 'cifar10'),
         '--model.name', 'collab_cifar_resnet8', '--compare_single', 'false', '--epochs', '1',
         '--data.max_train_samples', '256', '--data.val_fraction', '0.01', '--data.test_split', 'null',
         '--noise.kind', 'column', '--noise.column', 'label_worst', '--data.workers', '0', '--output', str(run),

@@ -37,7 +37,18 @@ def test_scores_against_direct_computation(batch_size):
     assert scores.loss_H == pytest.approx([F.cross_entropy(z, target_N).item() for z in logits_HNC])
     consensus_N = logits_HNC.mean(dim=0).argmax(dim=1)
     assert scores.top1_consensus == pytest.approx(100 * (consensus_N == target_N).double().mean().item())
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    differ = [(logits_HNC[a].argmax(1) != logits_HNC[b].argmax(1)).double().mean().item() for a, b in pairs]
+    assert scores.disagreement == pytest.approx(100 * sum(differ) / 3)
     assert model.training
+
+
+def test_a_single_head_has_none_to_disagree_with():
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(4), torch.tensor([0, 1, 0, 1])), batch_size=3))
+    scores = evaluate(FixedHeads(torch.eye(2).repeat(1, 2, 1)), loader, accelerator)
+    assert scores.disagreement is None
+    assert scores.top1_H == [100.0] == [scores.top1_consensus]
 
 
 @pytest.mark.parametrize(('top1', 'loss', 'best'), [
@@ -50,7 +61,8 @@ def test_best_head(top1, loss, best):
 
 
 def test_row_reports_the_kept_head():
-    row = Scores([80.0, 90.0], [1.0, 0.5], 95.0, 10).row(0)
+    row = Scores([80.0, 90.0], [1.0, 0.5], 95.0, 10, 12.5).row(0)
     assert row == {
-        'top1_heads': [80.0, 90.0], 'top1_consensus': 95.0, 'top1_kept': 80.0, 'loss_heads': [1.0, 0.5], 'count': 10,
+        'top1_heads': [80.0, 90.0], 'top1_consensus': 95.0, 'top1_kept': 80.0, 'loss_heads': [1.0, 0.5],
+        'disagreement': 12.5, 'count': 10,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def finish(ranks: list[subprocess.Popen[str]]) -> list[str]:
 
 def wait_for_epoch(rank: subprocess.Popen[str]) -> None:
     for line in rank.stdout:
-        if line.startswith('epoch '):
+        if re.match(rf' *\d+/{EPOCHS} ', line):
             return
     raise AssertionError(f'it ended before an epoch did: {rank.stderr.read()[-3000:]}')
 

@@ -12,7 +12,7 @@ from timm_collab.train.meter import ExplodedLossError, LossMeter
 
 @pytest.fixture
 def rows() -> torch.Tensor:
-    return torch.rand(7, 1 + 2 * 3, generator=torch.Generator().manual_seed(0)) * 3
+    return torch.rand(7, 3 + 2 * 3, generator=torch.Generator().manual_seed(0)) * 3
 
 
 def test_means_do_not_depend_on_when_they_are_looked_at(rows):
@@ -23,11 +23,12 @@ def test_means_do_not_depend_on_when_they_are_looked_at(rows):
             meter.add(row)
             if step in looks:
                 assert meter.check() is False
-        results.append((meter.loss, meter.terms()))
+        results.append((meter.loss, meter.top1, meter.terms()))
     assert results[0] == results[1] == results[2]
-    loss, (hard, soft) = results[0]
+    loss, top1, (hard, soft) = results[0]
     expected = rows.double().mean(dim=0).tolist()
-    assert [loss, *hard, *soft] == pytest.approx(expected, rel=1e-12) and len(hard) == len(soft) == 3
+    found = [loss, top1['given'], top1['clean'], *hard, *soft]
+    assert found == pytest.approx(expected, rel=1e-12) and len(hard) == len(soft) == 3
 
 
 def test_goes_on_from_its_state(rows):
@@ -44,7 +45,8 @@ def test_goes_on_from_its_state(rows):
 
 def test_one_process_tells_all(rows):
     meter = LossMeter(Accelerator(cpu=True), epoch=0)
-    assert meter.check(True) is True and meter.check(False) is False and math.isnan(meter.loss)
+    assert meter.check(True) is True and meter.check(False) is False
+    assert math.isnan(meter.loss) and math.isnan(meter.top1['clean'])
     meter.add(rows[0])
     assert meter.check(True) is True and meter.loss == pytest.approx(rows[0, 0].item())
 

@@ -92,17 +92,17 @@ def test_killed_again_and_again_it_ends_the_same(recipe, tmp_path, kill_at, sett
     assert_same_run(tmp_path / 'whole', tmp_path / 'run')
 
 
-@pytest.mark.parametrize('stage', ['write_tree', 'write_summary'])
+@pytest.mark.parametrize('stage', [
+    'timm_collab.train.run.save_tree', 'timm_collab.train.run_folder.RunFolder.write_summary',
+])
 def test_killed_after_the_last_update(recipe, tmp_path, monkeypatch, stage):
-    from timm_collab.train.run_folder import RunFolder
-
     train(recipe(*KEYS, f'--output={tmp_path / "whole"}'))
 
     def die(*_):
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, stage, die)
+        patch.setattr(stage, die)
         with pytest.raises(KilledError):
             train(recipe(*KEYS))
     train(recipe(*KEYS))

@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors import safe_open
 
 from timm_collab.train import run_folder
 from timm_collab.train.errors import TrainError
@@ -123,13 +121,3 @@ def test_a_full_disk_is_one_error_and_leaves_what_was(recipe, tmp_path, monkeypa
     monkeypatch.setattr('builtins.open', full)
     with pytest.raises(TrainError, match=r"metrics.jsonl' can't be written .*: make room, then run the same command"):
         run.log({'epoch': 0})
-
-
-def test_the_tree_is_saved_with_the_head_that_was_kept(recipe, tmp_path):
-    run = RunFolder(tmp_path / 'run', recipe())
-    model = torch.nn.Linear(2, 3)
-    model.kept_head = 2
-    run.write_tree(model)
-    with safe_open(run.path / 'tree.safetensors', 'pt') as file:
-        assert file.metadata() == {'kept_head': '2'}
-        assert torch.equal(file.get_tensor('weight'), model.weight)

@@ -1,7 +1,7 @@
-"""`timm-collab export`, `push` and `catalogue`: their arguments, and what they do.
+"""What `timm-collab export`, `push` and `catalogue` do, by their parsed arguments.
 
-Each command is a pair of functions: one adds its arguments to a parser, one runs it and returns the exit status. What
-can't be done is raised as `HubError` or `TrainError`, whose message is all that a user needs to see.
+Each returns the exit status. What can't be done is raised as `HubError` or `TrainError`, whose message is all that a
+user needs to see.
 """
 from __future__ import annotations
 
@@ -16,47 +16,10 @@ from .entry import add_entry
 from .errors import require
 from .export import ExportOptions, export_run
 from .folder import check_folder
-from .formats import FORMATS
 from .push import PushOptions, access_token, push_folder
 from .run import FinishedRun, needs_plugin
 
 _EXPORT_OPTIONS = ('license', 'license_name', 'license_link', 'head', 'half', 'tree', 'labels', 'dataset', 'baseline')
-
-
-def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `timm-collab export`."""
-    parser.description = 'Make a folder that plain timm and transformers load of a finished run, and check it.'
-    parser.add_argument('run', type=Path, help='folder of a finished run')
-    parser.add_argument('--output', type=Path, help='folder to create; RUN/export when left out')
-    _add_export_options(parser)
-    parser.add_argument('--formats', nargs='+', default=[], choices=FORMATS, metavar='FORMAT',
-                        help="write pt2 (torch.export) or onnx as well, next to the folder; not for the Hub's")
-
-
-def add_push_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `timm-collab push`."""
-    parser.description = ('Publish a head on the Hub, in one commit. The access token is that of hf auth login or'
-                          ' HF_TOKEN.')
-    parser.add_argument('run', type=Path, help='folder of a finished run, or one that export has made')
-    parser.add_argument('--repo', required=True, help='user/name; made if it is not there')
-    parser.add_argument('--public', action='store_true', help='for everybody to see; otherwise the repo is private')
-    parser.add_argument('--update', action='store_true', help='replace what the repo holds')
-    parser.add_argument('--create-pr', action='store_true', help='propose the change as a pull request')
-    parser.add_argument('--revision', help='branch; main when left out')
-    parser.add_argument('--tag', help='name to give the commit')
-    parser.add_argument('--message', help='of the commit')
-    parser.add_argument('--dry-run', action='store_true', help='check everything, list the files, send nothing')
-    _add_export_options(parser)
-
-
-def add_catalogue_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `timm-collab catalogue`."""
-    parser.description = 'Add an exported head to a catalogue of heads, such as hub/heads.yaml.'
-    parser.add_argument('folder', type=Path, help='folder that export has made')
-    parser.add_argument('--catalogue', type=Path, required=True, help='the heads.yaml')
-    parser.add_argument('--tag', required=True, help="what tells it from the architecture's other weights")
-    parser.add_argument('--repo', help='where it was pushed to; without, the folder must lie beside the catalogue')
-    parser.add_argument('--revision', help='the commit there, in full')
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -114,19 +77,6 @@ def _push(folder: Path, options: PushOptions, dry_run: bool) -> int:
     print(f'{said}: {pushed.url}\n'
           f"timm.create_model('hf-hub:{pushed.repo}@{pushed.commit}', pretrained=True)")
     return 0
-
-
-def _add_export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--head', default='best', help='best (by validation) or a number')
-    parser.add_argument('--license', help="licence of the weights, by the Hub's name of it; required")
-    parser.add_argument('--license-name', help='name of a licence that the Hub does not list (--license other)')
-    parser.add_argument('--license-link', help='where such a licence is to be read')
-    parser.add_argument('--half', action='store_true', help='round the weights to float16')
-    parser.add_argument('--tree', action='store_true',
-                        help='add the whole tree, to go on training, prune another head or average all of them')
-    parser.add_argument('--labels', type=Path, help="file with a class name on each line, in place of the run's")
-    parser.add_argument('--dataset', help='id on the Hub of data that the run read from a folder')
-    parser.add_argument('--baseline', type=Path, help='run of the network alone, to name its error beside')
 
 
 def _export_options(args: argparse.Namespace, formats: tuple[str, ...] = ()) -> ExportOptions:

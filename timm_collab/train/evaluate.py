@@ -1,7 +1,7 @@
-"""Top-1 accuracy and cross-entropy of every head and of their consensus.
+"""Top-1 accuracy and cross-entropy of every head and of their consensus, and how often heads disagree.
 
 Shapes: H heads, B batch, C classes, K = H + 1 predictions (the heads', then the consensus'),
-N = K + H scores of an example (K right or wrong, H losses).
+N = K + H + 1 scores of an example (K right or wrong, H losses, the share of pairs of heads that disagree).
 """
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ class Scores:
         loss_H: Mean cross-entropy of each head, in nats.
         top1_consensus: Accuracy of the consensus, the mean of all heads' logits, in percent.
         count: Number of examples, each counted once.
+        disagreement: Examples for which two heads predict different classes, in percent, mean over all pairs of heads;
+            None of a single head.
     """
 
     top1_H: list[float]
     loss_H: list[float]
     top1_consensus: float
     count: int
+    disagreement: float | None = None
 
     @property
     def best_head(self) -> int:
@@ -44,6 +47,7 @@ class Scores:
             'top1_consensus': self.top1_consensus,
             'top1_kept': self.top1_H[kept_head],
             'loss_heads': self.loss_H,
+            'disagreement': self.disagreement,
             'count': self.count,
         }
 
@@ -67,14 +71,23 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], accelera
         logits_HBC = logits_HBC.float()
         predicted_KBC = torch.cat([logits_HBC, logits_HBC.mean(dim=0, keepdim=True)])
         correct_BK = (predicted_KBC.argmax(dim=-1) == target_B).T.contiguous()
+        disagreement_B = pairs_that_differ(predicted_KBC[:-1].argmax(dim=-1))
         loss_BH = torch.stack([F.cross_entropy(z_BC, target_B, reduction='none') for z_BC in logits_HBC], dim=1)
         # Loaders repeat examples so that every process has as many; this drops the repeats.
-        scored_BN = accelerator.gather_for_metrics(torch.cat([correct_BK, loss_BH], dim=1))
+        scored_BN = accelerator.gather_for_metrics(torch.cat([correct_BK, loss_BH, disagreement_B[:, None]], dim=1))
         count += len(scored_BN)
         sums.append(scored_BN.sum(dim=0))
     model.train(was_training)
     # Added up in float64 on the host: not every device has it.
     means = (torch.stack(sums).cpu().double().sum(dim=0) / count).tolist()
-    heads = len(means) // 2
+    heads = len(means) // 2 - 1
     top1_K = [100.0 * share for share in means[:heads + 1]]
-    return Scores(top1_K[:-1], means[heads + 1:], top1_K[-1], count)
+    disagreement = 100.0 * means[-1] if heads > 1 else None
+    return Scores(top1_K[:-1], means[heads + 1:-1], top1_K[-1], count, disagreement)
+
+
+def pairs_that_differ(predicted_HB: Tensor) -> Tensor:
+    """For each example the share of the pairs of heads whose predicted classes differ [B], 0 of a single head."""
+    heads = len(predicted_HB)
+    differ_B = (predicted_HB[:, None] != predicted_HB[None]).sum(dim=(0, 1))
+    return differ_B.float() / max(heads * (heads - 1), 1)

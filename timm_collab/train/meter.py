@@ -1,4 +1,4 @@
-"""The losses of an epoch, looked at now and then.
+"""The losses and the accuracy of an epoch, looked at now and then.
 
 Shapes: H heads.
 """
@@ -47,7 +47,12 @@ class LossMeter:
         self.sums: list[float] = []
 
     def add(self, row: Tensor) -> None:
-        """Take in an update: its loss, and the hard and soft term of each head, [1 + 2 H]."""
+        """Take in an update.
+
+        Args:
+            row: Its loss, accuracy in percent by the labels given and by those before noise (means over the heads),
+                hard term of each head, soft term of each head, [3 + 2 H].
+        """
         self.unchecked.append(row)
 
     def check(self, flag: bool = False) -> bool:
@@ -84,9 +89,15 @@ class LossMeter:
         """Mean loss of the updates looked at."""
         return self.sums[0] / self.checked if self.checked else math.nan
 
+    @property
+    def top1(self) -> dict[str, float]:
+        """Mean accuracy in percent, by the labels trained on and by those before noise."""
+        given, clean = (total / self.checked if self.checked else math.nan for total in (self.sums or [0.0] * 3)[1:3])
+        return {'given': given, 'clean': clean}
+
     def terms(self) -> tuple[list[float], list[float]]:
         """Mean hard and soft terms of each head."""
-        means = [total / self.checked for total in self.sums[1:]]
+        means = [total / self.checked for total in self.sums[3:]]
         heads = len(means) // 2
         return means[:heads], means[heads:]
 

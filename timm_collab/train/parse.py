@@ -5,42 +5,17 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from .config import TrainConfig
-from .errors import TrainError, nearest
+from .errors import TrainError, nearest, require
+from .recipes import compose, find_recipe, load_recipe
 
 _UNKNOWN_KEY = re.compile(r"Option '([\w.+-]+)' is not accepted|unrecognized arguments: (?:--)?([^\s=]+)")
-_NO_RECIPE = ('Problems parsing config', 'Unexpected config')
-
-
-def recipe_folders() -> list[Path]:
-    """Where bare recipe names are looked up: inside the installed package, or beside it in a checkout."""
-    package = Path(str(resources.files('timm_collab')))
-    return [folder for folder in (package / 'recipes', package.parent / 'recipes') if folder.is_dir()]
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path as it is, else the shipped recipe of that name.
-
-    Raises:
-        TrainError: There is neither; the message lists the shipped recipes.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    shipped = {
-        file.stem: file
-        for folder in reversed(recipe_folders())  # the package's own go before what lies beside it
-        for file in sorted(folder.glob('*.yaml'))
-    }
-    if name in shipped:
-        return shipped[name]
-    raise TrainError(f"no recipe '{name}': write the path of a YAML file or one of {', '.join(sorted(shipped))}"
-                     f'{nearest(name, shipped)}')
 
 
 def _keys(config: type, prefix: str = '') -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
@@ -64,7 +39,8 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         '--config',
         action='config',
-        help='recipe: a YAML file, or the name of a shipped one (quickstart)',
+        help="recipe: a YAML file, or the name of a shipped one (quickstart); of several each is laid over those before"
+             " it. A recipe's own key 'base' names the recipe or recipes that it builds on",
     )
     for name, hint, field in _keys(TrainConfig):
         made = field.default_factory() if callable(field.default_factory) else field.default
@@ -72,29 +48,28 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _with_recipe_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Replace the bare names given to `--config` by files; the arguments, and those files."""
+def _without_recipes(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Take `--config` out of a command line: the other arguments, and the files of the recipes, in order."""
     arguments: list[str] = []
-    files: list[str] = []
-    for argument in argv:
-        if argument.startswith('--config='):
-            arguments.append('--config')
-            argument = argument.removeprefix('--config=')
-        if arguments and arguments[-1] == '--config':
-            argument = str(find_recipe(argument))
-            files.append(argument)
-        arguments.append(argument)
+    files: list[Path] = []
+    remaining = iter(argv)
+    for argument in remaining:
+        option, equals, value = argument.partition('=')
+        if option != '--config':
+            arguments.append(argument)
+            continue
+        name = value if equals else next(remaining, None)
+        require(name is not None, '--config needs a recipe: a YAML file, or the name of a shipped one (quickstart)')
+        files.append(find_recipe(str(name)))
     return arguments, files
 
 
-def _explain(error: Exception, files: Sequence[str]) -> str:
+def _explain(error: Exception) -> str:
     """One line for what jsonargparse refused, with the nearest valid key for an unknown one."""
     message = ' '.join(str(error).split())
     if match := _UNKNOWN_KEY.search(message):
         unknown = match.group(1) or match.group(2)
         return f"unknown key '{unknown}'{nearest(unknown, [name for name, _, _ in _keys(TrainConfig)])}"
-    if message.startswith(_NO_RECIPE):
-        return f"recipe {' '.join(files)} is no YAML mapping of keys to values: {message}"
     message = re.sub(r"<class '(\w+)'>", r'\1', message.replace('typing.', ''))
     return re.sub(r'^Parser key "([\w.]+)":', r'\1:', message)
 
@@ -118,10 +93,14 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         TrainError: An unknown recipe or key, a value of the wrong type, or one that its config refuses.
     """
     parser = build_parser()
-    arguments, files = _with_recipe_files(argv)
+    arguments, files = _without_recipes(argv)
+    if files:
+        # One recipe, laid together here, and first: the command line wins wherever on it --config stands.
+        whole = compose([load_recipe(file) for file in files])
+        arguments = ['--config', yaml.safe_dump(whole, sort_keys=False), *arguments] if whole else arguments
     try:
         values = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
-        raise TrainError(_explain(error, files)) from None
+        raise TrainError(_explain(error)) from None
     del values['config']
     return from_mapping(TrainConfig, values)

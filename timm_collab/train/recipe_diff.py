@@ -8,7 +8,7 @@ from .config import TrainConfig
 
 FREE = (
     'output', 'resume', 'compare_single', 'cpu_threads', 'grad_checkpointing', 'data.workers', 'data.cache_dir',
-    'checkpoint.',
+    'checkpoint.', 'track', 'project', 'plots',
 )
 """Keys, and groups of keys, that may change from one start of a run to the next."""
 _MISSING = object()

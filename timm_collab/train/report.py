@@ -29,19 +29,53 @@ def model_lines(config: TrainConfig, model: Any) -> list[str]:
     return ['', f'{network_name(config.model)}: {model}']
 
 
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """One line for one epoch; accuracies in percent, on the validation data."""
-    val = row['val']
-    line = (
-        f'epoch {row["epoch"] + 1:>{len(str(epochs))}}/{epochs}'
-        f'  lr {row["lr"]:.2e}  loss {row["train_loss"]:7.4f}  {row["images_per_second"]:6,.0f} img/s'
-        f'  val top-1 {" ".join(f"{top1:5.1f}" for top1 in val["top1_heads"])}'
-    )
-    if len(val['top1_heads']) > 1:
-        line += f'  consensus {val["top1_consensus"]:5.1f}  kept head {row["kept_head"]}'
-    if 'val_without_ema' in row:
-        line += f'  (without EMA {row["val_without_ema"]["top1_kept"]:.1f})'
-    return line
+class EpochTable:
+    """A table with a row an epoch, its head repeated now and then; the same on a terminal and in a log file.
+
+    Accuracies are in percent, on the validation data; a star marks the head that is kept. With a running average of
+    the weights they are the average's, and the last column has the kept head's without.
+
+    Args:
+        epochs: Number of epochs of the run.
+    """
+
+    HEAD_EVERY = 25
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.printed = 0
+
+    def lines(self, row: dict[str, Any]) -> list[str]:
+        """What to print for an epoch."""
+        columns = self._columns(row)
+        width = 2 * len(str(self.epochs)) + 1
+        head = '  '.join(['epoch'.rjust(max(width, 5)), *(title.rjust(size) for title, size, _ in columns)])
+        line = '  '.join([
+            f'{row["epoch"] + 1}/{self.epochs}'.rjust(max(width, 5)),
+            *(text.rjust(size) for _, size, text in columns),
+        ])
+        self.printed += 1
+        return [head, line] if self.printed % self.HEAD_EVERY == 1 else [line]
+
+    def _columns(self, row: dict[str, Any]) -> list[tuple[str, int, str]]:
+        """Title, width and text of each column."""
+        val = row['val']
+        heads = len(val['top1_heads'])
+        columns = [
+            ('lr', 8, f'{row["lr"]:.2e}'),
+            ('loss', 8, f'{row["train_loss"]:.4f}'),
+            ('img/s', 7, f'{row["images_per_second"]:,.0f}'),
+        ]
+        for head, top1 in enumerate(val['top1_heads']):
+            star = '*' if heads > 1 and head == row['kept_head'] else ' ' * (heads > 1)
+            columns.append((f'head {head}' if heads > 1 else 'val top-1', 9 if heads == 1 else 7, f'{top1:.1f}{star}'))
+        if heads > 1:
+            columns.append(('consensus', 9, f'{val["top1_consensus"]:.1f}'))
+        if val.get('disagreement') is not None:
+            columns.append(('disagree', 8, f'{val["disagreement"]:.1f}'))
+        if 'val_without_ema' in row:
+            columns.append(('no EMA', 6, f'{row["val_without_ema"]["top1_kept"]:.1f}'))
+        return columns
 
 
 def _result(summary: dict[str, Any]) -> str:

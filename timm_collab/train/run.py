@@ -19,12 +19,15 @@ from .data.images import evaluation_loader, training_loader
 from .errors import require
 from .export import export_head
 from .meter import ExplodedLossError
+from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
 from .prepare import Prepared, make_accelerator, prepare
 from .processes import on_main, on_main_only, share_tensors
-from .report import data_line, epoch_line, final_lines, model_lines, say
+from .report import EpochTable, data_line, final_lines, model_lines, say
 from .run_folder import BATCH, SINGLE, RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
+from .saved_run import save_tree
 from .stopping import StoppedError, StopRequest
 from .summary import run_summary, versions
+from .tracking import Tracking, check_trackers
 from .trainer import Listener, Loaders, Trainer
 
 COMPARED_IMAGES = 32
@@ -44,6 +47,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         StoppedError: A signal asked the run to stop. It was saved; the same command goes on.
         ExportError: The saved model doesn't give the logits of the head that it was saved from.
     """
+    check_trackers(config.track)
+    check_trackers(config.track)
     accelerator = make_accelerator(config)
     folder = Path(on_main(accelerator, lambda: str(choose_folder(config))))
     runs = [(config, folder)]
@@ -68,8 +73,21 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if len(summaries) > 1:
             summary['single'] = summaries[1]
             on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
+    if config.plots:
+        say(accelerator, '', on_main(accelerator, lambda: _plot(folder)))
     say(accelerator, *final_lines(summary))
     return summary
+
+
+def _plot(folder: Path) -> str:
+    """Draw a finished run; returns what there is to say of it."""
+    if not can_plot():
+        return HOW_TO_GET
+    try:
+        plot_run(folder)
+    except OSError as error:
+        return f'plots could not be written ({error}): timm-collab plot {folder} tries again'
+    return f'plots: {folder / PLOTS}'
 
 
 class ModelRun:
@@ -103,8 +121,15 @@ class ModelRun:
         say(accelerator, *model_lines(config, model))
 
         origin = {'data': prepared.splits.fingerprint, 'processes': accelerator.num_processes, 'versions': versions()}
+        tracking, table = Tracking(accelerator, config, self.path), EpochTable(config.epochs)
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            self._on_folder(lambda folder: folder.log(row))
+            tracking.log(row)
+            say(accelerator, *table.lines(row))
+
         listener = Listener(
-            on_epoch=self._log,
+            on_epoch=on_epoch,
             on_checkpoint=lambda state, update, score: self._save({**state, 'origin': origin}, update, score),
         )
         trainer = Trainer(config, model, _loaders(config, prepared), accelerator, listener, stop)
@@ -126,6 +151,7 @@ class ModelRun:
         summary['device'] = str(accelerator.device)
         summary['train_seconds'] = trainer.seconds
         summary['load'] = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
+        tracking.finish(summary)
         return summary
 
     def _open(self) -> RunState:
@@ -134,10 +160,6 @@ class ModelRun:
 
     def _on_folder(self, work: Callable[[RunFolder], T]) -> T:
         return on_main(self.accelerator, lambda: work(self.folder))  # type: ignore[arg-type]
-
-    def _log(self, row: dict[str, Any]) -> None:
-        self._on_folder(lambda folder: folder.log(row))
-        say(self.accelerator, epoch_line(row, self.config.epochs))
 
     def _save(self, state: dict[str, Any], update: int, score: float | None) -> None:
         self._on_folder(lambda folder: str(folder.checkpoints.save(state, update, score)))
@@ -185,7 +207,7 @@ class ModelRun:
 
     def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: dict[str, Any]) -> str:
         """Save the kept head and the whole tree, and at last the summary; returns the line that loads the head."""
-        folder.write_tree(model)
+        save_tree(model, folder.path)
         fixed: Any = prepared.val if prepared.test is None else prepared.test
         images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))]).cpu()
         load = export_head(
@@ -211,4 +233,5 @@ def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
         val=evaluation_loader(prepared.val, config.batch_size, config.data.workers),
         test=None if prepared.test is None
         else evaluation_loader(prepared.test, config.batch_size, config.data.workers),
+        clean_N=torch.from_numpy(prepared.splits.clean_N) if prepared.splits.noise_rate else None,
     )

@@ -16,8 +16,6 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
-from torch import nn
 
 from .checkpoint import Checkpoints
 from .config import TrainConfig
@@ -59,10 +57,7 @@ def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
         TrainError: It holds the run of another recipe, or one that isn't to be resumed, or something that isn't a run;
             it can't be created or written to.
     """
-    ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
-    require(os.access(ancestor, os.W_OK | os.X_OK), f"output '{folder}' can't be written: no permission to write to"
-                                                    f" '{ancestor}'")
+    check_writable(folder)
     if not (folder / CONFIG).exists():
         for name in (METRICS, SUMMARY, PRUNED, SINGLE, LABELS, CHECKPOINTS, TREE):
             require(not (folder / name).exists(), f"output '{folder}' holds a part of a run ({name}) without its recipe"
@@ -81,6 +76,18 @@ def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
         raise TrainError(f"output '{folder}' holds a run of another recipe; it was -> you asked: {'; '.join(changed)}."
                          ' Ask for what it was to resume, or choose another output')
     return RunState.UNFINISHED if read_summary(folder) is None else RunState.FINISHED
+
+
+def check_writable(folder: Path) -> None:
+    """See whether a folder can be created or written to, without doing either.
+
+    Raises:
+        TrainError: It can't.
+    """
+    ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
+    require(os.access(ancestor, os.W_OK | os.X_OK), f"output '{folder}' can't be written: no permission to write to"
+                                                    f" '{ancestor}'")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -175,14 +182,6 @@ class RunFolder:
     def write_batch(self, batch: Mapping[str, Any]) -> None:
         """Write which batch made the loss explode."""
         self._write(BATCH, json.dumps(batch, indent=2) + '\n')
-
-    def write_tree(self, model: nn.Module) -> None:
-        """Write the weights of the whole tree, from which any head can be pruned later."""
-        partial = self.path / f'.{TREE}.partial'
-        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, partial, metadata={'kept_head': str(model.kept_head)})
-        os.chmod(partial, (self.path / CONFIG).stat().st_mode)  # safetensors lets nobody but the owner read it
-        os.replace(partial, self.path / TREE)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, the last file of a run: where it is, the run is finished."""

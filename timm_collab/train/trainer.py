@@ -5,23 +5,22 @@ came before, and everything else is in `Trainer.state_dict`.
 """
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch.nn as nn
 from accelerate import Accelerator
 from timm.utils import distribute_bn
+from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from .config import TrainConfig
 from .data.images import EpochSampler
 from .evaluate import Scores, evaluate
 from .meter import LossMeter
+from .progress import Progress
 from .stopping import StoppedError, StopRequest
 from .updater import Updater
 
@@ -31,12 +30,21 @@ CHECK_EVERY = 20
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders of one run; `sampler` is that of `train`."""
+    """Loaders of one run.
+
+    Args:
+        train: Training batches.
+        sampler: That of `train`.
+        val: Validation batches.
+        test: Test batches, if there are any.
+        clean_N: The label of each training example before noise, where noise changed some.
+    """
 
     train: DataLoader
     sampler: EpochSampler
     val: DataLoader
     test: DataLoader | None
+    clean_N: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Trainer:
         self.listener = listener or Listener()
         self.stop = stop or StopRequest()
         self.sampler = loaders.sampler
+        self.clean_N = loaders.clean_N
         self.model = model
         self.updates_per_epoch = len(loaders.train)
         self.updater = Updater(config, model, self.updates_per_epoch, accelerator)
@@ -154,8 +163,8 @@ class Trainer:
 
     def batch_indices(self, epoch: int, step: int) -> list[int]:
         """Which examples of the training data an update learns from, over all processes."""
-        self.sampler.epoch, self.sampler.skip = epoch, step * self.config.batch_size
-        return [key[1] for key in islice(self.sampler, self.config.batch_size)]
+        self.sampler.epoch = epoch
+        return self.sampler.indices()[step * self.config.batch_size:][:self.config.batch_size]
 
     @property
     def judged(self) -> nn.Module:
@@ -180,15 +189,15 @@ class Trainer:
         self.sampler.epoch = self.epoch
         self.sampler.skip = self.step * self.config.batch_size
         self.updater.begin_epoch(self.epoch)
+        self._order = self.sampler.indices()
         saving = self.config.checkpoint
-        bar = tqdm(
-            total=self.updates_per_epoch * self.config.batch_size,
-            initial=self.sampler.skip,
-            desc=f'epoch {self.epoch + 1}/{self.config.epochs}',
-            unit='img',
-            unit_scale=True,
-            leave=False,
-            disable=not (self.accelerator.is_main_process and sys.stderr.isatty()),
+        bar = Progress(
+            self.updates_per_epoch * self.config.batch_size,
+            self.epoch,
+            self.config.epochs,
+            self.accelerator.device,
+            self.accelerator.is_main_process,
+            done=self.sampler.skip,
         )
         if self.step == 0:
             self.lr = self.updater.lr
@@ -196,18 +205,20 @@ class Trainer:
         first, start = self.step, time.perf_counter()
         with bar:
             for images, target_B in self.train_loader:
-                self.meter.add(self.updater.update(images, target_B, self.epoch, self.step))
-                bar.update(self.config.batch_size)
+                clean_B = target_B if self.clean_N is None else self._clean_labels().to(target_B.device)
+                self.meter.add(self.updater.update(images, target_B, clean_B, self.epoch, self.step))
                 # Signals reach processes at different moments, so all learn of them in the same look.
                 alone = self.accelerator.num_processes == 1 and self.stop.requested
                 due = saving.every_updates is not None and self.step % saving.every_updates == 0
-                if self.step % CHECK_EVERY == 0 or self.step == self.updates_per_epoch or due or alone:
+                looking = self.step % CHECK_EVERY == 0 or self.step == self.updates_per_epoch or due or alone
+                if looking:
                     stopping = self.meter.check(self.stop.requested)
-                    bar.set_postfix(loss=f'{self.meter.loss:.3f}', refresh=False)
-                    if (stopping or due) and self.step < self.updates_per_epoch:
-                        self._save()
-                        if stopping:
-                            raise StoppedError(self.stop.signal_number)
+                now = (self.meter.loss, self.meter.top1['given']) if looking else ()
+                bar.update(self.config.batch_size, *now)
+                if (stopping or due) and self.step < self.updates_per_epoch:
+                    self._save()
+                    if stopping:
+                        raise StoppedError(self.stop.signal_number)
         return stopping, (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
 
     def _validated(self, images_per_second: float) -> dict[str, Any]:
@@ -228,9 +239,18 @@ class Trainer:
             'kept_head': scores.best_head,
             'val': scores.row(scores.best_head),
         }
+        if not self.config.augment.mixes:  # the images of a mixture have no one label
+            row['train_top1'] = self.meter.top1
         if scores is not online:
             row['val_without_ema'] = online.row(online.best_head)
         return row
+
+    def _clean_labels(self) -> Tensor:
+        """Labels before noise of this process's part of the batch at hand."""
+        assert self.clean_N is not None
+        size = self.config.batch_size // self.accelerator.num_processes
+        first = self.step * self.config.batch_size + self.accelerator.process_index * size
+        return self.clean_N[self._order[first:first + size]]
 
     def _save(self, score: float | None = None) -> None:
         self.listener.on_checkpoint(self.state_dict(), self.num_updates, score)

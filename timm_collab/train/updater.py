@@ -83,17 +83,18 @@ class Updater:
         self.task.train()
         self.frozen_trunk.apply(epoch)
 
-    def update(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> Tensor:
+    def update(self, images: Tensor, target_B: Tensor, clean_B: Tensor, epoch: int, step: int) -> Tensor:
         """Make one step of the optimizer.
 
         Args:
             images: This process's part of the batch, [B, in_chans, height, width].
-            target_B: Class indices.
+            target_B: Class indices to learn.
+            clean_B: What they were before noise, to measure by.
             epoch: The epoch, from 0.
             step: Updates made before in this epoch.
 
         Returns:
-            Loss, hard term and soft term of each head in a row [1 + 2 H], means over the parts of the batch.
+            A row [3 + 2 H], see `LossMeter.add`.
         """
         images, target = self._mixed(images, target_B, epoch, step)
         key = (self.config.seed, 'update', epoch, step, self.accelerator.process_index)
@@ -103,12 +104,16 @@ class Updater:
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
-        for part, (images_part, target_part) in enumerate(zip(images.chunk(steps), target.chunk(steps), strict=True)):
+        parts = zip(*(each.chunk(steps) for each in (images, target, target_B, clean_B)), strict=True)
+        for part, (images_part, target_part, given_b, clean_b) in enumerate(parts):
             last = part == steps - 1
             with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
                 result = self.task(images_part, target_part)
                 self.accelerator.backward(result['loss'] / steps)
-            rows.append(torch.cat([result['loss'].detach().reshape(1), result['hard'], result['soft']]).float())
+            predicted_Hb = result['logits'].argmax(dim=-1)
+            top1 = [100.0 * (predicted_Hb == label_b).float().mean() for label_b in (given_b, clean_b)]
+            numbers = torch.stack([result['loss'].detach().float(), *top1])
+            rows.append(torch.cat([numbers, result['hard'].float(), result['soft'].float()]))
         self.frozen_trunk.drop_gradients()
         for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages
             parameter.grad = self.accelerator.reduce(parameter.grad, reduction='mean')

@@ -59,6 +59,10 @@ class TrainConfig:
     deterministic: bool = key(False, 'use no algorithm whose result varies from run to run, where that costs time; on a'
                                      ' GPU an exact resume needs it')
     max_loss: float = key(1e4, 'stop when the loss exceeds this, or is no number')
+    track: list[Literal['tensorboard', 'wandb', 'trackio']] = key(
+        list, "log every epoch to these trackers as well, e.g. [tensorboard]; the extra 'tracking' has them")
+    project: str = key('timm-collab', 'project that trackers put the run in')
+    plots: bool = key(True, 'draw the run when it ends, into plots/, if matplotlib is there')
     cpu_threads: int | None = key(None, "threads that PyTorch computes with on the CPU; PyTorch's choice when left out")
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -76,6 +80,8 @@ class TrainConfig:
         require(self.data.path is not None, 'data.path is missing: write e.g. --data.path ./my-images, --data.path'
                                             ' uoft-cs/cifar10 or --data.path builtin:digits')
         require(0 <= self.seed < 2**32, f'seed must lie in [0, 2**32), got {self.seed}')
+        require(len(set(self.track)) == len(self.track), f'track names a tracker twice: {self.track}')
+        require(bool(self.project.strip()), 'project must not be empty')
         require(self.epochs >= 1, f'epochs must be at least 1, got {self.epochs}')
         require(self.batch_size >= 1, f'batch_size must be at least 1, got {self.batch_size}')
         require(self.grad_accum_steps >= 1, f'grad_accum_steps must be at least 1, got {self.grad_accum_steps}')
@@ -104,15 +110,16 @@ class TrainConfig:
     @classmethod
     def groups(cls) -> set[str]:
         """Names of the groups of keys."""
-        return set(cls._made())
+        return {name for name, default in cls._made().items() if dataclasses.is_dataclass(default)}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The default of every key, nested as `to_dict` is."""
-        made = {name: dataclasses.asdict(group) for name, group in cls._made().items()}
-        return {each.name: made.get(each.name, each.default) for each in dataclasses.fields(cls)}
+        groups, made = cls.groups(), cls._made()
+        return {name: dataclasses.asdict(value) if name in groups else value for name, value in made.items()}
 
     @classmethod
     def _made(cls) -> dict[str, Any]:
         fields = dataclasses.fields(cls)
-        return {each.name: each.default_factory() for each in fields if callable(each.default_factory)}
+        return {each.name: each.default_factory() if callable(each.default_factory) else each.default
+                for each in fields}

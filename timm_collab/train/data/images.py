@@ -56,12 +56,17 @@ class EpochSampler(Sampler[Key]):
     def __len__(self) -> int:
         return self.length
 
+    def indices(self) -> list[int]:
+        """Indices of the whole epoch, in order."""
+        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length)
+        return order[np.arange(self.length) // self.repeats].tolist()
+
     def __iter__(self) -> Iterator[Key]:
-        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length).tolist()
-        if self.repeats == 1:
-            return ((self.epoch, index) for index in order[self.skip:])
+        indices = self.indices()
         places = range(self.skip, self.length)
-        return ((self.epoch, order[place // self.repeats], place % self.repeats) for place in places)
+        if self.repeats == 1:
+            return ((self.epoch, indices[place]) for place in places)
+        return ((self.epoch, indices[place], place % self.repeats) for place in places)
 
 
 class BatchedImages(Dataset[tuple[Tensor, Tensor]]):

@@ -1,0 +1,87 @@
+"""Measure a finished run: every head, the consensus and the saved network, in all and by class.
+
+Reads the run's folder, computes on a GPU if there is one, writes validation.json into the folder.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..table import format_table
+
+TAKES_REST = True
+MANY_CLASSES = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument('-h', '--help', action='help', help='show this help message and exit')
+    parser.add_argument('run', metavar='RUN', help='folder that training wrote')
+    parser.add_argument('--split', default='test',
+                        help="test or val, the run's own, or the name of a split of the data; test when left out")
+    parser.add_argument('--batch-size', type=int, help="images at a time; the run's batch size when left out")
+    parser.add_argument('--device', help='where to compute, e.g. cpu; a GPU if there is one when left out')
+    parser.add_argument('--json', action='store_true', help='print what validation.json holds')
+    parser.add_argument_group('data', "--data.path and any other key of the recipe's data replace the run's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print a table."""
+    import dataclasses
+
+    from ...train.errors import require
+    from ...train.parse import parse_config
+    from ...train.run_folder import CONFIG
+    from ...train.saved_run import read_run
+    from ...train.validate import VALIDATION, validate
+    require(args.batch_size is None or args.batch_size >= 1, f'--batch-size must be at least 1, got {args.batch_size}')
+    saved = read_run(args.run)
+    other = [word for word in args.rest if word.startswith('-') and not word.startswith('--data.')]
+    require(not other, f"unknown option '{' '.join(other)}': of a recipe's keys only those of data can be given here,"
+                       ' e.g. --data.path')
+    asked = parse_config(['--config', str(saved.path / CONFIG), *args.rest])
+    result = validate(saved, args.split, dataclasses.asdict(asked.data), args.batch_size, args.device)
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    print(f"{saved.summary['network']} of {args.run} on split '{result['split']}' of {result['data']},"
+          f' {result["count"]:,} images\n')
+    print(_scores(result))
+    print(f'\ntop-1, top-5: accuracy in %. NLL: negative log-likelihood in nats. ECE: calibration error in %,'
+          f' {result["ece_bins"]} bins.\n')
+    print(_classes(result['per_class']))
+    print(f'\nwritten to {saved.path / VALIDATION}')
+    return 0
+
+
+def _scores(result: dict[str, Any]) -> str:
+    named = [
+        *(
+            (f'head {head}' + ' (kept)' * (head == result['kept_head']), row)
+            for head, row in enumerate(result['heads'])
+        ),
+        ('consensus', result['consensus']),
+        ('pruned, by plain timm', result['pruned']),
+    ]
+    return format_table(('', 'top-1', 'top-5', 'NLL', 'ECE'), [
+        (name, f'{row["top1"]:.2f}', _percent(row['top5']), f'{row["nll"]:.4f}', f'{row["ece"]:.2f}')
+        for name, row in named
+    ])
+
+
+def _classes(per_class: list[dict[str, Any]]) -> str:
+    seen = [row for row in per_class if row['count']]
+    shown, title = seen, 'class'
+    if len(seen) > MANY_CLASSES:
+        shown = sorted(seen, key=lambda row: row['top1_kept'])[:MANY_CLASSES]
+        title = f'worst {MANY_CLASSES} of {len(seen)} classes'
+    return format_table((title, 'images', 'kept head', 'consensus'), [
+        (row['name'] or str(row['label']), f'{row["count"]:,}', _percent(row['top1_kept']),
+         _percent(row['top1_consensus']))
+        for row in shown
+    ])
+
+
+def _percent(value: float | None) -> str:
+    return '-' if value is None else f'{value:.2f}'

@@ -1,0 +1,94 @@
+"""The bar that moves while an epoch trains."""
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+import torch
+from tqdm import tqdm
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+GB = 2**30
+BAR = '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]'
+
+
+class Progress:
+    """A bar with loss, accuracy, images per second, memory, and the time that the epoch still takes.
+
+    Shown on the main process of a run, and on a terminal only: a log file gets a line an epoch instead.
+
+    Args:
+        images: Images of the epoch, of all processes together.
+        epoch: The epoch, from 0.
+        epochs: Number of epochs.
+        device: Where the run computes.
+        is_main: Whether this is the main process.
+        done: Images of the epoch that were trained on before a resumed run began.
+    """
+
+    def __init__(
+            self,
+            images: int,
+            epoch: int,
+            epochs: int,
+            device: torch.device,
+            is_main: bool,
+            done: int = 0,
+    ) -> None:
+        self.device = device
+        self.shown: dict[str, str] = {}
+        self.bar = tqdm(
+            total=images,
+            initial=done,
+            desc=f'epoch {epoch + 1}/{epochs}',
+            unit=' images',
+            unit_scale=True,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format=BAR,
+            disable=not (is_main and sys.stderr.isatty()),
+        )
+
+    def update(self, images: int, loss: float | None = None, accuracy: float | None = None) -> None:
+        """Move on.
+
+        Args:
+            images: Images since the last call, of all processes together.
+            loss: Mean loss of the epoch so far; as shown before when left out, for looking at it waits for the device.
+            accuracy: Accuracy of the epoch so far, mean of the heads, in percent; the same.
+        """
+        if self.bar.disable:
+            return
+        if loss is not None:
+            self.shown['loss'] = f'{loss:.3f}'
+        if accuracy is not None:
+            self.shown['top-1'] = f'{accuracy:.1f}%'
+        if loss is not None or accuracy is not None:
+            self.shown['memory'] = f'{peak_memory(self.device) / GB:.1f}GB'
+            self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update(images)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            traceback: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory used so far, in bytes: by tensors on a GPU, by the whole process on a CPU; 0 where nobody knows."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else 1024 * peak

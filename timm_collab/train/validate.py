@@ -1,0 +1,158 @@
+"""Measure a finished run again: every head, the consensus and the saved plain network, on any split.
+
+Shapes: H heads, B batch, C classes.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import timm
+import timm.data
+import torch
+import torch.nn as nn
+
+from .config import TrainConfig
+from .data.images import TransformedImages, evaluation_loader
+from .data.sources import ImageSplit, load_source
+from .data.splits import make_splits
+from .errors import TrainError, require
+from .parse import from_mapping
+from .run_folder import PRUNED
+from .saved_run import SavedRun
+from .scoring import BINS, Scorer
+
+VALIDATION = 'validation.json'
+
+
+@torch.inference_mode()
+def validate(
+        run: SavedRun,
+        split: str = 'test',
+        overrides: dict[str, Any] | None = None,
+        batch_size: int | None = None,
+        device: str | None = None,
+) -> dict[str, Any]:
+    """Measure a run and write `validation.json` into its folder, whole or not at all.
+
+    Args:
+        run: The run.
+        split: `test` and `val` are the run's own, with `val` held out as it was; else the name of a split.
+        overrides: Keys of `data` to use instead of the run's, e.g. `path`.
+        batch_size: Images at a time, the run's batch size when left out.
+        device: Where to compute, a GPU if there is one when left out.
+
+    Returns:
+        What `validation.json` holds.
+
+    Raises:
+        TrainError: A damaged run, or data that don't suit it.
+    """
+    config = _with_data(run.config, overrides or {})
+    where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    tree = run.load_tree()
+    pruned = _load_pruned(run)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    images, names = _find_split(config, split, run)
+    transform = timm.data.create_transform(**run.data_config, is_training=False)
+    dataset = TransformedImages(images, transform, config.seed)
+    loader = evaluation_loader(dataset, batch_size or config.batch_size, config.data.workers)
+
+    num_classes = run.summary['data']['num_classes']
+    num_heads = run.summary['num_heads']
+    labels = [*(f'head {head}' for head in range(num_heads)), 'consensus', 'pruned']
+    scorers = {label: Scorer(num_classes) for label in labels}
+    tree, pruned = tree.to(where), pruned.to(where)
+    for images_B, target_B in loader:
+        images_B = images_B.to(where)
+        logits_HBC = tree.forward_heads(images_B).float()  # type: ignore[operator]
+        predictions = [*logits_HBC, logits_HBC.mean(dim=0), pruned(images_B)]
+        for scorer, logits_BC in zip(scorers.values(), predictions, strict=True):
+            scorer.add(logits_BC, target_B)
+
+    kept = f'head {tree.kept_head}'
+    result = {
+        'split': images.name,
+        'data': config.data.path,
+        'count': scorers[kept].count,
+        'kept_head': tree.kept_head,
+        'heads': [scorers[label].result() for label in labels[:num_heads]],
+        'consensus': scorers['consensus'].result(),
+        'pruned': scorers['pruned'].result(),
+        'ece_bins': BINS,
+        'per_class': [
+            {
+                'label': label,
+                'name': None if names is None else names[label],
+                'count': count,
+                'top1_kept': scorers[kept].top1_C[label],
+                'top1_consensus': scorers['consensus'].top1_C[label],
+            }
+            for label, count in enumerate(scorers[kept].count_C.tolist())
+        ],
+    }
+    _write(run.path / VALIDATION, result)
+    return result
+
+
+def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
+    data = from_mapping(type(config.data), {**dataclasses.asdict(config.data), **overrides})
+    # Test and validation labels carry no noise; a column of other labels needn't be there.
+    return dataclasses.replace(config, data=data, noise=type(config.noise)())
+
+
+def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSplit, list[str] | None]:
+    data = config.data
+    if split == 'val':
+        # Held out again as it was, from a training split that needn't fill a batch.
+        splits = make_splits(load_source(data), dataclasses.replace(config, batch_size=1))
+        found, names = splits.val, splits.label_names
+    else:
+        if split == 'test':
+            require(data.test_split is not None, 'the run has no test split: write --split val, or the name of another')
+            split = 'test' if data.test_split == 'auto' else str(data.test_split)
+        if data.path != run.config.data.path or split == data.train_split:
+            # Other data need have nothing but this split, and no column with other labels.
+            data = dataclasses.replace(data, train_split=split, val_split=None, test_split=None)
+            source = load_source(data)
+            found, names = source.train, source.label_names
+        else:
+            source = load_source(dataclasses.replace(data, test_split=split))
+            assert source.test is not None
+            found, names = source.test, source.label_names
+    known = run.label_names
+    require(not (names and known) or names == known,
+            f"the classes of data.path '{data.path}' are not the run's: {names} instead of {known}")
+    num_classes = run.summary['data']['num_classes']
+    low, high = int(found.labels_N.min()), int(found.labels_N.max())
+    require(low >= 0 and high < num_classes, f"split '{found.name}' has labels from {low} to {high}, and the run"
+                                             f' {num_classes} classes, from 0')
+    return found, known or names
+
+
+def _load_pruned(run: SavedRun) -> nn.Module:
+    folder = run.path / PRUNED
+    again = f'write it again with `timm-collab prune {run.path} --output {folder}`'
+    require((folder / 'config.json').is_file() and (folder / 'model.safetensors').is_file(),
+            f"run '{run.path}' is damaged: {PRUNED}/, the saved plain network, is not whole: move it away and {again}")
+    try:
+        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    except Exception as error:  # timm's, safetensors' and json's, of many types
+        reason = ' '.join(str(error).split())[:300]
+        raise TrainError(f"run '{run.path}' is damaged: {PRUNED}/ can't be loaded ({reason}): move it away and"
+                         f' {again}') from error
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        partial.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+        os.replace(partial, path)
+    except OSError as error:
+        raise TrainError(f"'{path}' can't be written: {error}") from error
