@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 EX_TEMPFAIL = 75  # sysexits.h: try again later
+SAME_PRESS = 1.0
+"""Seconds in which a second SIGINT is the same Ctrl-C: terminals send it to every process, launchers pass it on."""
 _SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
 
 
@@ -39,6 +42,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._noted = 0.0
         self._previous: dict[int, Any] = {}
 
     @property
@@ -61,6 +65,8 @@ class StopRequest:
             signal.signal(each, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.requested:
+            self.signal_number, self._noted = number, now
+        elif number == signal.SIGINT and now - self._noted >= SAME_PRESS:
             raise KeyboardInterrupt
-        self.signal_number = number
