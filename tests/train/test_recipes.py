@@ -8,14 +8,16 @@ import pytest
 import timm
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 
-from timm_collab.train.build import build_mixup, build_model, build_optimizer, build_scheduler, build_task
+from timm_collab.train.build import build_model
 from timm_collab.train.config import TrainConfig
 from timm_collab.train.data.preprocess import make_preprocessing
 from timm_collab.train.errors import TrainError
 from timm_collab.train.parse import parse_config
 from timm_collab.train.recipes import LAUNCH, compose, find_recipe, load_recipe, shipped_recipes
+from timm_collab.train.updater import Updater
 
 RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items()}
 WHOLE = [name for name, values in RECIPES.items() if values.get('model', {}).get('name')]
@@ -44,7 +46,7 @@ def write(tmp_path):
 
 
 def take_a_step(config: TrainConfig) -> torch.nn.Module:
-    """One update on random images of the recipe's size, at most 64 pixels: its transform, mixture, task, schedule."""
+    """One update on random images of the recipe's size, at most 64 pixels: its transform and all that an update does."""
     small = SMALL.get(config.model.architecture, config.model.architecture)
     data = dataclasses.replace(config.data, img_size=min(config.data.img_size or 32, 64))
     model_config = dataclasses.replace(config.model, name=f'collab_{small}', pretrained=False)
@@ -53,19 +55,11 @@ def take_a_step(config: TrainConfig) -> torch.nn.Module:
     image = timm.data.transforms.transforms.ToPILImage()(torch.rand(data.in_chans, 80, 80))
     images = torch.stack([transform(image) for _ in range(4)])
     target = torch.tensor([0, 1, 2, 3])
-    mixup = build_mixup(config.augment, config.objective.smoothing, 10)
-    if mixup is not None:
-        images, target = mixup(images, target)
-    optimizer = build_optimizer(model, config.optim)
-    scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch=10)
-    task = build_task(model, config.objective, torch.device('cpu'), config.augment.mixes)
-    result = task(images, target)
-    result['loss'].backward()
-    optimizer.step()
-    if scheduler is not None:
-        scheduler.step_update(1)
-    assert torch.isfinite(result['loss'])
-    assert optimizer.param_groups[0]['lr'] > 0
+    updater = Updater(dataclasses.replace(config, compile=False), model, 10, Accelerator(cpu=True))
+    updater.begin_epoch(0)
+    row = updater.update(images, target, target, epoch=0, step=0)
+    assert torch.isfinite(row).all()
+    assert updater.lr > 0
     return model
 
 
