@@ -46,7 +46,7 @@ def write(tmp_path):
 
 
 def take_a_step(config: TrainConfig) -> torch.nn.Module:
-    """One update on random images of the recipe's size, at most 64 pixels: its transform and all that an update does."""
+    """One update on random images of the size it names, at most 64 pixels: its transform and all of an update."""
     small = SMALL.get(config.model.architecture, config.model.architecture)
     data = dataclasses.replace(config.data, img_size=min(config.data.img_size or 32, 64))
     model_config = dataclasses.replace(config.model, name=f'collab_{small}', pretrained=False)
