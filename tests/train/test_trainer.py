@@ -63,6 +63,30 @@ def test_rows_hold_what_happened(recipe, data):
         assert row['beta'] == 0.5
         assert row['train_loss'] == pytest.approx(0.5 * sum(hard) + 0.5 * sum(soft), rel=1e-5)
         assert row['val']['count'] == 20 and row['images_per_second'] > 0
+        assert row['train_top1'].keys() == {'given'} and 0 <= row['train_top1']['given'] <= 100
+
+
+@pytest.mark.parametrize('steps', [1, 2])
+def test_accuracy_in_training_by_the_labels_given_and_by_those_before_noise(recipe, data, monkeypatch, steps):
+    images, clean_N = data
+    given_N = (clean_N + (torch.arange(48) % 3 == 0)) % 10  # a third of them wrong
+    rows, seen = [], []
+    config = recipe('--batch_size=16', '--epochs=2', f'--grad_accum_steps={steps}')
+    trainer = make_trainer(config, make_model(heads=2), rows.append, data=(images, given_N), clean_N=clean_N)
+    task = trainer.updater.task
+    forward = task.forward
+    monkeypatch.setattr(task, 'forward', lambda x, y: (seen.append((y, result := forward(x, y))), result)[1])
+    trainer.fit()
+    for epoch, row in enumerate(rows):
+        trainer.sampler.epoch = epoch
+        clean = clean_N[trainer.sampler.indices()].chunk(3 * steps)
+        right = {'given': [], 'clean': []}
+        for (given_b, result), clean_b in zip(seen[epoch * 3 * steps:], clean, strict=False):
+            predicted = result['logits'].argmax(dim=-1)
+            right['given'].append((predicted == given_b).float().mean().item())
+            right['clean'].append((predicted == clean_b).float().mean().item())
+        for name, shares in right.items():
+            assert row['train_top1'][name] == pytest.approx(100 * sum(shares) / len(shares), rel=1e-5)
 
 
 def test_same_seed_same_weights(recipe, data):

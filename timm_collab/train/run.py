@@ -16,7 +16,7 @@ from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import evaluation_loader, training_loader
-from .errors import require
+from .errors import TrainError, require
 from .export import export_head
 from .meter import ExplodedLossError
 from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
@@ -85,8 +85,8 @@ def _plot(folder: Path) -> str:
         return HOW_TO_GET
     try:
         plot_run(folder)
-    except OSError as error:
-        return f'plots could not be written ({error}): timm-collab plot {folder} tries again'
+    except TrainError as error:  # the run itself is finished
+        return f'no plots: {error}; timm-collab plot {folder} tries again'
     return f'plots: {folder / PLOTS}'
 
 

@@ -98,6 +98,7 @@ class Trainer:
         self.meter = self._new_meter()
         self.seconds = 0.0
         self.lr = self.updater.lr
+        self._order: list[int] = []
         self._started = time.perf_counter()
 
     @property
@@ -240,7 +241,8 @@ class Trainer:
             'val': scores.row(scores.best_head),
         }
         if not self.config.augment.mixes:  # the images of a mixture have no one label
-            row['train_top1'] = self.meter.top1
+            top1 = self.meter.top1
+            row['train_top1'] = top1 if self.clean_N is not None else {'given': top1['given']}
         if scores is not online:
             row['val_without_ema'] = online.row(online.best_head)
         return row
