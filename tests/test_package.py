@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # A module imports only from its left.
 CHAIN = (
     'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
-    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train', 'hub', 'cli',
+    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train', 'study', 'hub', 'cli',
 )
 LIBRARY = CHAIN[:CHAIN.index('train')]
 CORE = {*LIBRARY, 'catalogue', 'download', 'heads', 'networks', 'noise', 'registry'}

@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,20 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     Raises:
         TrainError: An unknown recipe or key, a value of the wrong type, or one that its config refuses.
     """
-    parser = build_parser()
     arguments, files = _without_recipes(argv)
-    if files:
-        # One recipe, laid together here, and first: the command line wins wherever on it --config stands.
-        whole = compose([load_recipe(file) for file in files])
-        arguments = ['--config', yaml.safe_dump(whole, sort_keys=False), *arguments] if whole else arguments
+    return config_of(compose([load_recipe(file) for file in files]), arguments)
+
+
+def config_of(recipe: Mapping[str, Any], arguments: Sequence[str] = ()) -> TrainConfig:
+    """Make a config of a recipe's keys and of options, which win.
+
+    Raises:
+        TrainError: An unknown key, a value of the wrong type, or one that its config refuses.
+    """
+    # One recipe, and first: the command line wins wherever on it --config stands.
+    whole = ['--config', yaml.safe_dump(dict(recipe), sort_keys=False)] if recipe else []
     try:
-        values = parser.parse_args(arguments).as_dict()
+        values = build_parser().parse_args([*whole, *arguments]).as_dict()
     except ArgumentError as error:
         raise TrainError(_explain(error)) from None
     del values['config']

@@ -51,7 +51,7 @@ def plot_run(folder: Path) -> list[Path]:
     for name, draw in PICTURES.items():
         figure = draw(rows, summary, single)
         if figure is not None:
-            written.append(_save(figure, folder / PLOTS / f'{name}.png'))
+            written.append(save_figure(figure, folder / PLOTS / f'{name}.png'))
     return written
 
 
@@ -218,7 +218,12 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a PNG whole or not at all.
+
+    Raises:
+        TrainError: It can't be written.
+    """
     partial = path.with_name(f'.{path.name}.partial')
     try:
         path.parent.mkdir(exist_ok=True)

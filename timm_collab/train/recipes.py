@@ -73,6 +73,27 @@ def find_recipe(name: str, beside: Path | None = None) -> Path:
                      f'{nearest(name, shipped)}')
 
 
+def read_mapping(path: Path, kind: str) -> dict[str, Any]:
+    """Read a YAML file that maps keys to values; an empty one has none.
+
+    Args:
+        path: The file.
+        kind: What it is, for the message.
+
+    Raises:
+        TrainError: It can't be read, or holds something else.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = ' '.join(str(error).split())
+        raise TrainError(f'{kind} {path} is no YAML mapping of keys to values: {reason}') from None
+    values = {} if values is None else values
+    require(isinstance(values, dict) and all(isinstance(name, str) for name in values),
+            f'{kind} {path} is no YAML mapping of keys to values: it holds {type(values).__name__}')
+    return dict(values)
+
+
 def load_recipe(path: Path, below: Sequence[Path] = ()) -> dict[str, Any]:
     """Read a recipe and lay it over the recipes that its `base` names, the first of them undermost.
 
@@ -86,14 +107,7 @@ def load_recipe(path: Path, below: Sequence[Path] = ()) -> dict[str, Any]:
     path = path.resolve()
     chain = (*below, path)
     require(path not in below, f"recipe '{path}' builds on itself: {' -> '.join(each.name for each in chain)}")
-    try:
-        values = yaml.load(path.read_text(encoding='utf-8'), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
-        raise TrainError(f'recipe {path} is no YAML mapping of keys to values: {reason}') from None
-    values = {} if values is None else values
-    require(isinstance(values, dict) and all(isinstance(name, str) for name in values),
-            f'recipe {path} is no YAML mapping of keys to values: it holds {type(values).__name__}')
+    values = read_mapping(path, 'recipe')
     bases = values.pop(BASE, None) or []
     bases = [bases] if isinstance(bases, str) else bases
     require(isinstance(bases, list) and all(isinstance(base, str) for base in bases),

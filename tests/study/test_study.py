@@ -1,0 +1,116 @@
+"""A small study, really run: twice, stopped, with a cell that fails."""
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from timm_collab.cli import main
+from timm_collab.study import read_study, run_study, write_report
+from timm_collab.study.runner import run_folder
+from timm_collab.train import TrainError
+from timm_collab.train.plots import can_plot
+from timm_collab.train.run_folder import read_summary
+
+ROOT = Path(__file__).parents[2]
+GRID = {
+    'about': 'Heads of a toy',
+    'keys': {
+        'model.name': 'collab_test_resnet', 'data.path': 'builtin:digits', 'data.img_size': 16, 'data.in_chans': 1,
+        'data.max_train_samples': 128, 'augment.no_aug': True, 'optim.lr': 0.02, 'epochs': 1, 'batch_size': 32,
+    },
+    'methods': {
+        'single': {'keys': {'model.heads': 1}},
+        'two': {'keys': {'model.heads': 2}},
+    },
+    'baseline': 'single',
+    'seeds': [0, 1],
+}
+
+
+@pytest.fixture(autouse=True)
+def _from_this_checkout(monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+
+
+def grid(folder: Path, **changes) -> Path:
+    path = folder / 'grid.yaml'
+    path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
+    return path
+
+
+def study(path: Path, *argv: str) -> int:
+    return main(['study', str(path), '--output', str(path.parent / 'study'), *argv])
+
+
+def test_a_study_runs_reports_and_is_not_run_again(tmp_path, capsys):
+    path, folder = grid(tmp_path), tmp_path / 'study'
+    assert study(path, '--jobs', '2', '--threads', '1') == 0
+    said = capsys.readouterr().out
+    assert said.startswith('4 runs: 2 methods, 1 settings, 2 seeds') and '4/4  ' in said
+    with open(folder / 'runs.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    read = read_study(path)
+    assert [(row['method'], int(row['seed'])) for row in rows] == [('single', 0), ('two', 0), ('single', 1), ('two', 1)]
+    errors = {}
+    for row, cell in zip(rows, read.cells, strict=True):
+        summary = read_summary(run_folder(folder, cell))
+        assert float(row['error']) == summary['error_kept'] and summary['seed'] == cell.seed
+        errors[cell.method, cell.seed] = summary['error_kept']
+    report = (folder / 'report.md').read_text()
+    difference = sum(errors['two', seed] - errors['single', seed] for seed in (0, 1)) / 2
+    [line] = [line for line in report.splitlines() if line.startswith('| two |')]
+    assert f'{difference:+.2f} ± ' in line and '| 2 |' in line
+    assert (folder / 'errors.png').exists() == can_plot() == ('![' in report)
+    assert 'have not finished' not in report
+
+    stamps = {cell.name: (run_folder(folder, cell) / 'summary.json').stat().st_mtime_ns for cell in read.cells}
+    assert study(path) == 0
+    assert stamps == {
+        cell.name: (run_folder(folder, cell) / 'summary.json').stat().st_mtime_ns for cell in read.cells}
+    # Of another recipe: refused before anything runs.
+    with pytest.raises(TrainError, match=r"cell 'single/seed-0': .* run of another recipe; .* epochs 1 -> 2"):
+        run_study(read_study(grid(tmp_path, keys={**GRID['keys'], 'epochs': 2})), folder)
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
+    path = grid(tmp_path, seeds=[0], methods={
+        'single': {'keys': {'model.heads': 1}}, 'lost': {'keys': {'model.heads': 2, 'max_loss': 1e-3}}})
+    assert study(path, '--threads', '1') == 1
+    err = capsys.readouterr().err
+    assert 'error: lost/seed-0: failed with status 2: error: the loss is ' in err and 'logs/lost/seed-0.txt' in err
+    assert '**1 of 2 runs have not finished.**' in (tmp_path / 'study' / 'report.md').read_text()
+
+
+def test_told_to_stop_every_run_saves_and_the_same_command_goes_on(tmp_path, capsys):
+    path = grid(tmp_path, seeds=[0], keys={**GRID['keys'], 'epochs': 200})
+    cells = read_study(path).cells
+
+    def stop() -> None:
+        deadline = time.monotonic() + 120
+        while not all((run_folder(tmp_path / 'study', cell) / 'metrics.jsonl').exists() for cell in cells):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert study(path, '--jobs', '2', '--threads', '1') == 75
+    thread.join()
+    assert 'stopped, every run saved; the same command goes on' in capsys.readouterr().out
+    for cell in cells:
+        assert list((run_folder(tmp_path / 'study', cell) / 'checkpoints').iterdir())
+        assert 'stopped and saved after' in (tmp_path / 'study' / 'logs' / f'{cell.name}.txt').read_text()
+
+
+def test_without_a_finished_run_there_is_no_report(tmp_path):
+    with pytest.raises(TrainError, match='has no finished run yet'):
+        write_report(read_study(grid(tmp_path)), tmp_path / 'study')

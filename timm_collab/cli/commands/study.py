@@ -1,0 +1,57 @@
+"""Compare methods on your data: run a grid of recipes with several seeds, and report differences with intervals.
+
+GRID is a YAML file; docs/studies.md describes it. Finished runs are never run again, stopped ones go on: the same
+command takes a study up where it was left.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument('grid', type=Path, metavar='GRID', help='the YAML file')
+    parser.add_argument('--output', type=Path, help='folder of the study; studies/NAME, after the file, when left out')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at once; 1 when left out')
+    parser.add_argument('--threads', type=int, help='CPU threads of each run; the cores shared out when left out')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='overrides',
+                        help='a key of every run, over what the file says, e.g. data.path=./cifar10; may be repeated')
+    parser.add_argument('--report', action='store_true', help='report on the runs that are finished, run nothing')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is left of the study, and report."""
+    from ...study import read_study, run_study, write_report
+    from ...train.stopping import StoppedError
+    study = read_study(args.grid, _overrides(args.overrides))
+    folder = args.output or Path('studies', args.grid.stem)
+    failed = []
+    if not args.report:
+        print(f'{len(study.cells)} runs: {len(study.methods)} methods, {len(study.settings)} settings,'
+              f' {len(study.seeds)} seeds; in {folder}', flush=True)
+        try:
+            failed = run_study(study, folder, args.jobs, args.threads)
+        except StoppedError as error:
+            print('stopped, every run saved; the same command goes on')
+            return error.exit_status
+    for line in failed:
+        print(f'error: {line}', file=sys.stderr)
+    if len(failed) < len(study.cells):
+        print(f'report: {write_report(study, folder)}')
+    return 1 if failed else 0
+
+
+def _overrides(given: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    from ...train.errors import require
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition('=')
+        require(bool(name and equals), f"--set '{text}': write KEY=VALUE, e.g. data.path=./cifar10")
+        found[name] = yaml.safe_load(value)
+    return found

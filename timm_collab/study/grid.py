@@ -1,0 +1,136 @@
+"""From a YAML file to the cells of a study: every method in every setting with every seed.
+
+The file's keys are `about` (what is asked), `recipes` and `keys` (of every run), `settings` (axes, each a mapping of
+values to keys of the recipe; every combination is a setting), `methods` (each with `recipes` and `keys`), `baseline`
+(the method that the others are compared with) and `seeds`. What comes later in this order wins.
+"""
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..train.config import TrainConfig
+from ..train.errors import TrainError, nearest, require
+from ..train.parse import config_of
+from ..train.recipes import compose, find_recipe, load_recipe, read_mapping
+
+_KEYS = ('about', 'recipes', 'keys', 'settings', 'methods', 'baseline', 'seeds')
+_METHOD_KEYS = ('recipes', 'keys')
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Args:
+        method: Name of the method.
+        setting: Name of the setting, the values of the axes joined by commas; '' where there is one only.
+        seed: The seed of the recipe.
+        config: The whole recipe.
+    """
+
+    method: str
+    setting: str
+    seed: int
+    config: TrainConfig = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """A name for files, unique in the study."""
+        parts = [re.sub(r'[^\w.]+', '-', part).strip('-') for part in (self.setting, self.method)]
+        return '/'.join([*filter(None, parts), f'seed-{self.seed}'])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of runs.
+
+    Args:
+        about: What is asked, for the report.
+        methods: Names of the methods, in the file's order.
+        settings: Names of the settings.
+        seeds: The seeds.
+        baseline: The method that the others are compared with.
+        cells: Every run, seed by seed, so that a study that is stopped has compared all methods with fewer seeds.
+    """
+
+    about: str
+    methods: tuple[str, ...]
+    settings: tuple[str, ...]
+    seeds: tuple[int, ...]
+    baseline: str
+    cells: tuple[Cell, ...]
+
+
+def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read a study, and check the recipe of every cell.
+
+    Args:
+        path: The file; recipes that it names are looked up beside it, then among those that are shipped.
+        overrides: Keys of every run, over all that the file says.
+
+    Raises:
+        TrainError: It can't be read, a key is missing, unknown or of the wrong kind, or a cell's recipe is refused.
+    """
+    require(path.is_file(), f"no study '{path}': write the path of a YAML file")
+    values = read_mapping(path, 'study')
+    _check_keys(values, _KEYS, f'study {path}')
+    methods: Any = values.get('methods')
+    require(isinstance(methods, Mapping) and bool(methods), f'study {path}: methods must map names to what they change')
+    for name, method in methods.items():
+        require(isinstance(method, Mapping), f"study {path}: method '{name}' must hold recipes or keys, got {method!r}")
+        _check_keys(method, _METHOD_KEYS, f"study {path}: method '{name}'")
+    seeds: Any = values.get('seeds')
+    require(isinstance(seeds, list) and bool(seeds) and all(isinstance(seed, int) for seed in seeds)
+            and len(set(seeds)) == len(seeds),
+            f'study {path}: seeds must be a list of different integers, got {seeds!r}')
+    baseline: Any = values.get('baseline')
+    require(baseline in methods, f"study {path}: baseline '{baseline}' is none of the methods, {', '.join(methods)}"
+                                 f'{nearest(str(baseline), methods)}')
+    settings = _settings(values.get('settings') or {}, path)
+    below = [*_recipes(values, path), values.get('keys') or {}]
+    cells = []
+    for seed, (setting, setting_keys), (name, method) in itertools.product(seeds, settings.items(), methods.items()):
+        layers = [*below, setting_keys, *_recipes(method, path), method.get('keys') or {}, overrides or {}]
+        config = _config([*layers, {'seed': seed}], f"method '{name}', setting '{setting}', seed {seed}")
+        cells.append(Cell(name, setting, seed, config))
+    require(len({cell.name for cell in cells}) == len(cells),
+            f'study {path}: names of methods or settings differ in signs only: name them apart')
+    return Study(str(values.get('about') or ''), tuple(methods), tuple(settings), tuple(seeds), baseline, tuple(cells))
+
+
+def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """Each combination of the axes' values: its name, and the keys that it sets."""
+    require(isinstance(axes, Mapping) and all(isinstance(axis, Mapping) and axis for axis in axes.values())
+            and all(isinstance(keys, Mapping) for axis in axes.values() for keys in axis.values()),
+            f'study {path}: settings must map axes to values, and each value to keys of the recipe')
+    return {
+        ', '.join(str(value) for value, _ in chosen): compose([keys for _, keys in chosen])
+        for chosen in itertools.product(*(axis.items() for axis in axes.values()))
+    }
+
+
+def _recipes(values: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    names = values.get('recipes') or []
+    require(isinstance(names, list) and all(isinstance(name, str) for name in names),
+            f'study {path}: recipes must be a list of names or paths, got {names!r}')
+    return [load_recipe(find_recipe(name, path.parent)) for name in names]
+
+
+def _config(layers: list[Mapping[str, Any]], where: str) -> TrainConfig:
+    try:
+        config = config_of(compose(layers))
+    except TrainError as error:
+        raise TrainError(f'{where}: {error}') from None
+    require(not config.compare_single, f'{where}: compare_single has no place in a study, where the network alone is a'
+                                       ' method of its own: set it to false')
+    return config
+
+
+def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for name in values:
+        require(name in known, f"{where}: unknown key '{name}', it takes {', '.join(known)}{nearest(str(name), known)}")

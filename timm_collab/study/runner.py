@@ -1,0 +1,129 @@
+"""Run the cells of a study, several at once, each an ordinary run in a process of its own.
+
+A finished cell is never run again, and one that was stopped goes on where it stopped: both are the trainer's own doing.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from ..train.errors import TrainError, require
+from ..train.run_folder import RunState, inspect_folder, read_summary
+from ..train.stopping import StoppedError, StopRequest
+from .grid import Cell, Study
+
+RUNS, RECIPES, LOGS = 'runs', 'recipes', 'logs'
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+def run_folder(folder: Path, cell: Cell) -> Path:
+    """Where a cell runs."""
+    return folder / RUNS / cell.name
+
+
+def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = None) -> list[str]:
+    """Run every cell that isn't finished.
+
+    Args:
+        study: The grid.
+        folder: The study's folder: `runs/`, and beside it the cells' `recipes/` and `logs/`.
+        jobs: Runs at once.
+        threads: Threads of each on the CPU; the machine's cores shared out when None.
+
+    Returns:
+        A line for each cell that failed, with the end of what it said.
+
+    Raises:
+        TrainError: A cell's folder holds the run of another recipe. Nothing has been started by then.
+        StoppedError: A signal asked to stop. Every run was told to save, and has ended.
+    """
+    require(jobs >= 1, f'--jobs must be at least 1, got {jobs}')
+    threads = threads or max((os.cpu_count() or 1) // jobs, 1)
+    waiting = []
+    for cell in study.cells:
+        try:
+            state = inspect_folder(run_folder(folder, cell), cell.config)
+        except TrainError as error:
+            raise TrainError(f"cell '{cell.name}': {error}") from None
+        if state is not RunState.FINISHED:
+            waiting.append(cell)
+    done = len(study.cells) - len(waiting)
+    failed: list[str] = []
+    running: list[_Running] = []
+    with StopRequest() as stop, tqdm(
+        total=len(study.cells), initial=done, unit='run', disable=not sys.stderr.isatty(), dynamic_ncols=True,
+    ) as bar:
+        while (waiting or running) and not stop.requested:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                running.append(_Running(cell, _start(folder, cell, threads), time.perf_counter()))
+            time.sleep(POLL_SECONDS)
+            for each in [each for each in running if each.process.poll() is not None]:
+                running.remove(each)
+                done += 1
+                bar.update()
+                said = _outcome(folder, each)
+                bar.write(f'{done:>{len(str(len(study.cells)))}}/{len(study.cells)}  {said}', file=sys.stdout)
+                sys.stdout.flush()
+                if each.process.returncode:
+                    failed.append(said)
+        if stop.requested:
+            _stop(running)
+            raise StoppedError(stop.signal_number)
+    return failed
+
+
+def summaries(study: Study, folder: Path) -> dict[Cell, dict[str, Any]]:
+    """What the finished cells came to."""
+    found = {cell: read_summary(run_folder(folder, cell)) for cell in study.cells}
+    return {cell: summary for cell, summary in found.items() if summary is not None}
+
+
+def _start(folder: Path, cell: Cell, threads: int) -> subprocess.Popen[bytes]:
+    recipe, log = folder / RECIPES / f'{cell.name}.yaml', folder / LOGS / f'{cell.name}.txt'
+    for path in (recipe, log):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(yaml.safe_dump(cell.config.to_dict(), sort_keys=False), encoding='utf-8')
+    command = [
+        sys.executable, '-m', 'timm_collab.train', '--config', str(recipe),
+        '--output', str(run_folder(folder, cell)), '--cpu_threads', str(threads), '--plots', 'false',
+    ]
+    with open(log, 'ab') as file:
+        # A session of its own: Ctrl-C reaches it through us, once.
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+
+
+def _outcome(folder: Path, ended: _Running) -> str:
+    minutes = (time.perf_counter() - ended.started) / 60
+    summary = read_summary(run_folder(folder, ended.cell))
+    if ended.process.returncode == 0 and summary is not None:
+        return f"{ended.cell.name}: error {summary['error_kept']:.2f} % ({minutes:.1f} min)"
+    log = folder / LOGS / f'{ended.cell.name}.txt'
+    lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
+    return f"{ended.cell.name}: failed with status {ended.process.returncode}: {lines[-1] if lines else ''} ({log})"
+
+
+def _stop(running: Sequence[_Running]) -> None:
+    for each in running:
+        each.process.send_signal(signal.SIGTERM)
+    for each in running:
+        each.process.wait()
