@@ -41,7 +41,8 @@ MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
 MAY_IMPORT['hub'] |= {'__init__', 'catalogue', 'download'}
 MAY_IMPORT['cli'] |= {'__init__'}
 
-OPTIONAL = {'matplotlib'}  # imported where plots are drawn, after a look whether it is there
+# Imported where they are needed, after a look whether they are there.
+OPTIONAL = {'matplotlib', 'onnx', 'onnxscript'}
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 
 

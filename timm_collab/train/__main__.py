@@ -21,12 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = parse_config(sys.argv[1:] if argv is None else argv)
         # Imported late: a misspelt key is refused before anything heavy is loaded.
+        from .processes import leave
         from .run import train
         from .stopping import StoppedError
         try:
             train(config)
         except StoppedError as error:
+            leave()
             return error.exit_status
+        leave()
     except TrainError as error:
         print(f'error: {_one_line(error)}', file=sys.stderr)
         return 2

@@ -61,3 +61,9 @@ def on_main_only(accelerator: Accelerator, manager: AbstractContextManager[Any])
     with ExitStack() as stack:
         on_main(accelerator, lambda: stack.enter_context(manager) and None)
         yield
+
+
+def leave() -> None:
+    """Part from the other processes; one that just ends may be torn down while it still talks to them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -8,6 +8,7 @@ Shapes: H heads, B batch.
 from __future__ import annotations
 
 import random
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -66,7 +67,10 @@ class Updater:
         if accelerator.ddp_handler is not None:
             # Buffers that change in training are statistics of batch normalisation; others are equal everywhere.
             accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
-        wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        with warnings.catch_warnings():
+            # Its successor isn't in every torch that is supported.
+            warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
+            wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
         if config.compile:
             self.task.compile(config.compile_backend, config.compile_mode)

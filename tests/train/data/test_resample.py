@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from timm_collab.train.data.resample import INTERPOLATIONS, resample, weights
+from timm_collab.train.data import resample as module
+from timm_collab.train.data.resample import INTERPOLATIONS, is_vertical_first, resample, weights
 
 side = st.integers(1, 70)
 
@@ -24,7 +25,8 @@ def test_resizing_is_pillows_bit_for_bit(
     array = np.random.default_rng(sum(before)).integers(0, 256, (*before, 3), dtype=np.uint8)
     expected = Image.fromarray(array).resize(after[::-1], getattr(Image.Resampling, interpolation.upper()))
     rows, columns = (stack(weights(*axis, interpolation)) for axis in zip(before, after, strict=True))
-    got = resample(torch.from_numpy(array).permute(2, 0, 1)[None], rows, columns)
+    order_B = is_vertical_first(before, after)
+    got = resample(torch.from_numpy(array).permute(2, 0, 1)[None], rows, columns, order_B)
     assert np.array_equal(got[0].permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
@@ -33,10 +35,21 @@ def test_an_image_comes_out_the_same_in_any_batch(interpolation: str) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (17, 3, 24, 31), dtype=np.uint8))
     rows = stack(*[np.pad(weights(8 + each, 20, interpolation), ((0, 0), (0, 16 - each))) for each in range(17)])
     columns = stack(*[weights(31, 33, interpolation)] * 17)
-    together = resample(images, rows, columns)
+    order_B = np.arange(17) % 3 == 0
+    together = resample(images, rows, columns, order_B)
     for each in range(17):
-        assert torch.equal(resample(images[each:each + 1], rows[each:each + 1], columns[each:each + 1])[0],
-                           together[each])
+        one = slice(each, each + 1)
+        assert torch.equal(resample(images[one], rows[one], columns[one], order_B[one])[0], together[each])
+    assert not torch.equal(together, resample(images, rows, columns, ~order_B))
+
+
+def test_a_new_pillow_may_resize_the_rows_first(monkeypatch) -> None:
+    monkeypatch.setattr(module, '_MAY_SWAP', True)
+    heights, widths = np.array([40, 40, 40, 16, 8]), np.array([20, 30, 22, 20, 20])
+    assert is_vertical_first((heights, widths), (16, 20)).tolist() == [True, True, True, False, False]
+    assert is_vertical_first((17, 10), (10, 6)).tolist() == [False] and is_vertical_first((7, 7), (2, 6)).all()
+    monkeypatch.setattr(module, '_MAY_SWAP', False)
+    assert not is_vertical_first((heights, widths), (16, 20)).any()
 
 
 def test_weights_sum_to_one_and_cannot_be_written_to() -> None:

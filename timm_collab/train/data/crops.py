@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from .keyed import Draws, Floats, Ints, Purpose, between
-from .resample import INTERPOLATIONS, resample, weights
+from .resample import INTERPOLATIONS, is_vertical_first, resample, weights
 
 _ATTEMPTS = 10  # timm's and torchvision's
 Boxes = tuple[Ints, Ints, Ints, Ints]
@@ -87,7 +87,8 @@ class ResizedCrop:
             self._axis(*axis) for axis in ((top_B, height_B, images_BCHW.shape[2], self.size[0]),
                                            (left_B, width_B, images_BCHW.shape[3], self.size[1]))
         )
-        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device))
+        order_B = is_vertical_first((height_B, width_B), self.size)
+        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device), order_B)
 
     def boxes(self, draws: Draws, H: int, W: int) -> Boxes:
         """Top, left, height and width of each crop: the first of ten attempts that fits, else the middle."""
@@ -144,7 +145,8 @@ class KeepRatioCrop:
             ]))
             for axis, (source, target) in enumerate(zip(images_BCHW.shape[2:], self.size, strict=True))
         )
-        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device))
+        order_B = is_vertical_first((images_BCHW.shape[2], images_BCHW.shape[3]), (sides_B2[:, 0], sides_B2[:, 1]))
+        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device), order_B)
 
     def _resized(self, uniform_B4: Floats, H: int, W: int) -> Ints:
         """Height and width that each image is resized to: [B, 2]."""

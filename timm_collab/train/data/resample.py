@@ -1,7 +1,8 @@
 """Pillow's resizing as matrix products, bit for bit, so that each image of a batch can be resized in its own way.
 
 Pillow resizes an axis at a time. A pixel of the result is a weighted sum of pixels of that axis, the weights
-fixed-point numbers, and is rounded to 8 bits between the axes. All of it is exact in float64, whatever the order of the
+fixed-point numbers, and is rounded to 8 bits between the axes; which axis comes first differs between its versions. All
+of it is exact in float64, whatever the order of the
 summands, so the pixels depend neither on the device nor on what else is in the batch.
 
 Shapes: B batch, C channels, H and W height and width before, h and w after.
@@ -12,12 +13,15 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
+import PIL
 import torch
 from torch import Tensor
 
-from .keyed import Floats
+from .keyed import Floats, Ints
 
 _CHUNK = 2**17  # pixels, 1 MB of float64
+_MAY_SWAP = int(PIL.__version__.split('.')[0]) >= 13
 _FIXED_POINT = 2.0**22  # Pillow's PRECISION_BITS, 32 less 8 for the pixel and 2 against overflow
 
 
@@ -69,17 +73,50 @@ def weights(source: int, target: int, interpolation: str) -> Floats:
     return weights_TS
 
 
-def resample(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tensor:
+def is_vertical_first(
+        before: tuple[int | Ints, int | Ints],
+        after: tuple[int | Ints, int | Ints],
+) -> npt.NDArray[np.bool_]:
+    """Whether Pillow resizes the rows before the columns: from version 13 on, where the height loses far more pixels.
+
+    Args:
+        before: Heights and widths of what is resized, B or one for all.
+        after: Heights and widths that it is resized to, the same.
+    """
+    fewer_rows, fewer_columns = (np.asarray(old - new) for old, new in zip(before, after, strict=True))
+    return np.atleast_1d((fewer_rows > 0) & (fewer_rows > 2 * fewer_columns) & _MAY_SWAP)
+
+
+def resample(
+        images_BCHW: Tensor,
+        rows_BhH: Tensor,
+        columns_BwW: Tensor,
+        vertical_first_B: npt.NDArray[np.bool_],
+) -> Tensor:
     """Resize 8-bit images, each by its own weights of rows and columns.
 
     Args:
         images_BCHW: Images, uint8.
         rows_BhH: For each image, what the rows of the result take from its rows, float64.
         columns_BwW: The same of the columns.
+        vertical_first_B: Of which images the rows are resized first.
 
     Returns:
         uint8 [B, C, h, w].
     """
+    if not vertical_first_B.any():
+        return _horizontal_first(images_BCHW, rows_BhH, columns_BwW)
+    turned_B = torch.from_numpy(vertical_first_B).to(images_BCHW.device)
+    turned = _horizontal_first(images_BCHW[turned_B].transpose(2, 3), columns_BwW[turned_B], rows_BhH[turned_B])
+    if turned_B.all():
+        return turned.transpose(2, 3)
+    result = images_BCHW.new_empty((*images_BCHW.shape[:2], rows_BhH.shape[1], columns_BwW.shape[1]))
+    result[turned_B] = turned.transpose(2, 3)
+    result[~turned_B] = _horizontal_first(images_BCHW[~turned_B], rows_BhH[~turned_B], columns_BwW[~turned_B])
+    return result
+
+
+def _horizontal_first(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tensor:
     # A CPU is faster with what its caches hold; a GPU, with as much as there is.
     chunk = max(_CHUNK // images_BCHW[0].numel(), 1) if images_BCHW.device.type == 'cpu' else len(images_BCHW)
     parts = (each.split(chunk) for each in (images_BCHW, rows_BhH, columns_BwW))
