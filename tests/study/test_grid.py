@@ -55,6 +55,14 @@ def test_without_settings_there_is_one(tmp_path):
     assert study.settings == ('',) and [cell.name for cell in study.cells[:2]] == ['single/seed-3', 'tree/seed-3']
 
 
+def test_a_method_may_run_with_some_seeds_and_settings_only(tmp_path):
+    tree = {'recipes': ['methods/heads4'], 'seeds': [5], 'settings': {'noise': ['40 %']}}
+    study = read_study(write(tmp_path, methods={**GRID['methods'], 'tree': tree}))
+    assert len([cell for cell in study.cells if cell.method == 'single']) == 4 * 2
+    assert [cell.name for cell in study.cells if cell.method == 'tree'] == [
+        '40-small/tree/seed-5', '40-large/tree/seed-5']
+
+
 def test_recipes_are_found_beside_the_study(tmp_path):
     (tmp_path / 'mine.yaml').write_text('base: quickstart\nbatch_size: 16\n')
     assert read_study(write(tmp_path, recipes=['mine'])).cells[0].config.batch_size == 16
@@ -67,6 +75,10 @@ def test_recipes_are_found_beside_the_study(tmp_path):
     ({'methods': None}, 'methods must map names to what they change'),
     ({'methods': {'a': {'recipe': 'x'}}}, "method 'a': unknown key 'recipe', .*did you mean 'recipes'"),
     ({'baseline': 'singel'}, "baseline 'singel' is none of the methods, single, tree; did you mean 'single'"),
+    ({'methods': {'a': {'seeds': [3, 4]}}, 'baseline': 'a'}, r"'a': seeds \[3, 4\] aren't all among .* \[3, 5\]"),
+    ({'methods': {'a': {'settings': {'noise': 'clean'}}}, 'baseline': 'a'}, "'a': settings must map axes to lists"),
+    ({'methods': {'a': {'settings': {'nose': ['clean']}}}, 'baseline': 'a'}, "unknown key 'nose', .*'noise'"),
+    ({'methods': {'a': {'settings': {'noise': ['50 %']}}}, 'baseline': 'a'}, "unknown key '50 %', it takes clean"),
     ({'settings': {'noise': 0.4}}, 'settings must map axes to values'),
     ({'settings': {'lr': {'high': {'optim.lrr': 1}}}}, "'single', setting 'high', seed 3: unknown key 'optim.lrr'"),
     ({'keys': {'compare_single': True}, 'methods': {'a': {}}, 'baseline': 'a'}, 'compare_single has no place'),
@@ -82,7 +94,8 @@ def test_our_own_studies_are_studies(path):
     study = read_study(path, {'data.path': 'somewhere'})
     assert all(cell.config.data.path == 'somewhere' for cell in study.cells)
     assert {cell.config.model.num_heads for cell in study.cells if cell.method == study.baseline} == {1}
-    assert len(study.cells) == len(study.methods) * len(study.settings) * len(study.seeds)
+    assert {(cell.setting, cell.seed) for cell in study.cells if cell.method == study.baseline} == {
+        (setting, seed) for setting in study.settings for seed in study.seeds}
 
 
 def test_the_study_of_the_documentation_is_one(tmp_path):

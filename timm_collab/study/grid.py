@@ -1,14 +1,15 @@
 """From a YAML file to the cells of a study: every method in every setting with every seed.
 
 The file's keys are `about` (what is asked), `recipes` and `keys` (of every run), `settings` (axes, each a mapping of
-values to keys of the recipe; every combination is a setting), `methods` (each with `recipes` and `keys`), `baseline`
-(the method that the others are compared with) and `seeds`. What comes later in this order wins.
+values to keys of the recipe; every combination is a setting), `methods` (each with `recipes` and `keys`; `seeds` and
+`settings`, for an axis the values, where it is not to run with all of them), `baseline` (the method that the others are
+compared with) and `seeds`. What comes later in this order wins.
 """
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..train.parse import config_of
 from ..train.recipes import compose, find_recipe, load_recipe, read_mapping
 
 _KEYS = ('about', 'recipes', 'keys', 'settings', 'methods', 'baseline', 'seeds')
-_METHOD_KEYS = ('recipes', 'keys')
+_METHOD_KEYS = ('recipes', 'keys', 'seeds', 'settings')
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,19 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     for name, method in methods.items():
         require(isinstance(method, Mapping), f"study {path}: method '{name}' must hold recipes or keys, got {method!r}")
         _check_keys(method, _METHOD_KEYS, f"study {path}: method '{name}'")
-    seeds: Any = values.get('seeds')
-    require(isinstance(seeds, list) and bool(seeds) and all(isinstance(seed, int) for seed in seeds)
-            and len(set(seeds)) == len(seeds),
-            f'study {path}: seeds must be a list of different integers, got {seeds!r}')
+    seeds = _seeds(values.get('seeds'), f'study {path}')
     baseline: Any = values.get('baseline')
     require(baseline in methods, f"study {path}: baseline '{baseline}' is none of the methods, {', '.join(methods)}"
                                  f'{nearest(str(baseline), methods)}')
-    settings = _settings(values.get('settings') or {}, path)
+    axes: Any = values.get('settings') or {}
+    settings = _settings(axes, path)
+    chosen = {name: _chosen(method, axes, settings, seeds, f"study {path}: method '{name}'")
+              for name, method in methods.items()}
     below = [*_recipes(values, path), values.get('keys') or {}]
     cells = []
     for seed, (setting, setting_keys), (name, method) in itertools.product(seeds, settings.items(), methods.items()):
+        if (setting, seed) not in chosen[name]:
+            continue
         layers = [*below, setting_keys, *_recipes(method, path), method.get('keys') or {}, overrides or {}]
         config = _config([*layers, {'seed': seed}], f"method '{name}', setting '{setting}', seed {seed}")
         cells.append(Cell(name, setting, seed, config))
@@ -109,9 +112,38 @@ def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:
             and all(isinstance(keys, Mapping) for axis in axes.values() for keys in axis.values()),
             f'study {path}: settings must map axes to values, and each value to keys of the recipe')
     return {
-        ', '.join(str(value) for value, _ in chosen): compose([keys for _, keys in chosen])
+        _name(value for value, _ in chosen): compose([keys for _, keys in chosen])
         for chosen in itertools.product(*(axis.items() for axis in axes.values()))
     }
+
+
+def _chosen(
+    method: Mapping[str, Any], axes: Mapping[str, Any], settings: Mapping[str, Any], seeds: list[int], where: str,
+) -> set[tuple[str, int]]:
+    """The settings and seeds that a method runs with: all of them, but for what it says itself."""
+    only: Any = method.get('settings') or {}
+    require(isinstance(only, Mapping) and all(isinstance(values, list) and values for values in only.values()),
+            f'{where}: settings must map axes to lists of their values, got {only!r}')
+    _check_keys(only, tuple(axes), f'{where}: settings')
+    for axis, values in only.items():
+        _check_keys(dict.fromkeys(map(str, values)), tuple(map(str, axes[axis])), f'{where}: settings: {axis}')
+    taken = {axis: [value for value in of_axis if str(value) in map(str, only.get(axis, of_axis))]
+             for axis, of_axis in axes.items()}
+    own = _seeds(method.get('seeds', seeds), where)
+    require(set(own) <= set(seeds), f"{where}: seeds {own} aren't all among those of the study, {seeds}")
+    names = {_name(values) for values in itertools.product(*taken.values())}
+    return set(itertools.product((name for name in settings if name in names), own))
+
+
+def _seeds(values: Any, where: str) -> list[int]:
+    require(isinstance(values, list) and bool(values) and all(isinstance(seed, int) for seed in values)
+            and len(set(values)) == len(values),
+            f'{where}: seeds must be a list of different integers, got {values!r}')
+    return values
+
+
+def _name(values: Iterable[Any]) -> str:
+    return ', '.join(map(str, values))
 
 
 def _recipes(values: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
