@@ -1,6 +1,20 @@
 """A grid of runs that compares methods: each cell an ordinary run, each difference paired by seed."""
 from .grid import Cell, Study, read_study
-from .report import write_report
+from .pictures import draw_pictures, pictures_of
+from .report import report_text, write_report
+from .rows import Row, read_rows, rows_of
 from .runner import run_study
 
-__all__ = ['Cell', 'Study', 'read_study', 'run_study', 'write_report']
+__all__ = [
+    'Cell',
+    'Row',
+    'Study',
+    'draw_pictures',
+    'pictures_of',
+    'read_rows',
+    'read_study',
+    'report_text',
+    'rows_of',
+    'run_study',
+    'write_report',
+]

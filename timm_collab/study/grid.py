@@ -7,6 +7,7 @@ compared with) and `seeds`. What comes later in this order wins.
 """
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,8 @@ class Study:
         seeds: The seeds.
         baseline: The method that the others are compared with.
         cells: Every run, seed by seed, so that a study that is stopped has compared all methods with fewer seeds.
+        noise_axes: For each axis with several values that set nothing but `noise.rate`, and each choice of the other
+            axes' values (their names, joined by commas): the setting of each rate.
     """
 
     about: str
@@ -65,6 +68,7 @@ class Study:
     seeds: tuple[int, ...]
     baseline: str
     cells: tuple[Cell, ...]
+    noise_axes: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
 
 
 def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -94,16 +98,19 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     chosen = {name: _chosen(method, axes, settings, seeds, f"study {path}: method '{name}'")
               for name, method in methods.items()}
     below = [*_recipes(values, path), values.get('keys') or {}]
-    cells = []
-    for seed, (setting, setting_keys), (name, method) in itertools.product(seeds, settings.items(), methods.items()):
-        if (setting, seed) not in chosen[name]:
-            continue
+    configs = {}
+    for (setting, setting_keys), (name, method) in itertools.product(settings.items(), methods.items()):
         layers = [*below, setting_keys, *_recipes(method, path), method.get('keys') or {}, overrides or {}]
-        config = _config([*layers, {'seed': seed}], f"method '{name}', setting '{setting}', seed {seed}")
-        cells.append(Cell(name, setting, seed, config))
+        own = [seed for seed in seeds if (setting, seed) in chosen[name]]
+        if own:
+            config = _config([*layers, {'seed': own[0]}], f"method '{name}', setting '{setting}', seed {own[0]}")
+            configs.update({(seed, setting, name): dataclasses.replace(config, seed=seed) for seed in own})
+    cells = [Cell(name, setting, seed, configs[seed, setting, name])
+             for seed, setting, name in itertools.product(seeds, settings, methods) if (seed, setting, name) in configs]
     require(len({cell.name for cell in cells}) == len(cells),
             f'study {path}: names of methods or settings differ in signs only: name them apart')
-    return Study(str(values.get('about') or ''), tuple(methods), tuple(settings), tuple(seeds), baseline, tuple(cells))
+    return Study(str(values.get('about') or ''), tuple(methods), tuple(settings), tuple(seeds), baseline, tuple(cells),
+                 _noise_axes(axes))
 
 
 def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:
@@ -115,6 +122,22 @@ def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:
         _name(value for value, _ in chosen): compose([keys for _, keys in chosen])
         for chosen in itertools.product(*(axis.items() for axis in axes.values()))
     }
+
+
+def _noise_axes(axes: Mapping[str, Any]) -> dict[str, dict[float, str]]:
+    """See `Study`."""
+    found: dict[str, dict[float, str]] = {}
+    for axis, values in axes.items():
+        composed = {value: compose([keys]) for value, keys in values.items()}
+        rates = {value: keys['noise']['rate'] for value, keys in composed.items()
+                 if list(keys) == ['noise'] and list(keys['noise']) == ['rate']}
+        if len(set(rates.values())) < 2:
+            continue
+        for chosen in itertools.product(*(list(rates) if name == axis else list(axes[name]) for name in axes)):
+            by_axis = dict(zip(axes, chosen, strict=True))
+            others = _name(value for name, value in by_axis.items() if name != axis)
+            found.setdefault(others, {})[float(rates[by_axis[axis]])] = _name(chosen)
+    return found
 
 
 def _chosen(

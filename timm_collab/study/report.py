@@ -1,40 +1,22 @@
-"""What a study found: a row for each run, a table for each setting, and a picture.
-
-Written from the runs' summaries alone, also of a study that hasn't ended.
-"""
+"""What a study found, in words and tables. All of it follows from the grid and the rows of `runs.csv`."""
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..train.errors import require
 from .compare import mean_and_std, paired_difference
-from .grid import Cell, Study
-from .picture import draw_errors
-from .runner import RECIPES, summaries
+from .grid import Study
+from .pictures import TITLES, draw_pictures
+from .rows import Row, by_seed, relative, rows_of, write_rows
 
-RUNS_CSV, REPORT, PICTURE = 'runs.csv', 'report.md', 'errors.png'
-COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    'error': lambda summary: summary['error_kept'],
-    'error_consensus': lambda summary: summary['error_consensus'],
-    'val_error_last': lambda summary: 100 - summary['val']['top1_kept'],
-    'val_error_best': lambda summary: 100 - summary['best_epoch']['val']['top1_kept'],
-    'best_epoch': lambda summary: summary['best_epoch']['epoch'] + 1,
-    'noise_rate': lambda summary: summary['noise']['realised_rate'],
-    'train_seconds': lambda summary: summary['train_seconds'],
-    'parameters_trained': lambda summary: summary['parameters']['trained'],
-    'parameters_kept': lambda summary: summary['parameters']['kept'],
-    'kept_head': lambda summary: summary['kept_head'],
-}
-
-Results = dict[Cell, dict[str, Any]]
+RUNS_CSV, REPORT = 'runs.csv', 'report.md'
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """Write `runs.csv`, `report.md` and, with matplotlib, `errors.png` into a study's folder.
+    """Write `runs.csv`, `report.md` and, with matplotlib, its pictures into a study's folder.
 
     Returns:
         The report.
@@ -42,106 +24,117 @@ def write_report(study: Study, folder: Path) -> Path:
     Raises:
         TrainError: No run has finished yet.
     """
-    found = summaries(study, folder)
-    require(bool(found), f"study '{folder}' has no finished run yet")
-    rows = [
-        {'setting': cell.setting, 'method': cell.method, 'seed': cell.seed,
-         **{name: read(summary) for name, read in COLUMNS.items()}}
-        for cell, summary in found.items()
-    ]
-    partial = folder / f'.{RUNS_CSV}.partial'
-    with open(partial, 'w', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, folder / RUNS_CSV)
-
-    picture = draw_errors(study, _errors(study, found), folder / PICTURE)
+    rows = rows_of(study, folder)
+    require(bool(rows), f"study '{folder}' has no finished run yet")
+    write_rows(rows, folder / RUNS_CSV)
+    pictures = {name: f'{name}.png' for name in draw_pictures(study, rows, folder)}
+    text = f'# {study.about or "Study"}\n\n' + report_text(study, rows, pictures, RUNS_CSV)
     partial = folder / f'.{REPORT}.partial'
-    partial.write_text(_text(study, found, picture), encoding='utf-8')
+    partial.write_text(text, encoding='utf-8')
     os.replace(partial, folder / REPORT)
     return folder / REPORT
 
 
-def _errors(study: Study, found: Results) -> dict[str, dict[str, dict[int, float]]]:
-    """Error of each run, by setting, method and seed."""
-    errors: dict[str, dict[str, dict[int, float]]] = {
-        setting: {method: {} for method in study.methods} for setting in study.settings}
-    for cell, summary in found.items():
-        errors[cell.setting][cell.method][cell.seed] = summary['error_kept']
-    return errors
+def report_text(study: Study, rows: Sequence[Row], pictures: Mapping[str, str], runs_csv: str, level: int = 2) -> str:
+    """What there is to say of a study, as Markdown without a title.
 
-
-def _text(study: Study, found: Results, picture: bool) -> str:
-    missing = len(study.cells) - len(found)
-    parts = [f'# {study.about}' if study.about else '# Study']
-    if missing:
+    Args:
+        study: The grid.
+        rows: Its runs.
+        pictures: Where the pictures are, by their names in `TITLES`.
+        runs_csv: Where `runs.csv` is.
+        level: Level of the headings, one for each setting.
+    """
+    parts = []
+    if missing := len(study.cells) - len(rows):
         parts.append(f'**{missing} of {len(study.cells)} runs have not finished.**')
-    parts.append(
-        'Error of the kept head after the last epoch, in percent, on the data named below; mean and standard deviation'
-        f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
-        " (Student's t); it is bold where that leaves out zero. The best epoch is that with the lowest validation"
-        ' error. Time is that of training, against the baseline, on a machine that other runs may have shared.')
-    if picture:
-        parts.append(f'![Errors by method]({PICTURE})')
+    parts.append(_legend(study, rows))
+    parts += [f'![{TITLES[name]}]({path})' for name, path in pictures.items()]
     for setting in study.settings:
-        cells = {cell: summary for cell, summary in found.items() if cell.setting == setting}
-        if cells:
-            parts += [f'## {setting}'] if setting else []
-            parts.append(_table(study, setting, cells))
-    parts.append(_provenance(found))
+        if any(row.setting == setting for row in rows):
+            parts += [f'{"#" * level} {setting}'] if setting else []
+            parts.append(_table(study, rows, setting))
+    parts.append(_provenance(rows, runs_csv))
     return '\n\n'.join(parts) + '\n'
 
 
-def _table(study: Study, setting: str, cells: Results) -> str:
-    def of(method: str, name: str) -> dict[int, float]:
-        return {cell.seed: COLUMNS[name](summary) for cell, summary in cells.items() if cell.method == method}
+def _legend(study: Study, rows: Sequence[Row]) -> str:
+    """How to read the tables."""
+    text = (
+        'Error of the kept head after the last epoch, in percent, on the data named below; mean and standard deviation'
+        f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
+        " (Student's t); it is bold where that leaves out zero. The best epoch is that with the lowest validation"
+        ' error. Time is that of the training, against the baseline, on a machine that other runs may have shared.')
+    if any(row.multiply_adds for row in rows):
+        text += (' Step and training are the multiply-adds of one step and of the whole training, against the baseline;'
+                 ' a backward pass counts as two forward passes.')
+    if any(row.teacher_seconds is not None for row in rows):
+        text += " Where a method learns from a teacher, time and training include the teacher's own."
+    if any(row.peak_memory_mb is not None for row in rows):
+        text += ' Memory is the most used, in MB: by tensors on a GPU, by the whole process on a CPU.'
+    return text
 
-    baseline = of(study.baseline, 'error')
-    seconds = of(study.baseline, 'train_seconds')
-    lines = [
-        f'| method | seeds | error | difference to {study.baseline} | consensus | validation, last | best epoch |'
-        ' time |',
-        '|---|---|---|---|---|---|---|---|',
-    ]
-    for method in study.methods:
-        errors = of(method, 'error')
-        if not errors:
-            continue
-        difference = None if method == study.baseline else paired_difference(errors, baseline)
-        shared = of(method, 'train_seconds').keys() & seconds.keys()
-        time = [of(method, 'train_seconds')[seed] / seconds[seed] for seed in sorted(shared)]
-        lines.append('| ' + ' | '.join([
-            method,
-            str(len(errors)),
-            _spread(errors.values()),
-            '' if difference is None else _signed(difference.mean, difference.half_width, difference.is_clear),
-            _spread(of(method, 'error_consensus').values()),
-            _spread(of(method, 'val_error_last').values()),
-            _spread(of(method, 'val_error_best').values()),
-            f'{mean_and_std(time)[0]:.2f}' if time else '',
-        ]) + ' |')
+
+def _table(study: Study, rows: Sequence[Row], setting: str) -> str:
+    shown = [method for method in study.methods if by_seed(rows, setting, method)]
+    columns = {
+        'method': shown,
+        'seeds': [str(len(by_seed(rows, setting, method))) for method in shown],
+        'error': [_spread(by_seed(rows, setting, method)) for method in shown],
+        f'difference to {study.baseline}': [_difference(study, rows, setting, method) for method in shown],
+        'consensus': [_spread(by_seed(rows, setting, method, 'error_consensus')) for method in shown],
+        'validation, last': [_spread(by_seed(rows, setting, method, 'val_error_last')) for method in shown],
+        'best epoch': [_spread(by_seed(rows, setting, method, 'val_error_best')) for method in shown],
+        'step': [_ratio(study, rows, setting, method, 'multiply_adds') for method in shown],
+        'training': [_ratio(study, rows, setting, method, 'cost_multiply_adds') for method in shown],
+        'time': [_ratio(study, rows, setting, method, 'cost_seconds') for method in shown],
+        'memory': [_mean(by_seed(rows, setting, method, 'peak_memory_mb')) for method in shown],
+    }
+    columns = {title: cells for title, cells in columns.items() if any(cells)}
+    lines = [_line(columns), _line(['---'] * len(columns))]
+    lines += [_line(cells) for cells in zip(*columns.values(), strict=True)]
     return '\n'.join(lines)
 
 
-def _provenance(found: Results) -> str:
-    """What was run where: each distinct answer once."""
-    def distinct(read: Callable[[dict[str, Any]], str]) -> str:
-        return '; '.join(sorted({read(summary) for summary in found.values()}))
-
-    versions = distinct(lambda summary: ', '.join(f'{name} {it}' for name, it in sorted(summary['versions'].items())))
-    rates = distinct(lambda summary: f"{100 * summary['noise']['realised_rate']:.1f} %")
-    sizes = distinct(lambda summary: f"{summary['data']['train']:,} to train on")
-    return (f'Errors are on {distinct(lambda summary: summary["error_on"])}; {sizes}; wrong labels among them: {rates}.'
-            f' {distinct(lambda summary: summary["device"])}, {versions}. Every run is a row of `{RUNS_CSV}`, its'
-            f' recipe is in `{RECIPES}/`.')
+def _line(cells: Iterable[str]) -> str:
+    return f'| {" | ".join(cells)} |'
 
 
-def _spread(values: Sequence[float] | Any) -> str:
-    mean, std = mean_and_std(list(values))
+def _difference(study: Study, rows: Sequence[Row], setting: str, method: str) -> str:
+    if method == study.baseline:
+        return ''
+    found = paired_difference(by_seed(rows, setting, method), by_seed(rows, setting, study.baseline))
+    if found is None:
+        return ''
+    text = f'{found.mean:+.2f}' + (f' ± {found.half_width:.2f}' if found.half_width == found.half_width else '')
+    return f'**{text}**' if found.is_clear else text
+
+
+def _spread(values: Mapping[int, float]) -> str:
+    if not values:
+        return ''
+    mean, std = mean_and_std(list(values.values()))
     return f'{mean:.2f}' + (f' ± {std:.2f}' if std == std else '')
 
 
-def _signed(mean: float, half_width: float, is_clear: bool) -> str:
-    text = f'{mean:+.2f}' + (f' ± {half_width:.2f}' if half_width == half_width else '')
-    return f'**{text}**' if is_clear else text
+def _mean(values: Mapping[int, float]) -> str:
+    return f'{mean_and_std(list(values.values()))[0]:,.0f}' if values else ''
+
+
+def _ratio(study: Study, rows: Sequence[Row], setting: str, method: str, column: str) -> str:
+    ratio = relative(study, rows, setting, method, column)
+    return '' if ratio is None else f'{ratio:.2f}'
+
+
+def _provenance(rows: Sequence[Row], runs_csv: str) -> str:
+    """What was run where: each distinct answer once."""
+    def distinct(values: Iterable[Any]) -> str:
+        return '; '.join(sorted({str(value) for value in values if value is not None}))
+
+    commits = distinct(row.commit for row in rows)
+    return (f'Errors are on {distinct(row.error_on for row in rows)};'
+            f' {distinct(f"{row.train_images:,} to train on" for row in rows)}; wrong labels among them:'
+            f' {distinct(f"{100 * row.noise_rate:.1f} %" for row in rows)}.'
+            f' {distinct(row.device for row in rows)}; {distinct(row.versions for row in rows)}'
+            + (f'; commit {commits}' if commits else '')
+            + f'. Every run is a row of [{Path(runs_csv).name}]({runs_csv}), which names its recipe.')

@@ -218,8 +218,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def save_figure(figure: Any, path: Path) -> Path:
-    """Write a PNG whole or not at all.
+def save_figure(figure: Any, path: Path, metadata: dict[str, str] | None = None) -> Path:
+    """Write a PNG whole or not at all, with texts in its metadata.
 
     Raises:
         TrainError: It can't be written.
@@ -227,7 +227,7 @@ def save_figure(figure: Any, path: Path) -> Path:
     partial = path.with_name(f'.{path.name}.partial')
     try:
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(partial, format='png')
+        figure.savefig(partial, format='png', metadata=metadata)
         os.replace(partial, path)
     except OSError as error:
         raise TrainError(f"'{path}' can't be written: {error}") from error

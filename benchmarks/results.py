@@ -1,0 +1,148 @@
+"""Write the tables and pictures of studies into the documents, from the results that are committed here.
+
+A document holds `<!-- study: NAME -->` and, below, `<!-- end -->`: what is between them is made of the grid
+`benchmarks/studies/NAME.yaml` and the runs in `benchmarks/results/NAME/runs.csv`, and of nothing else. The pictures go
+to `docs/results/NAME/`, and carry a fingerprint of the text that they belong to.
+
+    python -m benchmarks.results            # write what has changed
+    python -m benchmarks.results --check    # write nothing, and fail if anything had to be
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from timm_collab.study import Row, Study, draw_pictures, pictures_of, read_rows, read_study, report_text
+from timm_collab.train import TrainError
+from timm_collab.train.plots import HOW_TO_GET, can_plot
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r'(<!-- study: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
+MARKER = re.compile(r'<!-- study:')
+FINGERPRINT = 'Source'  # a keyword of the PNG specification
+HEADING_LEVEL = 3
+
+
+class Results:
+    """Documents, and the results that they are made of.
+
+    Args:
+        root: The folder with `benchmarks/studies`, `benchmarks/results` and `docs`.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        self.grids = root / 'benchmarks' / 'studies'
+        self.results = root / 'benchmarks' / 'results'
+        self.documents = sorted((root / 'docs').glob('*.md'))
+        self._known: dict[str, tuple[Study, list[Row]]] = {}
+
+    def update(self, write: bool) -> list[str]:
+        """Bring documents and pictures up to date, or only see whether they are.
+
+        Returns:
+            What was not up to date, a line each.
+
+        Raises:
+            TrainError: A block names no study or no results, or has no end.
+        """
+        stale: list[str] = []
+        self._known.clear()
+        for path in self.documents:
+            text = path.read_text(encoding='utf-8')
+            blocks = BLOCK.findall(text)
+            if len(blocks) != len(MARKER.findall(text)):
+                raise TrainError(f"'{path}': a block begins with <!-- study: NAME --> and ends with <!-- end -->, each"
+                                 ' on a line of its own')
+            made = {name: self._block(name, path) for _, name, _ in blocks}
+            new = BLOCK.sub(lambda match, made=made: match[1] + '\n' + made[match[2]] + '\n' + match[3], text)
+            if new != text:
+                stale.append(f'{self._short(path)}: its tables are not those of the results')
+                if write:
+                    partial = path.with_name(f'.{path.name}.partial')
+                    partial.write_text(new, encoding='utf-8')
+                    os.replace(partial, path)
+            for name, block in made.items():
+                stale += self._pictures(name, path, block, write)
+        for folder in sorted(self.results.glob('*')):
+            if folder.is_dir() and folder.name not in self._known:
+                stale.append(f'{self._short(folder)}: no document shows it')
+        return stale
+
+    def _read(self, name: str) -> tuple[Study, list[Row]]:
+        if name not in self._known:
+            # Where its data lay is of no matter to a study that has run.
+            study = read_study(self.grids / f'{name}.yaml', {'data.path': 'not read'})
+            self._known[name] = (study, read_rows(study, self._runs(name)))
+        return self._known[name]
+
+    def _block(self, name: str, document: Path) -> str:
+        """The text of a study in a document."""
+        study, rows = self._read(name)
+        folder = self._picture_folder(name, document)
+        pictures = {picture: _link(folder / f'{picture}.png', document) for picture in pictures_of(study, rows)}
+        return report_text(study, rows, pictures, _link(self._runs(name), document), HEADING_LEVEL)
+
+    def _pictures(self, name: str, document: Path, block: str, write: bool) -> list[str]:
+        """Draw the pictures of a block whose text has changed; what was not up to date."""
+        folder, fingerprint = self._picture_folder(name, document), hashlib.sha256(block.encode()).hexdigest()
+        paths = [document.parent / link for link in re.findall(r'!\[[^]]*\]\(([^)]*)\)', block)]
+        stale = [f'{self._short(path)}: is missing or of other results'
+                 for path in paths if _fingerprint(path) != fingerprint]
+        stale += [f'{self._short(path)}: no document shows it'
+                  for path in sorted(folder.glob('*.png')) if path not in paths]
+        if write and stale:
+            if not can_plot():
+                raise TrainError(HOW_TO_GET)
+            for path in folder.glob('*.png'):
+                path.unlink()
+            draw_pictures(*self._read(name), folder, {FINGERPRINT: fingerprint})
+        return stale
+
+    def _runs(self, name: str) -> Path:
+        return self.results / name / 'runs.csv'
+
+    def _picture_folder(self, name: str, document: Path) -> Path:
+        return document.parent / document.stem / name
+
+    def _short(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _fingerprint(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return image.info.get(FINGERPRINT)
+
+
+def _link(path: Path, document: Path) -> str:
+    return Path(os.path.relpath(path, document.parent)).as_posix()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Update or check; status 1 where a check fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--check', action='store_true', help='write nothing, and fail if anything is out of date')
+    args = parser.parse_args(argv)
+    try:
+        stale = Results().update(write=not args.check)
+    except TrainError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    for line in stale:
+        print(line if args.check else f'{line}: written anew')
+    if args.check and stale:
+        print('run python -m benchmarks.results and commit what it writes', file=sys.stderr)
+    return 1 if args.check and stale else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

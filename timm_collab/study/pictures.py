@@ -1,0 +1,178 @@
+"""Pictures of a study: errors of the methods, what they gain for what they cost, and how noise moves them."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..train.plots import BLACK, COLORS, can_plot, save_figure
+from .compare import mean_and_std, paired_difference
+from .grid import Study
+from .rows import Row, by_seed, relative
+
+TITLES = {
+    'errors': 'Errors by method',
+    'gain': 'Difference to the baseline against cost',
+    'noise': 'Error against the share of wrong labels',
+}
+PANELS_WIDE = 2
+
+
+def pictures_of(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Names of the pictures that there are to draw, keys of `TITLES`."""
+    gain = any(_compared(study, rows, setting) for setting in study.settings)
+    return ['errors', *['gain'] * gain, *['noise'] * bool(_curves(study, rows))]
+
+
+def draw_pictures(study: Study, rows: Sequence[Row], folder: Path, metadata: dict[str, str] | None = None) -> list[str]:
+    """Draw `pictures_of` the rows into a folder, as `NAME.png`, each whole or not at all.
+
+    Args:
+        study: The grid.
+        rows: Its runs.
+        folder: Created if need be.
+        metadata: Texts to write into the files.
+
+    Returns:
+        The names; none without matplotlib.
+    """
+    if not can_plot():
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    names = pictures_of(study, rows)
+    for name in names:
+        save_figure(PICTURES[name](study, rows), folder / f'{name}.png', metadata)
+    return names
+
+
+def draw_errors(study: Study, rows: Sequence[Row]) -> Any:
+    """A panel for each setting: a point for each run and a bar for mean and deviation."""
+    from matplotlib.figure import Figure
+    shown = _settings(study, rows)
+    figure = Figure(figsize=(8, 1 + 0.45 * len(study.methods) * len(shown)), dpi=120, layout='constrained')
+    for row, (setting, axes) in enumerate(zip(shown, figure.subplots(len(shown), 1, squeeze=False)[:, 0], strict=True)):
+        for place, method in enumerate(study.methods):
+            values = list(by_seed(rows, setting, method).values())
+            if not values:
+                continue
+            color = _color(study, method)
+            mean, std = mean_and_std(values)
+            axes.scatter(values, [place] * len(values), s=14, color=color, alpha=0.5, linewidths=0)
+            axes.errorbar(mean, place, xerr=None if std != std else std, fmt='|', color=color, markersize=14, capsize=3)
+            axes.annotate(f'{mean:.1f}', (mean, place), xytext=(0, 7), textcoords='offset points', fontsize=8,
+                          ha='center', color=color)
+            if method == study.baseline:
+                axes.axvline(mean, color=BLACK, linewidth=0.8, linestyle=':')
+        axes.set_yticks(range(len(study.methods)), study.methods, fontsize=9)
+        axes.set_ylim(len(study.methods) - 0.4, -0.7)
+        axes.grid(axis='x', alpha=0.25)
+        _plain(axes, setting or study.about)
+        if row == len(shown) - 1:
+            axes.set_xlabel('error in %, left is better: a point a seed, mean and standard deviation; dotted: baseline')
+    return figure
+
+
+def draw_gain(study: Study, rows: Sequence[Row]) -> Any:
+    """A panel for each setting: how far each method is from the baseline, and how many times its cost it took."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+    counted = all(row.cost_multiply_adds for row in rows)
+    column = 'cost_multiply_adds' if counted else 'cost_seconds'
+    shown = [setting for setting in study.settings if _compared(study, rows, setting)]
+    figure, panels = _panels(len(shown), 'multiply-adds of the training' if counted else 'time of the training',
+                             'difference to the baseline, points of error')
+    for setting, axes in zip(shown, panels, strict=True):
+        axes.axhline(0, color=BLACK, linewidth=0.8)
+        axes.plot(1, 0, 'o', color=BLACK, label=study.baseline)
+        for method in _compared(study, rows, setting):
+            difference = paired_difference(by_seed(rows, setting, method), by_seed(rows, setting, study.baseline))
+            ratio = relative(study, rows, setting, method, column)
+            assert difference is not None and ratio is not None
+            half_width = difference.half_width
+            axes.errorbar(ratio, difference.mean, yerr=None if half_width != half_width else half_width, fmt='o',
+                          capsize=3, color=_color(study, method), label=method)
+        axes.set_xscale('log', base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}x'))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.25)
+        _plain(axes, setting or study.about)
+    _legend(figure, panels)
+    return figure
+
+
+def draw_noise(study: Study, rows: Sequence[Row]) -> Any:
+    """A panel for each axis of noise rates: error against rate, with standard deviations."""
+    curves = _curves(study, rows)
+    figure, panels = _panels(len(curves), 'wrong labels in %, as asked for', 'error in %')
+    for (title, settings), axes in zip(curves.items(), panels, strict=True):
+        for method in study.methods:
+            points = []
+            for rate, setting in sorted(settings.items()):
+                values = list(by_seed(rows, setting, method).values())
+                if values:
+                    mean, std = mean_and_std(values)
+                    points.append((100 * rate, mean, 0.0 if std != std else std))
+            if points:
+                x, mean_M, std_M = zip(*points, strict=True)
+                axes.errorbar(x, mean_M, yerr=std_M, marker='o', markersize=4, capsize=3, color=_color(study, method),
+                              label=method)
+        axes.grid(alpha=0.25)
+        _plain(axes, title or study.about)
+    _legend(figure, panels)
+    return figure
+
+
+PICTURES: dict[str, Callable[[Study, Sequence[Row]], Any]] = {
+    'errors': draw_errors, 'gain': draw_gain, 'noise': draw_noise}
+
+
+def _settings(study: Study, rows: Sequence[Row]) -> list[str]:
+    found = {row.setting for row in rows}
+    return [setting for setting in study.settings if setting in found]
+
+
+def _compared(study: Study, rows: Sequence[Row], setting: str) -> list[str]:
+    """The methods that share a seed with the baseline."""
+    baseline = by_seed(rows, setting, study.baseline)
+    return [method for method in study.methods
+            if method != study.baseline and by_seed(rows, setting, method).keys() & baseline.keys()]
+
+
+def _curves(study: Study, rows: Sequence[Row]) -> dict[str, dict[float, str]]:
+    """What is known of `Study.noise_axes`: those with runs at two rates or more."""
+    shown = set(_settings(study, rows))
+    known = {title: {rate: setting for rate, setting in settings.items() if setting in shown}
+             for title, settings in study.noise_axes.items()}
+    return {title: settings for title, settings in known.items() if len(settings) > 1}
+
+
+def _panels(count: int, x: str, y: str) -> tuple[Any, list[Any]]:
+    """A figure with as many panels, side by side in rows."""
+    from matplotlib.figure import Figure
+    wide = min(count, PANELS_WIDE)
+    high = -(-count // wide)
+    figure = Figure(figsize=(8, 1.2 + 3.2 * high), dpi=120, layout='constrained')
+    panels = list(figure.subplots(high, wide, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(y, fontsize=10)
+    return figure, panels[:count]
+
+
+def _plain(axes: Any, title: str) -> None:
+    axes.set_title(title, loc='left', fontsize=10)
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def _legend(figure: Any, panels: Sequence[Any]) -> None:
+    """One legend of all that is named in any panel."""
+    named = {label: handle for axes in panels
+             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), frameon=False, fontsize=8, loc='outside lower center', ncols=2)
+
+
+def _color(study: Study, method: str) -> str:
+    if method == study.baseline:
+        return BLACK
+    return COLORS[study.methods.index(method) % len(COLORS)]

@@ -1,0 +1,218 @@
+"""A row for each finished run: all that a report is made of, read from the runs' folders or from `runs.csv`."""
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from ..train.build import build_model
+from ..train.config import TrainConfig
+from ..train.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from ..train.errors import TrainError, require
+from .compare import mean_and_std
+from .grid import Cell, Study
+from .runner import RECIPES, summaries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A finished run. Its fields are the columns of `runs.csv`; None is an empty one, what an older run didn't record.
+
+    Args:
+        setting: Name of the setting.
+        method: Name of the method.
+        seed: The seed.
+        error: Error of the kept head after the last epoch, in percent, on `error_on`.
+        error_consensus: That of the heads' consensus.
+        error_on: The data that both are measured on.
+        val_error_last: Error of the kept head on the validation data after the last epoch.
+        val_error_best: The lowest after any epoch.
+        best_epoch: That epoch, from 1.
+        epochs: Number of epochs.
+        train_images: Images of an epoch.
+        noise_rate: Share of wrong labels among them.
+        parameters_trained: Parameters of all heads together.
+        parameters_kept: Parameters of the kept head.
+        kept_head: Index of the kept head.
+        multiply_adds: Of one image in a training step: three forward passes, and one of the teacher if there is one.
+        train_seconds: Time of the training.
+        teacher_multiply_adds: Of the whole training of its teacher, if that is known.
+        teacher_seconds: Time of the training of its teacher, if that is known.
+        peak_memory_mb: Most memory used, in 2^20 bytes: by tensors on a GPU, by the whole process on a CPU.
+        device: What it ran on.
+        versions: Versions of the packages that results depend on.
+        commit: The commit of the code; None where it wasn't a git checkout.
+        recipe: Path of its recipe, in the folder of the study.
+    """
+
+    setting: str
+    method: str
+    seed: int
+    error: float
+    error_consensus: float
+    error_on: str
+    val_error_last: float
+    val_error_best: float
+    best_epoch: int
+    epochs: int
+    train_images: int
+    noise_rate: float
+    parameters_trained: int
+    parameters_kept: int
+    kept_head: int
+    multiply_adds: int | None = None
+    train_seconds: float
+    teacher_multiply_adds: int | None = None
+    teacher_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    device: str
+    versions: str
+    commit: str | None = None
+    recipe: str
+
+    @property
+    def cost_multiply_adds(self) -> int | None:
+        """Multiply-adds of the whole training, that of its teacher included."""
+        if self.multiply_adds is None:
+            return None
+        return self.multiply_adds * self.train_images * self.epochs + (self.teacher_multiply_adds or 0)
+
+    @property
+    def cost_seconds(self) -> float:
+        """Time of the training, that of its teacher included."""
+        return self.train_seconds + (self.teacher_seconds or 0)
+
+
+def rows_of(study: Study, folder: Path) -> list[Row]:
+    """A row for each run of a study's folder that is finished."""
+    known: dict[str, int | None] = {}
+    return [_row(cell, summary, known) for cell, summary in summaries(study, folder).items()]
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as CSV, whole or not at all."""
+    partial = path.with_name(f'.{path.name}.partial')
+    with open(partial, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
+    os.replace(partial, path)
+
+
+def read_rows(study: Study, path: Path) -> list[Row]:
+    """Read back what `write_rows` wrote, in the order of the study.
+
+    Raises:
+        TrainError: There is no such file, a column is missing, a value is of the wrong kind, or a row is no run of the
+            study or comes twice.
+    """
+    require(path.is_file(), f"no runs '{path}': timm-collab study GRID --report writes them")
+    places = {(cell.setting, cell.method, cell.seed): place for place, cell in enumerate(study.cells)}
+    found: dict[int, Row] = {}
+    with open(path, encoding='utf-8', newline='') as file:
+        reader = csv.DictReader(file, strict=True)
+        for values in reader:
+            where = f"'{path}', line {reader.line_num}"
+            row = _parsed(values, where)
+            place = places.get((row.setting, row.method, row.seed))
+            require(place is not None, f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed} is no"
+                                       ' run of the study')
+            require(place not in found, f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed} is"
+                                        ' there twice')
+            found[place] = row  # type: ignore[index]
+    require(bool(found), f"'{path}' holds no run")
+    return [found[place] for place in sorted(found)]
+
+
+def by_seed(rows: Sequence[Row], setting: str, method: str, column: str = 'error') -> dict[int, float]:
+    """A column of the runs of one method in one setting, by seed; without those that don't know it."""
+    found = {row.seed: getattr(row, column) for row in rows if (row.setting, row.method) == (setting, method)}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def relative(study: Study, rows: Sequence[Row], setting: str, method: str, column: str) -> float | None:
+    """Mean over the seeds of a column's ratio to the baseline's run with the same seed; None where there is none."""
+    values, baseline = by_seed(rows, setting, method, column), by_seed(rows, setting, study.baseline, column)
+    ratios = [values[seed] / baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
+    return mean_and_std(ratios)[0] if ratios else None
+
+
+def _parsed(values: Mapping[str | None, Any], where: str) -> Row:
+    """A row from its texts."""
+    given: dict[str, Any] = {}
+    for name, hint in get_type_hints(Row).items():
+        text = values.get(name)
+        kinds = get_args(hint) or (hint,)
+        if NoneType in kinds and not text:
+            continue
+        require(text is not None, f'{where}: no value for {name}')
+        try:
+            given[name] = kinds[0](text)
+        except ValueError:
+            raise TrainError(f"{where}: {name} must be {kinds[0].__name__}, got '{text}'") from None
+    return Row(**given)
+
+
+def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -> Row:
+    teacher = summary.get('teacher') or {}
+    forward = _forward(cell.config, summary, known)
+    of_teacher = teacher.get('multiply_adds', 0)
+    hardware = summary.get('hardware') or {'device': summary['device']}
+    return Row(
+        setting=cell.setting,
+        method=cell.method,
+        seed=cell.seed,
+        error=summary['error_kept'],
+        error_consensus=summary['error_consensus'],
+        error_on=summary['error_on'],
+        val_error_last=_error(summary['val']['top1_kept']),
+        val_error_best=_error(summary['best_epoch']['val']['top1_kept']),
+        best_epoch=summary['best_epoch']['epoch'] + 1,
+        epochs=summary['epochs'],
+        train_images=summary['data']['train'],
+        noise_rate=summary['noise']['realised_rate'],
+        parameters_trained=summary['parameters']['trained'],
+        parameters_kept=summary['parameters']['kept'],
+        kept_head=summary['kept_head'],
+        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_OF_A_STEP * forward + of_teacher,
+        train_seconds=summary['train_seconds'],
+        teacher_multiply_adds=teacher.get('train_multiply_adds'),
+        teacher_seconds=teacher.get('train_seconds'),
+        peak_memory_mb=summary.get('peak_memory_mb'),
+        device=_device(hardware),
+        versions=', '.join(f'{name} {version}' for name, version in sorted(summary['versions'].items())),
+        commit=summary.get('commit'),
+        recipe=f'{RECIPES}/{cell.name}.yaml',
+    )
+
+
+def _forward(config: TrainConfig, summary: Mapping[str, Any], known: dict[str, int | None]) -> int | None:
+    """Multiply-adds of one image through the tree of a recipe; None where its network can't be made here."""
+    num_classes, input_size = summary['data']['num_classes'], summary['data']['preprocessing']['input_size']
+    name = repr((config.model, config.data.in_chans, config.data.img_size, num_classes, input_size))
+    if name not in known:
+        # Its weights don't matter, and may be far away.
+        model = dataclasses.replace(config.model, pretrained=False)
+        try:
+            known[name] = forward_multiply_adds(build_model(model, config.data, num_classes), input_size)
+        except TrainError:
+            known[name] = None
+    return known[name]
+
+
+def _device(hardware: Mapping[str, Any]) -> str:
+    parts = [str(hardware['device'])]
+    if hardware.get('processes', 1) > 1:
+        parts.append(f"{hardware['processes']} processes")
+    if hardware.get('threads') is not None:
+        parts.append(f"{hardware['threads']} thread{'s' * (hardware['threads'] != 1)}")
+    return ', '.join(parts)
+
+
+def _error(top1: float) -> float:
+    return round(100 - top1, 6)
