@@ -22,11 +22,13 @@ from .meter import ExplodedLossError
 from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
 from .prepare import Prepared, make_accelerator, prepare
 from .processes import on_main, on_main_only, share_tensors
+from .progress import peak_memory, reset_peak_memory
+from .provenance import commit, hardware, versions
 from .report import EpochTable, data_line, final_lines, model_lines, say
 from .run_folder import BATCH, SINGLE, RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
 from .saved_run import save_tree
 from .stopping import StoppedError, StopRequest
-from .summary import run_summary, versions
+from .summary import run_summary
 from .tracking import Tracking, check_trackers
 from .trainer import Listener, Loaders, Trainer
 
@@ -121,6 +123,8 @@ class ModelRun:
         say(accelerator, *model_lines(config, model))
 
         origin = {'data': prepared.splits.fingerprint, 'processes': accelerator.num_processes, 'versions': versions()}
+        code = self._on_folder(lambda _: commit())  # before it can change under a run that takes long
+        reset_peak_memory(accelerator.device)
         tracking, table = Tracking(accelerator, config, self.path), EpochTable(config.epochs)
 
         def on_epoch(row: dict[str, Any]) -> None:
@@ -149,6 +153,9 @@ class ModelRun:
         summary = run_summary(config, model, prepared, rows, test)
         summary['num_processes'] = accelerator.num_processes
         summary['device'] = str(accelerator.device)
+        summary['hardware'] = hardware(accelerator.device)
+        summary['commit'] = code
+        summary['peak_memory_mb'] = round(peak_memory(accelerator.device) / 2**20, 1) or None
         summary['train_seconds'] = trainer.seconds
         summary['load'] = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
         tracking.finish(summary)

@@ -1,23 +1,17 @@
 """What a run came to, as plain data."""
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from ..noise import confusion
 from .config import TrainConfig
 from .evaluate import Scores
 from .prepare import Prepared
+from .provenance import versions
 from .report import network_name
 
 RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
-PACKAGES = ('torch', 'timm', 'accelerate', 'datasets', 'numpy')
 CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def run_summary(
