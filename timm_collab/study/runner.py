@@ -96,8 +96,21 @@ def summaries(study: Study, folder: Path) -> dict[Cell, dict[str, Any]]:
     return {cell: summary for cell, summary in found.items() if summary is not None}
 
 
+def last_words(folder: Path, cell: Cell) -> str:
+    """The last line that a cell said; empty where it said nothing."""
+    try:
+        lines = _log(folder, cell).read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        return ''
+    return next((line for line in reversed(lines) if line.strip()), '')
+
+
+def _log(folder: Path, cell: Cell) -> Path:
+    return folder / LOGS / f'{cell.name}.txt'
+
+
 def _start(folder: Path, cell: Cell, threads: int) -> subprocess.Popen[bytes]:
-    recipe, log = folder / RECIPES / f'{cell.name}.yaml', folder / LOGS / f'{cell.name}.txt'
+    recipe, log = folder / RECIPES / f'{cell.name}.yaml', _log(folder, cell)
     for path in (recipe, log):
         path.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(yaml.safe_dump(cell.config.to_dict(), sort_keys=False), encoding='utf-8')
@@ -117,9 +130,8 @@ def _outcome(folder: Path, ended: _Running) -> str:
     summary = read_summary(run_folder(folder, ended.cell))
     if ended.process.returncode == 0 and summary is not None:
         return f"{ended.cell.name}: error {summary['error_kept']:.2f} % ({minutes:.1f} min)"
-    log = folder / LOGS / f'{ended.cell.name}.txt'
-    lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
-    return f"{ended.cell.name}: failed with status {ended.process.returncode}: {lines[-1] if lines else ''} ({log})"
+    return (f'{ended.cell.name}: failed with status {ended.process.returncode}: {last_words(folder, ended.cell)}'
+            f' ({_log(folder, ended.cell)})')
 
 
 def _stop(running: Sequence[_Running]) -> None:
