@@ -94,6 +94,12 @@ def test_the_papers_grid_differs_from_its_network_in_the_method_alone(network):
         assert dataclasses.replace(config, model=plain.model, objective=plain.objective) == plain
 
 
+def test_a_taught_network_is_one_alone_with_a_teacher():
+    config = parse('cifar10/resnet32', 'methods/distilled')
+    assert config.model.num_heads == 1 and not config.teacher.given
+    assert (config.teacher.temperature, config.teacher.task_loss_weight) == (4.0, 0.5)
+
+
 @pytest.mark.parametrize(('name', 'tree'), [
     ('cifar10/resnet110', 'layer1:2,layer2:2'),
     ('cifar10/densenet40_12', 'features.denseblock1:2,features.denseblock2:2'),

@@ -76,6 +76,7 @@ def run_summary(
             'confusion': confusion(splits.clean_N, splits.train.labels_N, splits.num_classes).tolist()
             if splits.num_classes <= CONFUSION_CLASSES else None,
         },
+        'teacher': None if prepared.teacher is None else prepared.teacher.facts,
         'seed': config.seed,
         'epochs': config.epochs,
         'versions': versions(),
