@@ -73,7 +73,8 @@ def test_a_shipped_recipe_takes_a_step(name):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_a_method_takes_a_step_over_another_recipe(method):
-    heads = {'single': 1, 'label_smoothing': 1, 'instances2': 2, 'heads2': 2}.get(method.split('/')[1], 4)
+    heads_of = {'single': 1, 'label_smoothing': 1, 'distilled': 1, 'instances2': 2, 'heads2': 2}
+    heads = heads_of.get(method.split('/')[1], 4)
     config = parse('cifar10/resnet20', method)
     assert take_a_step(config).num_heads == heads
     assert config.augment.crop == 'pad' and config.sched.name == 'cosine'
