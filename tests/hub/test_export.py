@@ -70,6 +70,21 @@ def test_the_same_run_gives_the_same_bytes(make_run, tmp_path, unchecked) -> Non
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
+def test_nothing_tells_where_the_teacher_lay(make_run, tmp_path, unchecked) -> None:
+    path = make_run()
+    teacher = {'path': '/home/somebody/teacher', 'name': None, 'checkpoint': None, 'architecture': 'resnet18'}
+    summary = json.loads((path / 'summary.json').read_text())
+    (path / 'summary.json').write_text(json.dumps({**summary, 'teacher': teacher}))
+    recipe = yaml.safe_load((path / 'config.yaml').read_text())
+    recipe['teacher'] |= {'name': 'local-dir:somebody/network', 'checkpoint': '~/somebody/weights.pth'}
+    (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
+    folder = export_run(FinishedRun.read(path), tmp_path / 'out', MIT)
+    assert json.loads((folder / 'summary.json').read_text())['teacher'] == {**teacher, 'path': 'teacher'}
+    told = yaml.safe_load((folder / 'recipe.yaml').read_text())['teacher']
+    assert (told['path'], told['name'], told['checkpoint']) == (None, 'local-dir:network', 'weights.pth')
+    assert not any(b'somebody' in file.read_bytes() for file in folder.rglob('*') if file.is_file())
+
+
 def test_half_precision_halves_the_file(make_run, tmp_path, unchecked) -> None:
     run = FinishedRun.read(make_run())
     sizes = [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from timm_collab.study import read_study
+from timm_collab.study.grid import filled
 from timm_collab.train import TrainError
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +28,9 @@ GRID = {
     'baseline': 'single',
     'seeds': [3, 5],
 }
+
+
+TAUGHT = {'model.heads': 1}
 
 
 def write(folder: Path, **changes) -> Path:
@@ -63,6 +68,20 @@ def test_a_method_may_run_with_some_seeds_and_settings_only(tmp_path):
         '40-small/tree/seed-5', '40-large/tree/seed-5']
 
 
+def test_a_method_may_need_the_run_of_another(tmp_path):
+    taught = {'needs': 'tree', 'keys': {**TAUGHT, 'teacher.path': '{tree}'}}
+    study = read_study(write(tmp_path, methods={'taught': taught, **GRID['methods']}))
+    for cell in study.cells:
+        if cell.method != 'taught':
+            assert cell.needs is None and cell.config.teacher.path is None
+            continue
+        assert (cell.needs.method, cell.needs.setting, cell.needs.seed) == ('tree', cell.setting, cell.seed)
+        assert cell.needs in study.cells
+        config = filled(cell, Path('/runs/of tree'))
+        assert config.teacher.path == '/runs/of tree'
+        assert dataclasses.replace(config, teacher=cell.config.teacher) == cell.config
+
+
 def test_recipes_are_found_beside_the_study(tmp_path):
     (tmp_path / 'mine.yaml').write_text('base: quickstart\nbatch_size: 16\n')
     assert read_study(write(tmp_path, recipes=['mine'])).cells[0].config.batch_size == 16
@@ -79,6 +98,16 @@ def test_recipes_are_found_beside_the_study(tmp_path):
     ({'methods': {'a': {'settings': {'noise': 'clean'}}}, 'baseline': 'a'}, "'a': settings must map axes to lists"),
     ({'methods': {'a': {'settings': {'nose': ['clean']}}}, 'baseline': 'a'}, "unknown key 'nose', .*'noise'"),
     ({'methods': {'a': {'settings': {'noise': ['50 %']}}}, 'baseline': 'a'}, "unknown key '50 %', it takes clean"),
+    ({'methods': {'a': {}, 'b': {'needs': 'c'}}, 'baseline': 'a'}, "method 'b': needs 'c', which is no other method"),
+    ({'methods': {'a': {'needs': 'a'}}, 'baseline': 'a'}, "method 'a': needs 'a', which is no other method"),
+    ({'methods': {'a': {}, 'b': {'needs': 'a'}}, 'baseline': 'a'}, "'b': it needs 'a', but no key names '{a}'"),
+    ({'methods': {'a': {}, 'b': {'keys': {**TAUGHT, 'teacher.path': '{a}'}}}, 'baseline': 'a'},
+     "method 'b': write needs: a, as its keys name '{a}'"),
+    ({'methods': {'a': {}, 'b': {'needs': 'a', 'keys': {**TAUGHT, 'teacher.path': '{a}'}},
+                  'c': {'needs': 'b', 'keys': {**TAUGHT, 'teacher.path': '{b}'}}}, 'baseline': 'a'},
+     "method 'c': needs 'b', which needs another one itself"),
+    ({'methods': {'a': {'seeds': [3]}, 'b': {'needs': 'a', 'keys': {**TAUGHT, 'teacher.path': '{a}'}}},
+      'baseline': 'a'}, "method 'b', setting 'clean, small', seed 5: it needs method 'a', which doesn't run there"),
     ({'settings': {'noise': 0.4}}, 'settings must map axes to values'),
     ({'settings': {'lr': {'high': {'optim.lrr': 1}}}}, "'single', setting 'high', seed 3: unknown key 'optim.lrr'"),
     ({'keys': {'compare_single': True}, 'methods': {'a': {}}, 'baseline': 'a'}, 'compare_single has no place'),

@@ -73,7 +73,8 @@ def test_a_shipped_recipe_takes_a_step(name):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_a_method_takes_a_step_over_another_recipe(method):
-    heads = {'single': 1, 'label_smoothing': 1, 'instances2': 2, 'heads2': 2}.get(method.split('/')[1], 4)
+    heads_of = {'single': 1, 'label_smoothing': 1, 'distilled': 1, 'instances2': 2, 'heads2': 2}
+    heads = heads_of.get(method.split('/')[1], 4)
     config = parse('cifar10/resnet20', method)
     assert take_a_step(config).num_heads == heads
     assert config.augment.crop == 'pad' and config.sched.name == 'cosine'
@@ -92,6 +93,12 @@ def test_the_papers_grid_differs_from_its_network_in_the_method_alone(network):
         assert (config.model.num_heads, config.model.pattern, config.objective.smoothing) == (heads, pattern, smoothing)
         assert (config.objective.beta, config.objective.temperature) == (0.5, 2.0)
         assert dataclasses.replace(config, model=plain.model, objective=plain.objective) == plain
+
+
+def test_a_taught_network_is_one_alone_with_a_teacher():
+    config = parse('cifar10/resnet32', 'methods/distilled')
+    assert config.model.num_heads == 1 and not config.teacher.given
+    assert (config.teacher.temperature, config.teacher.task_loss_weight) == (4.0, 0.5)
 
 
 @pytest.mark.parametrize(('name', 'tree'), [

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert log(one) == log(other)
     summaries = [json.loads((folder / 'summary.json').read_text()) for folder in (one, other)]
     for summary in summaries:
-        del summary['train_seconds'], summary['load']
+        del summary['train_seconds'], summary['load'], summary['peak_memory_mb']
     assert summaries[0] == summaries[1]
 
 
@@ -89,6 +90,31 @@ def test_killed_again_and_again_it_ends_the_same(recipe, tmp_path, kill_at, sett
         assert not (tmp_path / 'run' / 'summary.json').exists()
     kill_at(1000)
     train(config)
+    assert_same_run(tmp_path / 'whole', tmp_path / 'run')
+
+
+def test_with_a_teacher_it_ends_the_same(recipe, tmp_path, kill_at):
+    teacher = tmp_path / 'teacher'
+    train(recipe('--augment.no_aug=true', '--plots=false', f'--output={teacher}'))
+    argv = [*KEYS, '--model.heads=1', '--checkpoint.every_updates=3', f'--teacher.path={teacher}']
+    train(recipe(*argv, f'--output={tmp_path / "whole"}'))
+    for count in (5, 4):
+        kill_at(count)
+        with pytest.raises(KilledError):
+            train(recipe(*argv))
+    (tmp_path / 'set aside').mkdir()
+    for name in ('tree.safetensors', 'summary.json'):
+        (teacher / name).rename(tmp_path / 'set aside' / name)
+    with pytest.raises(TrainError, match=r'teacher\.path: .* is not finished'):
+        train(recipe(*argv))
+    shutil.rmtree(teacher)
+    kill_at(1000)
+    train(recipe('--augment.no_aug=true', '--plots=false', '--seed=1', f'--output={teacher}'))
+    with pytest.raises(TrainError, match=r'the teacher of .* has changed since'):
+        train(recipe(*argv))
+    for name in ('tree.safetensors', 'summary.json'):
+        (tmp_path / 'set aside' / name).rename(teacher / name)
+    train(recipe(*argv))
     assert_same_run(tmp_path / 'whole', tmp_path / 'run')
 
 

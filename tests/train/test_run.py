@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
 from timm_collab.train.plots import can_plot
+from timm_collab.train.provenance import commit
 from timm_collab.train.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,8 @@ def test_quickstart_leaves_a_complete_run_folder(quickstart):
         [row] = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
         assert len(row['val']['top1_heads']) == len(row['train_hard_heads']) == heads
         assert 'test' not in row
+        summary = json.loads((run / 'summary.json').read_text())
+        assert summary['peak_memory_mb'] > 100 and summary['hardware'] and summary['commit'] == commit()
         summary = json.loads((run / 'summary.json').read_text())
         assert summary['num_heads'] == heads == len(summary['error_heads'])
         assert summary['error_kept'] == pytest.approx(100 - summary['test']['top1_kept'])

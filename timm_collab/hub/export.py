@@ -131,6 +131,7 @@ def write_folder(run: FinishedRun, folder: Path, options: ExportOptions) -> int:
     }
     recipe = copy.deepcopy(run.recipe)
     recipe.setdefault('data', {})['path'] = public_path(recipe['data'].get('path'), options.dataset)
+    _hide_folders(recipe.get('teacher') or {})
     _write_json(folder / CONFIG, config)
     _write_json(folder / SUMMARY, summary)
     (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding='utf-8')
@@ -153,7 +154,17 @@ def public_summary(summary: Mapping[str, Any], dataset: str | None) -> dict[str,
     """A summary without what it says of the machine's folders."""
     told = {key: copy.deepcopy(value) for key, value in summary.items() if key not in ('load', 'single')}
     told['data']['path'] = public_path(told['data'].get('path'), dataset)
+    _hide_folders(told.get('teacher') or {})
     return told
+
+
+def _hide_folders(teacher: dict[str, Any]) -> None:
+    """Leave the last names of the paths that say where a teacher lay."""
+    for key in ('path', 'name', 'checkpoint'):
+        told = str(teacher.get(key) or '')
+        prefix = 'local-dir:' if key == 'name' else ''
+        if told and told.startswith(prefix):
+            teacher[key] = prefix + Path(told.removeprefix(prefix)).name
 
 
 def _baseline(run: FinishedRun, path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 The file's keys are `about` (what is asked), `recipes` and `keys` (of every run), `settings` (axes, each a mapping of
 values to keys of the recipe; every combination is a setting), `methods` (each with `recipes` and `keys`; `seeds` and
-`settings`, for an axis the values, where it is not to run with all of them), `baseline` (the method that the others are
-compared with) and `seeds`. What comes later in this order wins.
+`settings`, for an axis the values, where it is not to run with all of them; `needs`, a method whose run in the same
+setting with the same seed comes first, and whose folder stands in the keys as its name in braces), `baseline` (the
+method that the others are compared with) and `seeds`. What comes later in this order wins.
 """
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from typing import Any
 
 from ..train.config import TrainConfig
 from ..train.errors import TrainError, nearest, require
-from ..train.parse import config_of
+from ..train.parse import config_of, from_mapping
 from ..train.recipes import compose, find_recipe, load_recipe, read_mapping
 
 _KEYS = ('about', 'recipes', 'keys', 'settings', 'methods', 'baseline', 'seeds')
-_METHOD_KEYS = ('recipes', 'keys', 'seeds', 'settings')
+_METHOD_KEYS = ('recipes', 'keys', 'seeds', 'settings', 'needs')
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,15 @@ class Cell:
         method: Name of the method.
         setting: Name of the setting, the values of the axes joined by commas; '' where there is one only.
         seed: The seed of the recipe.
-        config: The whole recipe.
+        config: The whole recipe; where it needs another cell, with `placeholder(needs.method)` for its folder.
+        needs: The cell that has to be finished before.
     """
 
     method: str
     setting: str
     seed: int
     config: TrainConfig = field(compare=False)
+    needs: Cell | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -105,12 +108,63 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         if own:
             config = _config([*layers, {'seed': own[0]}], f"method '{name}', setting '{setting}', seed {own[0]}")
             configs.update({(seed, setting, name): dataclasses.replace(config, seed=seed) for seed in own})
-    cells = [Cell(name, setting, seed, configs[seed, setting, name])
-             for seed, setting, name in itertools.product(seeds, settings, methods) if (seed, setting, name) in configs]
+    needed = {name: _needed(methods, name, path) for name in methods}
+    cells = []
+    for seed, setting, name in itertools.product(seeds, settings, methods):
+        if (seed, setting, name) not in configs:
+            continue
+        cell = Cell(name, setting, seed, configs[seed, setting, name])
+        _check_placeholders(cell, methods, needed[name])
+        if (other := needed[name]) is not None:
+            require((seed, setting, other) in configs,
+                    f"method '{name}', setting '{setting}', seed {seed}: it needs method '{other}', which doesn't run"
+                    ' there')
+            cell = dataclasses.replace(cell, needs=Cell(other, setting, seed, configs[seed, setting, other]))
+        cells.append(cell)
     require(len({cell.name for cell in cells}) == len(cells),
             f'study {path}: names of methods or settings differ in signs only: name them apart')
     return Study(str(values.get('about') or ''), tuple(methods), tuple(settings), tuple(seeds), baseline, tuple(cells),
                  _noise_axes(axes))
+
+
+def placeholder(method: str) -> str:
+    """What stands in the keys of a recipe for the run folder of a method that it needs."""
+    return f'{{{method}}}'
+
+
+def filled(cell: Cell, needed_folder: Path) -> TrainConfig:
+    """The recipe of a cell that needs another, with that one's folder in its place."""
+    assert cell.needs is not None
+    values = _replaced(cell.config.to_dict(), placeholder(cell.needs.method), str(needed_folder))
+    return from_mapping(TrainConfig, values)
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _replaced(inner, old, new) for name, inner in value.items()}
+    return new if value == old else value
+
+
+def _needed(methods: Mapping[str, Any], name: str, path: Path) -> str | None:
+    """The method that a method needs."""
+    other = methods[name].get('needs')
+    if other is None:
+        return None
+    require(other in methods and other != name,
+            f"study {path}: method '{name}': needs '{other}', which is no other method{nearest(str(other), methods)}")
+    require(methods[other].get('needs') is None,
+            f"study {path}: method '{name}': needs '{other}', which needs another one itself: one step is possible")
+    return str(other)
+
+
+def _check_placeholders(cell: Cell, methods: Iterable[str], needed: str | None) -> None:
+    """A recipe names the folder of the method that it needs, and of no other."""
+    values = cell.config.to_dict()
+    for other in methods:
+        named = _replaced(values, placeholder(other), '') != values
+        require(named == (other == needed),
+                f"method '{cell.method}': write needs: {other}, as its keys name '{placeholder(other)}'" if named else
+                f"method '{cell.method}': it needs '{other}', but no key names '{placeholder(other)}', its folder")
 
 
 def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:

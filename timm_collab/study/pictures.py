@@ -16,6 +16,7 @@ TITLES = {
     'noise': 'Error against the share of wrong labels',
 }
 PANELS_WIDE = 2
+POINTS_APART = 3
 
 
 def pictures_of(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -74,27 +75,22 @@ def draw_errors(study: Study, rows: Sequence[Row]) -> Any:
 
 def draw_gain(study: Study, rows: Sequence[Row]) -> Any:
     """A panel for each setting: how far each method is from the baseline, and how many times its cost it took."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter
     counted = all(row.cost_multiply_adds for row in rows)
     column = 'cost_multiply_adds' if counted else 'cost_seconds'
     shown = [setting for setting in study.settings if _compared(study, rows, setting)]
     figure, panels = _panels(len(shown), 'multiply-adds of the training' if counted else 'time of the training',
-                             'difference to the baseline, points of error')
+                             'points of error above the baseline (below 0: better)')
     for setting, axes in zip(shown, panels, strict=True):
         axes.axhline(0, color=BLACK, linewidth=0.8)
-        axes.plot(1, 0, 'o', color=BLACK, label=study.baseline)
+        axes.plot(1, 0, 'o', markersize=4, color=BLACK, label=study.baseline)
         for method in _compared(study, rows, setting):
             difference = paired_difference(by_seed(rows, setting, method), by_seed(rows, setting, study.baseline))
             ratio = relative(study, rows, setting, method, column)
             assert difference is not None and ratio is not None
-            half_width = difference.half_width
-            axes.errorbar(ratio, difference.mean, yerr=None if half_width != half_width else half_width, fmt='o',
-                          capsize=3, color=_color(study, method), label=method)
-        axes.set_xscale('log', base=2)
+            _bars(axes, study, method, [ratio], [difference.mean], [difference.half_width])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}x'))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.15)
-        axes.grid(alpha=0.25)
         _plain(axes, setting or study.about)
     _legend(figure, panels)
     return figure
@@ -111,12 +107,9 @@ def draw_noise(study: Study, rows: Sequence[Row]) -> Any:
                 values = list(by_seed(rows, setting, method).values())
                 if values:
                     mean, std = mean_and_std(values)
-                    points.append((100 * rate, mean, 0.0 if std != std else std))
+                    points.append((100 * rate, mean, std))
             if points:
-                x, mean_M, std_M = zip(*points, strict=True)
-                axes.errorbar(x, mean_M, yerr=std_M, marker='o', markersize=4, capsize=3, color=_color(study, method),
-                              label=method)
-        axes.grid(alpha=0.25)
+                _bars(axes, study, method, *zip(*points, strict=True))
         _plain(axes, title or study.about)
     _legend(figure, panels)
     return figure
@@ -152,12 +145,27 @@ def _panels(count: int, x: str, y: str) -> tuple[Any, list[Any]]:
     wide = min(count, PANELS_WIDE)
     high = -(-count // wide)
     figure = Figure(figsize=(8, 1.2 + 3.2 * high), dpi=120, layout='constrained')
-    panels = list(figure.subplots(high, wide, squeeze=False).flat)
+    panels = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
     for axes in panels[count:]:
         axes.set_visible(False)
-    figure.supxlabel(x, fontsize=10)
+    for place, axes in enumerate(panels[:count]):
+        if place + wide >= count:
+            axes.set_xlabel(x)
+        axes.grid(alpha=0.25)
     figure.supylabel(y, fontsize=10)
     return figure, panels[:count]
+
+
+def _bars(axes: Any, study: Study, method: str, x: Sequence[float], y: Sequence[float], error: Sequence[float]) -> None:
+    """Points of a method with their bars, a hair beside those of other methods at the same place."""
+    from matplotlib.transforms import ScaledTranslation
+    beside = (study.methods.index(method) - (len(study.methods) - 1) / 2) * POINTS_APART / 72
+    error = [0.0 if each != each else each for each in error]
+    # What is moved aside doesn't count for the limits of an axis.
+    axes.update_datalim([(place, value + sign * half) for place, value, half in zip(x, y, error, strict=True)
+                         for sign in (-1, 1)])
+    axes.errorbar(x, y, yerr=error, marker='o', markersize=4, capsize=2, color=_color(study, method), label=method,
+                  transform=axes.transData + ScaledTranslation(beside, 0, axes.figure.dpi_scale_trans))
 
 
 def _plain(axes: Any, title: str) -> None:

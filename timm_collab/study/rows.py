@@ -161,8 +161,8 @@ def _parsed(values: Mapping[str | None, Any], where: str) -> Row:
 def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -> Row:
     teacher = summary.get('teacher') or {}
     forward = _forward(cell.config, summary, known)
+    processes = summary.get('num_processes', 1)
     of_teacher = teacher.get('multiply_adds', 0)
-    hardware = summary.get('hardware') or {'device': summary['device']}
     return Row(
         setting=cell.setting,
         method=cell.method,
@@ -184,7 +184,7 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
         teacher_multiply_adds=teacher.get('train_multiply_adds'),
         teacher_seconds=teacher.get('train_seconds'),
         peak_memory_mb=summary.get('peak_memory_mb'),
-        device=_device(hardware),
+        device=f'{processes} processes on ' * (processes > 1) + summary.get('hardware', summary['device']),
         versions=', '.join(f'{name} {version}' for name, version in sorted(summary['versions'].items())),
         commit=summary.get('commit'),
         recipe=f'{RECIPES}/{cell.name}.yaml',
@@ -203,15 +203,6 @@ def _forward(config: TrainConfig, summary: Mapping[str, Any], known: dict[str, i
         except TrainError:
             known[name] = None
     return known[name]
-
-
-def _device(hardware: Mapping[str, Any]) -> str:
-    parts = [str(hardware['device'])]
-    if hardware.get('processes', 1) > 1:
-        parts.append(f"{hardware['processes']} processes")
-    if hardware.get('threads') is not None:
-        parts.append(f"{hardware['threads']} thread{'s' * (hardware['threads'] != 1)}")
-    return ', '.join(parts)
 
 
 def _error(top1: float) -> float:

@@ -17,10 +17,11 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ..train.config import TrainConfig
 from ..train.errors import TrainError, require
 from ..train.run_folder import RunState, inspect_folder, read_summary
 from ..train.stopping import StoppedError, StopRequest
-from .grid import Cell, Study
+from .grid import Cell, Study, filled
 
 RUNS, RECIPES, LOGS = 'runs', 'recipes', 'logs'
 POLL_SECONDS = 0.2
@@ -36,6 +37,11 @@ class _Running:
 def run_folder(folder: Path, cell: Cell) -> Path:
     """Where a cell runs."""
     return folder / RUNS / cell.name
+
+
+def recipe_of(folder: Path, cell: Cell) -> TrainConfig:
+    """The recipe that a cell runs: where it needs another cell, with that one's folder in it."""
+    return cell.config if cell.needs is None else filled(cell, run_folder(folder, cell.needs).absolute())
 
 
 def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = None) -> list[str]:
@@ -59,7 +65,7 @@ def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = N
     waiting = []
     for cell in study.cells:
         try:
-            state = inspect_folder(run_folder(folder, cell), cell.config)
+            state = inspect_folder(run_folder(folder, cell), recipe_of(folder, cell))
         except TrainError as error:
             raise TrainError(f"cell '{cell.name}': {error}") from None
         if state is not RunState.FINISHED:
@@ -71,19 +77,23 @@ def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = N
         total=len(study.cells), initial=done, unit='run', disable=not sys.stderr.isatty(), dynamic_ncols=True,
     ) as bar:
         while (waiting or running) and not stop.requested:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                running.append(_Running(cell, _start(folder, cell, threads), time.perf_counter()))
+            while len(running) < jobs and (free := _next(waiting, running)) is not None:
+                waiting.remove(free)
+                running.append(_Running(free, _start(folder, free, threads), time.perf_counter()))
             time.sleep(POLL_SECONDS)
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
-                done += 1
-                bar.update()
-                said = _outcome(folder, each)
-                bar.write(f'{done:>{len(str(len(study.cells)))}}/{len(study.cells)}  {said}', file=sys.stdout)
-                sys.stdout.flush()
+                said = [_outcome(folder, each)]
                 if each.process.returncode:
-                    failed.append(said)
+                    lost = [cell for cell in waiting if cell.needs == each.cell]
+                    waiting = [cell for cell in waiting if cell not in lost]
+                    said += [f'{cell.name}: not run, as it needs {each.cell.name}' for cell in lost]
+                    failed += said
+                for line in said:
+                    done += 1
+                    bar.update()
+                    bar.write(f'{done:>{len(str(len(study.cells)))}}/{len(study.cells)}  {line}', file=sys.stdout)
+                sys.stdout.flush()
         if stop.requested:
             _stop(running)
             raise StoppedError(stop.signal_number)
@@ -96,11 +106,30 @@ def summaries(study: Study, folder: Path) -> dict[Cell, dict[str, Any]]:
     return {cell: summary for cell, summary in found.items() if summary is not None}
 
 
+def last_words(folder: Path, cell: Cell) -> str:
+    """The last line that a cell said; empty where it said nothing."""
+    try:
+        lines = _log(folder, cell).read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        return ''
+    return next((line for line in reversed(lines) if line.strip()), '')
+
+
+def _log(folder: Path, cell: Cell) -> Path:
+    return folder / LOGS / f'{cell.name}.txt'
+
+
+def _next(waiting: Sequence[Cell], running: Sequence[_Running]) -> Cell | None:
+    """The first cell that needs none that has still to run."""
+    unfinished = {*waiting, *(each.cell for each in running)}
+    return next((cell for cell in waiting if cell.needs not in unfinished), None)
+
+
 def _start(folder: Path, cell: Cell, threads: int) -> subprocess.Popen[bytes]:
-    recipe, log = folder / RECIPES / f'{cell.name}.yaml', folder / LOGS / f'{cell.name}.txt'
+    recipe, log = folder / RECIPES / f'{cell.name}.yaml', _log(folder, cell)
     for path in (recipe, log):
         path.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(yaml.safe_dump(cell.config.to_dict(), sort_keys=False), encoding='utf-8')
+    recipe.write_text(yaml.safe_dump(recipe_of(folder, cell).to_dict(), sort_keys=False), encoding='utf-8')
     command = [
         sys.executable, '-m', 'timm_collab.train', '--config', str(recipe),
         '--output', str(run_folder(folder, cell)), '--cpu_threads', str(threads), '--plots', 'false',
@@ -117,9 +146,8 @@ def _outcome(folder: Path, ended: _Running) -> str:
     summary = read_summary(run_folder(folder, ended.cell))
     if ended.process.returncode == 0 and summary is not None:
         return f"{ended.cell.name}: error {summary['error_kept']:.2f} % ({minutes:.1f} min)"
-    log = folder / LOGS / f'{ended.cell.name}.txt'
-    lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
-    return f"{ended.cell.name}: failed with status {ended.process.returncode}: {lines[-1] if lines else ''} ({log})"
+    return (f'{ended.cell.name}: failed with status {ended.process.returncode}: {last_words(folder, ended.cell)}'
+            f' ({_log(folder, ended.cell)})')
 
 
 def _stop(running: Sequence[_Running]) -> None:

@@ -20,6 +20,7 @@ from .data.preprocess import Preprocessing, make_preprocessing
 from .data.sources import load_source
 from .data.splits import Splits, check_batch_size, make_splits
 from .errors import TrainError, require
+from .teacher import Teacher, check_teacher, load_teacher
 
 PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
@@ -33,6 +34,7 @@ class Prepared:
     train: BatchedImages | TransformedImages
     val: BatchedImages | TransformedImages
     test: BatchedImages | TransformedImages | None
+    teacher: Teacher | None = None
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -94,6 +96,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
     """
     config = configs[0]
     check_compile(config)
+    check_teacher(config.teacher)
     progress = accelerator.is_main_process and sys.stderr.isatty()
     if not progress:
         datasets.disable_progress_bars()
@@ -109,6 +112,11 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
     preprocessing = make_preprocessing(models[0], config.data, config.augment)
     for each, model in zip(configs, models, strict=True):
         check_input(model, preprocessing.data_config['input_size'], each.model.name)
+    teacher = None
+    if config.teacher.given:
+        with accelerator.main_process_first():  # the others find what it downloads
+            teacher = load_teacher(
+                config.teacher, splits.num_classes, splits.label_names, preprocessing.data_config)
 
     dataset = partial(
         make_dataset,
@@ -130,4 +138,4 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
         num_skipped=splits.num_images - sum(len(each) for each in (train, val, test) if each is not None),
     )
     check_batch_size(config, kept.train)
-    return Prepared(kept, preprocessing, train, val, test), models
+    return Prepared(kept, preprocessing, train, val, test, teacher), models

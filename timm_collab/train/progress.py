@@ -92,3 +92,9 @@ def peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == 'darwin' else 1024 * peak
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin anew on a GPU; what a whole process used most stays with it."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)

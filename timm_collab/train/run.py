@@ -22,11 +22,14 @@ from .meter import ExplodedLossError
 from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
 from .prepare import Prepared, make_accelerator, prepare
 from .processes import on_main, on_main_only, share_tensors
+from .progress import peak_memory, reset_peak_memory
+from .provenance import commit, hardware, versions
 from .report import EpochTable, data_line, final_lines, model_lines, say
 from .run_folder import BATCH, SINGLE, RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
 from .saved_run import save_tree
 from .stopping import StoppedError, StopRequest
-from .summary import run_summary, versions
+from .summary import run_summary
+from .teacher import teacher_line
 from .tracking import Tracking, check_trackers
 from .trainer import Listener, Loaders, Trainer
 
@@ -63,6 +66,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return summary
     prepared, models = prepare([each for each, _ in runs], accelerator)
     say(accelerator, data_line(config, prepared.splits))
+    if prepared.teacher is not None:
+        say(accelerator, teacher_line(prepared.teacher))
 
     with on_main_only(accelerator, RunLock(folder)), StopRequest() as stop:
         summaries = [
@@ -120,7 +125,14 @@ class ModelRun:
         self._on_folder(lambda folder: folder.write_labels(prepared.splits))
         say(accelerator, *model_lines(config, model))
 
-        origin = {'data': prepared.splits.fingerprint, 'processes': accelerator.num_processes, 'versions': versions()}
+        origin = {
+            'data': prepared.splits.fingerprint,
+            'teacher': None if prepared.teacher is None else prepared.teacher.facts['sha256'],
+            'processes': accelerator.num_processes,
+            'versions': versions(),
+        }
+        code = self._on_folder(lambda _: commit())  # before it can change under a run that takes long
+        reset_peak_memory(accelerator.device)
         tracking, table = Tracking(accelerator, config, self.path), EpochTable(config.epochs)
 
         def on_epoch(row: dict[str, Any]) -> None:
@@ -132,7 +144,8 @@ class ModelRun:
             on_epoch=on_epoch,
             on_checkpoint=lambda state, update, score: self._save({**state, 'origin': origin}, update, score),
         )
-        trainer = Trainer(config, model, _loaders(config, prepared), accelerator, listener, stop)
+        trainer = Trainer(
+            config, model, _loaders(config, prepared), accelerator, listener, stop, prepared.teacher)
         if self.state is RunState.UNFINISHED:
             self._resume(trainer, origin)
         try:
@@ -149,6 +162,9 @@ class ModelRun:
         summary = run_summary(config, model, prepared, rows, test)
         summary['num_processes'] = accelerator.num_processes
         summary['device'] = str(accelerator.device)
+        summary['hardware'] = hardware(accelerator.device)
+        summary['commit'] = code
+        summary['peak_memory_mb'] = round(peak_memory(accelerator.device) / 2**20, 1) or None
         summary['train_seconds'] = trainer.seconds
         summary['load'] = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
         tracking.finish(summary)
@@ -179,6 +195,9 @@ class ModelRun:
             was = found.plain['origin']
             require(was['data'] == origin['data'], f"the training data of '{folder.path}' has changed since: labels or"
                                                    ' splits are others, bring them back or choose another output')
+            require(was.get('teacher') == origin['teacher'],
+                    f"the teacher of '{folder.path}' has changed since: its weights are others, bring them back or"
+                    ' choose another output')
             for name in ('processes', 'versions'):
                 if was[name] != origin[name]:
                     print(f'warning: {name} changed from {was[name]} to {origin[name]}: the run goes on, but not bit'

@@ -99,6 +99,19 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) else None
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process trains in a folder just now, as far as one can see that."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # somebody else's folder
+        return False
+
+
 class RunLock:
     """While open, no other process trains in the folder; it is freed by the system however the process ends.
 

@@ -1,23 +1,17 @@
 """What a run came to, as plain data."""
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from ..noise import confusion
 from .config import TrainConfig
 from .evaluate import Scores
 from .prepare import Prepared
+from .provenance import versions
 from .report import network_name
 
 RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
-PACKAGES = ('torch', 'timm', 'accelerate', 'datasets', 'numpy')
 CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def run_summary(
@@ -82,6 +76,7 @@ def run_summary(
             'confusion': confusion(splits.clean_N, splits.train.labels_N, splits.num_classes).tolist()
             if splits.num_classes <= CONFUSION_CLASSES else None,
         },
+        'teacher': None if prepared.teacher is None else prepared.teacher.facts,
         'seed': config.seed,
         'epochs': config.epochs,
         'versions': versions(),

@@ -22,6 +22,7 @@ from .evaluate import Scores, evaluate
 from .meter import LossMeter
 from .progress import Progress
 from .stopping import StoppedError, StopRequest
+from .teacher import Teacher
 from .updater import Updater
 
 CHECK_EVERY = 20
@@ -71,6 +72,7 @@ class Trainer:
         accelerator: Where and how to run.
         listener: Told of epochs and checkpoints.
         stop: Asked whether to stop.
+        teacher: Who teaches the model besides, if anyone.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Trainer:
             accelerator: Accelerator,
             listener: Listener | None = None,
             stop: StopRequest | None = None,
+            teacher: Teacher | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -90,7 +93,7 @@ class Trainer:
         self.clean_N = loaders.clean_N
         self.model = model
         self.updates_per_epoch = len(loaders.train)
-        self.updater = Updater(config, model, self.updates_per_epoch, accelerator)
+        self.updater = Updater(config, model, self.updates_per_epoch, accelerator, teacher)
         self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.rows: list[dict[str, Any]] = []

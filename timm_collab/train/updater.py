@@ -27,8 +27,10 @@ from ..task import CollaborativeTask
 from .build import build_criterion, build_mixup, build_optimizer, build_scheduler
 from .config import TrainConfig
 from .data.keyed import keyed_randomness
+from .distillation import DistillationTask
 from .freezing import FrozenTrunk
 from .schedule import schedule_objective
+from .teacher import Teacher
 
 
 class Updater:
@@ -39,9 +41,17 @@ class Updater:
         model: `CollabModel`.
         updates_per_epoch: Batches of an epoch.
         accelerator: Where and how to run.
+        teacher: Who teaches the model besides, if anyone.
     """
 
-    def __init__(self, config: TrainConfig, model: nn.Module, updates_per_epoch: int, accelerator: Accelerator) -> None:
+    def __init__(
+            self,
+            config: TrainConfig,
+            model: nn.Module,
+            updates_per_epoch: int,
+            accelerator: Accelerator,
+            teacher: Teacher | None = None,
+    ) -> None:
         self.config = config
         self.model = model
         self.updates_per_epoch = updates_per_epoch
@@ -71,7 +81,12 @@ class Updater:
             # Its successor isn't in every torch that is supported.
             warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
             wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
+        if teacher is None:
+            self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
+        else:
+            teacher.network.to(memory_format=self.memory_format)
+            self.task = DistillationTask(
+                wrapped, criterion, teacher, config.teacher, accelerator.autocast, accelerator.device)
         if config.compile:
             self.task.compile(config.compile_backend, config.compile_mode)
         self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)

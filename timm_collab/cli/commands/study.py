@@ -9,7 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...study import Study
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=int, help='CPU threads of each run; the cores shared out when left out')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='overrides',
                         help='a key of every run, over what the file says, e.g. data.path=./cifar10; may be repeated')
-    parser.add_argument('--report', action='store_true', help='report on the runs that are finished, run nothing')
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument('--report', action='store_true', help='report on the runs that are finished, run nothing')
+    only.add_argument('--status', action='store_true', help='show how far each run is, run nothing')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from ...train.stopping import StoppedError
     study = read_study(args.grid, _overrides(args.overrides))
     folder = args.output or Path('studies', args.grid.stem)
+    if args.status:
+        _show_status(study, folder)
+        return 0
     failed = []
     if not args.report:
         print(f'{len(study.cells)} runs: {len(study.methods)} methods, {len(study.settings)} settings,'
@@ -43,6 +51,24 @@ def run(args: argparse.Namespace) -> int:
     if len(failed) < len(study.cells):
         print(f'report: {write_report(study, folder)}')
     return 1 if failed else 0
+
+
+def _show_status(study: Study, folder: Path) -> None:
+    """A line for each method in each setting, with a column for each seed; then how many runs are how far."""
+    from ...study.status import State, study_status
+    from ..table import format_table
+    status = study_status(study, folder)
+    by_cell = {(cell.setting, cell.method, cell.seed): str(each) for cell, each in status.items()}
+    shown = list(dict.fromkeys((cell.setting, cell.method) for cell in study.cells))
+    shown.sort(key=lambda each: study.settings.index(each[0]))
+    print(format_table(
+        ['setting', 'method', *(f'seed {seed}' for seed in study.seeds)],
+        [[*each, *(by_cell.get((*each, seed), '') for seed in study.seeds)] for each in shown]))
+    counts = [(state, sum(each.state is state for each in status.values())) for state in State]
+    print(f'\n{len(status)} runs: ' + ', '.join(f'{count} {state.value}' for state, count in counts if count))
+    for cell, each in status.items():
+        if each.state is State.FAILED:
+            print(f'{cell.name}: {each.reason}')
 
 
 def _overrides(given: Sequence[str]) -> dict[str, Any]:

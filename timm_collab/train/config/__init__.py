@@ -16,6 +16,7 @@ from .key import key
 from .model import COLLAB_PREFIX, ModelConfig
 from .objective import ObjectiveConfig
 from .optim import EmaConfig, OptimConfig, SchedConfig
+from .teacher import TeacherConfig
 
 __all__ = [
     'COLLAB_PREFIX',
@@ -28,6 +29,7 @@ __all__ = [
     'ObjectiveConfig',
     'OptimConfig',
     'SchedConfig',
+    'TeacherConfig',
     'TrainConfig',
 ]
 
@@ -71,6 +73,7 @@ class TrainConfig:
     sched: SchedConfig = field(default_factory=SchedConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
@@ -98,6 +101,12 @@ class TrainConfig:
         require(not self.optim.freeze_trunk_epochs or (self.model.num_heads > 1 and not self.compare_single),
                 'optim.freeze_trunk_epochs freezes the layers that all heads share: one head alone'
                 + ', as compare_single trains it,' * self.compare_single + ' has none')
+        require(not self.teacher.given or self.model.num_heads == 1,
+                f'a teacher teaches a network alone, got {self.model.num_heads} heads: write model.heads 1, or leave'
+                ' teacher.path and teacher.name out')
+        require(not self.teacher.given or self.objective.hard == 'ce',
+                f'a teacher is compared as a distribution over classes: it needs objective.hard ce, got'
+                f' {self.objective.hard}')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
 

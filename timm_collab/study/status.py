@@ -1,0 +1,81 @@
+"""How far the cells of a study are, read from their folders while they run or after."""
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ..train.run_folder import CONFIG, METRICS, is_in_use, read_summary
+from .grid import Cell, Study
+from .runner import last_words, run_folder
+
+
+class State(Enum):
+    """What has become of a cell."""
+
+    WAITING = 'waiting'
+    RUNNING = 'running'
+    STOPPED = 'stopped'
+    FAILED = 'failed'
+    FINISHED = 'finished'
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a cell is.
+
+    Args:
+        state: What has become of it.
+        epoch: Epochs that it has trained.
+        epochs: Epochs of its recipe.
+        error: Error of the kept head in percent, of a finished one.
+        reason: What a failed one said at last.
+    """
+
+    state: State
+    epoch: int
+    epochs: int
+    error: float | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        """A few words for a table."""
+        if self.state is State.FINISHED:
+            return f'{self.error:.2f} %'
+        if self.state in (State.RUNNING, State.STOPPED):
+            return f'{self.state.value} {self.epoch}/{self.epochs}'
+        return self.state.value
+
+
+def study_status(study: Study, folder: Path) -> dict[Cell, Status]:
+    """How far each cell is."""
+    return {cell: _status(folder, cell) for cell in study.cells}
+
+
+def _status(folder: Path, cell: Cell) -> Status:
+    run = run_folder(folder, cell)
+    summary = read_summary(run)
+    epoch, epochs = _epochs_trained(run / METRICS), cell.config.epochs
+    if summary is not None:
+        return Status(State.FINISHED, epochs, epochs, error=summary['error_kept'])
+    if is_in_use(run):
+        return Status(State.RUNNING, epoch, epochs)
+    words = last_words(folder, cell)
+    if words.startswith('error:'):
+        return Status(State.FAILED, epoch, epochs, reason=words)
+    return Status(State.STOPPED if (run / CONFIG).exists() else State.WAITING, epoch, epochs)
+
+
+def _epochs_trained(metrics: Path) -> int:
+    """What the last whole line says; a line may be half written just now."""
+    try:
+        lines = metrics.read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)['epoch']) + 1
+        except (ValueError, KeyError, TypeError):
+            continue
+    return 0
