@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..train.errors import require
+from ..train.metrics import MAP, metric_of, shortfall
 from .compare import mean_and_std, paired_difference
 from .grid import Cell, Study
 from .picture import draw_errors
@@ -18,10 +19,10 @@ from .runner import RECIPES, summaries
 
 RUNS_CSV, REPORT, PICTURE = 'runs.csv', 'report.md', 'errors.png'
 COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    'error': lambda summary: summary['error_kept'],
-    'error_consensus': lambda summary: summary['error_consensus'],
-    'val_error_last': lambda summary: 100 - summary['val']['top1_kept'],
-    'val_error_best': lambda summary: 100 - summary['best_epoch']['val']['top1_kept'],
+    'error': lambda summary: shortfall(summary['test'] or summary['val']),
+    'error_consensus': lambda summary: shortfall(summary['test'] or summary['val'], 'consensus'),
+    'val_error_last': lambda summary: shortfall(summary['val']),
+    'val_error_best': lambda summary: shortfall(summary['best_epoch']['val']),
     'best_epoch': lambda summary: summary['best_epoch']['epoch'] + 1,
     'noise_rate': lambda summary: summary['noise']['realised_rate'],
     'train_seconds': lambda summary: summary['train_seconds'],
@@ -68,12 +69,13 @@ def _errors(study: Study, found: Results) -> dict[str, dict[str, dict[int, float
     errors: dict[str, dict[str, dict[int, float]]] = {
         setting: {method: {} for method in study.methods} for setting in study.settings}
     for cell, summary in found.items():
-        errors[cell.setting][cell.method][cell.seed] = summary['error_kept']
+        errors[cell.setting][cell.method][cell.seed] = COLUMNS['error'](summary)
     return errors
 
 
 def _text(study: Study, found: Results, picture: bool) -> str:
     missing = len(study.cells) - len(found)
+    several = any(metric_of(summary['val']) is MAP for summary in found.values())
     parts = [f'# {study.about}' if study.about else '# Study']
     if missing:
         parts.append(f'**{missing} of {len(study.cells)} runs have not finished.**')
@@ -81,7 +83,8 @@ def _text(study: Study, found: Results, picture: bool) -> str:
         'Error of the kept head after the last epoch, in percent, on the data named below; mean and standard deviation'
         f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
         " (Student's t); it is bold where that leaves out zero. The best epoch is that with the lowest validation"
-        ' error. Time is that of training, against the baseline, on a machine that other runs may have shared.')
+        ' error. Time is that of training, against the baseline, on a machine that other runs may have shared.'
+        + ' What is called error here is 100 less the mean average precision.' * several)
     if picture:
         parts.append(f'![Errors by method]({PICTURE})')
     for setting in study.settings:

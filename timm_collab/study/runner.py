@@ -18,6 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from ..train.errors import TrainError, require
+from ..train.metrics import metric_of
 from ..train.run_folder import RunState, inspect_folder, read_summary
 from ..train.stopping import StoppedError, StopRequest
 from .grid import Cell, Study
@@ -116,7 +117,9 @@ def _outcome(folder: Path, ended: _Running) -> str:
     minutes = (time.perf_counter() - ended.started) / 60
     summary = read_summary(run_folder(folder, ended.cell))
     if ended.process.returncode == 0 and summary is not None:
-        return f"{ended.cell.name}: error {summary['error_kept']:.2f} % ({minutes:.1f} min)"
+        metric = metric_of(summary['val'])
+        score = summary[f'{metric.final}_kept']
+        return f'{ended.cell.name}: {metric.final_name} {score:.2f} % ({minutes:.1f} min)'
     log = folder / LOGS / f'{ended.cell.name}.txt'
     lines = [line for line in log.read_text(encoding='utf-8', errors='replace').splitlines() if line.strip()]
     return f"{ended.cell.name}: failed with status {ended.process.returncode}: {lines[-1] if lines else ''} ({log})"
