@@ -9,7 +9,7 @@ from ..train.metrics import MAP, metric_of
 
 def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
     """Errors, or mean average precision, of every head, the consensus and, where it was trained, the network alone."""
-    measured, metric = summary['test'] or summary['val'], metric_of(summary['val'])
+    measured, metric = summary['test'] or summary['val'], metric_of(summary)
     final, what = metric.final, 'Mean average precision' if metric is MAP else 'Error'
     rows = [
         (f'head {number}' + ', **this model**' * (number == head), score)
@@ -71,7 +71,7 @@ def limits_text(summary: Mapping[str, Any], recipe: Mapping[str, Any], license: 
     lines = [
         f'Measured on {summary["error_on"]} of the data named above, in one run with one seed. Nothing else was'
         ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
-        + ' A classifier answers with one of its classes whatever it is shown.' * (metric_of(summary['val']) is not MAP)
+        + ' A classifier answers with one of its classes whatever it is shown.' * (metric_of(summary) is not MAP)
     ]
     if recipe['model'].get('pretrained'):
         lines.append('The weights it was fine-tuned from have a licence of their own, which is on their card.')

@@ -71,7 +71,7 @@ def add_entry(
 def _entry(folder: Path, config: dict[str, Any], shipped: str | None, repo: str | None, revision: str | None) -> Any:
     summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
     head = summary['export']['head']
-    measured, metric = summary['test'] or summary['val'], metric_of(summary['val'])
+    measured, metric = summary['test'] or summary['val'], metric_of(summary)
     metrics = {metric.key: metric.in_final(summary[f'{metric.final}_heads'][head]), 'images': measured['count']}
     if 'single' in summary:
         metrics[f'{metric.key}_alone'] = metric.in_final(summary['single'][f'{metric.final}_kept'])

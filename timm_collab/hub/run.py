@@ -54,7 +54,7 @@ class FinishedRun:
         summary = _mapping(path / SUMMARY, json.loads)
         recipe = _mapping(path / RECIPE, yaml.safe_load)
         config = _mapping(path / PRUNED / CONFIG, json.loads)
-        final = metric_of(summary.get('val', {})).final
+        final = metric_of(summary).final
         needed = *_SUMMARY_KEYS, *(f'{final}_{whose}' for whose in ('kept', 'heads', 'consensus'))
         missing = [key for key in needed if key not in summary]
         require(not missing, f"'{path / SUMMARY}' lacks {', '.join(missing)}: it is damaged, or from another version")
@@ -108,7 +108,7 @@ class FinishedRun:
     @property
     def metric(self) -> Metric:
         """What its heads were compared by."""
-        return metric_of(self.summary['val'])
+        return metric_of(self.summary)
 
     @property
     def label_names(self) -> list[str] | None:

@@ -75,7 +75,7 @@ def _errors(study: Study, found: Results) -> dict[str, dict[str, dict[int, float
 
 def _text(study: Study, found: Results, picture: bool) -> str:
     missing = len(study.cells) - len(found)
-    several = any(metric_of(summary['val']) is MAP for summary in found.values())
+    several = any(metric_of(summary) is MAP for summary in found.values())
     parts = [f'# {study.about}' if study.about else '# Study']
     if missing:
         parts.append(f'**{missing} of {len(study.cells)} runs have not finished.**')

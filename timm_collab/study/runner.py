@@ -117,7 +117,7 @@ def _outcome(folder: Path, ended: _Running) -> str:
     minutes = (time.perf_counter() - ended.started) / 60
     summary = read_summary(run_folder(folder, ended.cell))
     if ended.process.returncode == 0 and summary is not None:
-        metric = metric_of(summary['val'])
+        metric = metric_of(summary)
         score = summary[f'{metric.final}_kept']
         return f'{ended.cell.name}: {metric.final_name} {score:.2f} % ({minutes:.1f} min)'
     log = folder / LOGS / f'{ended.cell.name}.txt'

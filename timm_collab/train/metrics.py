@@ -227,12 +227,12 @@ def shortfall(row: Mapping[str, Any], whose: str = 'kept') -> float:
     """What is missing to 100 % in a logged row: the error, or 100 less the mean average precision.
 
     Args:
-        row: As of `metric_of`.
+        row: Logged scores, the `val` or `test` of a summary.
         whose: Of the head that is `kept`, or of the `consensus`.
     """
     return round(100.0 - row[f'{metric_of(row).key}_{whose}'], 6)
 
 
 def metric_of(row: Mapping[str, Any]) -> Metric:
-    """The metric that a logged row holds: the `val` of a row of metrics, or of a summary."""
+    """The metric of logged scores: the `val` of a row of metrics, or a summary."""
     return MAP if f'{MAP.key}_kept' in row else TOP1

@@ -83,7 +83,7 @@ class EpochTable:
 
 
 def _result(summary: dict[str, Any]) -> str:
-    final = metric_of(summary['val']).final
+    final = metric_of(summary).final
     text = f'{summary["network"]} {summary[f"{final}_kept"]:.1f} %'
     if summary['num_heads'] > 1:
         text += (f' (kept head {summary["kept_head"]} of 0-{summary["num_heads"] - 1},'
@@ -97,7 +97,7 @@ def final_lines(summary: dict[str, Any]) -> list[str]:
     kind = 'validation' if summary['test'] is None else 'test'
     return [
         '',
-        f'{kind} {metric_of(summary["val"]).final_name}: {"    ".join(map(_result, results))}',
+        f'{kind} {metric_of(summary).final_name}: {"    ".join(map(_result, results))}',
         'The kept head is saved as a plain timm model, its logits checked bit for bit. To use it:',
         summary.get('load', ''),
     ]

@@ -83,8 +83,9 @@ class Tracking:
         """Log the final scores, and close this run's trackers; another run may follow in this process."""
         if not self.active:
             return
-        finals = metric_of(summary['val']).final
-        final = {f'final/{name}': summary[name] for name in (f'{finals}_kept', f'{finals}_consensus')}
+        finals = metric_of(summary).final
+        names = f'{finals}_kept', f'{finals}_consensus'
+        final = {f'final/{name}': summary[name] for name in names if name in summary}
         with _silenced([tracker.name for tracker in self.accelerator.trackers]):
             self.accelerator.log(final, step=summary['epochs'])
             for tracker in self.accelerator.trackers:

@@ -108,6 +108,8 @@ def validate(
 
 def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     data = from_mapping(type(config.data), {**dataclasses.asdict(config.data), **overrides})
+    require(data.multi_label == config.data.multi_label,
+            f'data.multi_label must be what the run was trained with, {config.data.multi_label}')
     # Test and validation labels carry no noise; a column of other labels needn't be there.
     return dataclasses.replace(config, data=data, noise=type(config.noise)())
 
@@ -131,8 +133,6 @@ def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSp
             source = load_source(dataclasses.replace(data, test_split=split))
             assert source.test is not None
             found, names = source.test, source.label_names
-    require(data.multi_label == run.config.data.multi_label, 'data.multi_label must be what the run was trained with,'
-                                                             f' {run.config.data.multi_label}')
     known = run.label_names
     require(not (names and known) or names == known,
             f"the classes of data.path '{data.path}' are not the run's: {names} instead of {known}")
