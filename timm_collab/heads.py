@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -81,13 +82,20 @@ class HeadEnsemble(nn.Module):
 
     Args:
         model: The tree.
+        multi_label: Whether its classes are independent labels.
     """
 
-    def __init__(self, model: CollabModel) -> None:
+    def __init__(self, model: CollabModel, multi_label: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.multi_label = multi_label
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logarithm of the mean probability of each class `[B, C]`, which a softmax turns into that mean."""
+        """The logarithm of the mean probability of each class `[B, C]`, which a softmax turns into that mean.
+
+        Of independent labels the logarithm of the mean probability's odds, which a sigmoid turns into that mean.
+        """
         logits_HBC = self.model.forward_heads(x)
+        if self.multi_label:
+            return F.logsigmoid(logits_HBC).logsumexp(dim=0) - F.logsigmoid(-logits_HBC).logsumexp(dim=0)
         return torch.logsumexp(logits_HBC.log_softmax(dim=-1), dim=0) - math.log(self.model.num_heads)

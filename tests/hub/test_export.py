@@ -117,6 +117,8 @@ def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unc
             assert torch.equal(heads[head], trained_logits(run, head, half=False))
         averaged = HeadEnsemble(model)(images).softmax(dim=-1)
         assert torch.allclose(averaged, heads.softmax(dim=-1).mean(dim=0), atol=1e-6)
+        averaged = HeadEnsemble(model, multi_label=True)(images).sigmoid()
+        assert torch.allclose(averaged, heads.sigmoid().mean(dim=0), atol=1e-6)
     assert tuple(timm.data.resolve_model_data_config(model)['mean']) == (0.5,)
     assert '3.3 times those of one' in (folder / 'README.md').read_text()
 

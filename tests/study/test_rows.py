@@ -16,6 +16,7 @@ from . import toys
 # What the first release that had studies wrote, as far as rows are made of it.
 OLD = {
     'error_on': "split 'test'", 'error_kept': 33.5, 'error_consensus': 32.0, 'kept_head': 2,
+    'test': {'top1_kept': 66.5, 'top1_consensus': 68.0},
     'val': {'top1_kept': 66.28}, 'best_epoch': {'epoch': 21, 'val': {'top1_kept': 66.88}},
     'parameters': {'trained': 1220000, 'kept': 373658},
     'data': {'num_classes': 10, 'train': 10000, 'preprocessing': {'input_size': [1, 16, 16]}},

@@ -1,7 +1,9 @@
 """Small data sets, written to a temporary folder in each form that training reads."""
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import datasets
@@ -81,3 +83,34 @@ def recipe(tmp_path) -> Recipe:
         ])
 
     return make
+
+
+LABELS = [*map(str, range(10)), 'even', 'large']
+
+
+@pytest.fixture(scope='session')
+def several_labels(tmp_path_factory) -> Path:
+    """Digits whose labels are the digit, whether it is even and whether it is large, written in three ways."""
+    folder = tmp_path_factory.mktemp('several-labels')
+    digits = files('timm_collab') / 'data' / 'digits'
+    for split, count in (('train', 160), ('test', 60)):
+        rows = datasets.Dataset.from_parquet(str(digits / f'{split}.parquet'), cache_dir=str(folder / 'cache'))
+        rows = rows.select(range(count))
+        listed = [[d] + [10] * (d % 2 == 0) + [11] * (d >= 5) for d in rows['label']]
+        table = {
+            'image': rows['image'],
+            'label': listed,
+            'names': [[LABELS[each] for each in one] for one in listed],
+            'vector': [[int(each in one) for each in range(12)] for one in listed],
+            'other': [[(each + 1) % 12 for each in one] for one in listed],
+        }
+        features = datasets.Features(
+            image=datasets.Image(),
+            label=datasets.Sequence(datasets.ClassLabel(names=LABELS)),
+            names=datasets.Sequence(datasets.Value('string')),
+            vector=datasets.Sequence(datasets.Value('int8'), length=12),
+            other=datasets.Sequence(datasets.Value('int64')),
+        )
+        datasets.Dataset.from_dict(table, features=features).to_parquet(str(folder / f'{split}.parquet'))
+    shutil.rmtree(folder / 'cache')
+    return folder

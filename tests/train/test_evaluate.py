@@ -33,10 +33,10 @@ def test_scores_against_direct_computation(batch_size):
     scores = evaluate(model, loader, accelerator)
 
     assert scores.count == 50
-    assert scores.top1_H == pytest.approx([100 * (z.argmax(1) == target_N).double().mean().item() for z in logits_HNC])
+    assert scores.score_H == pytest.approx([100 * (z.argmax(1) == target_N).double().mean().item() for z in logits_HNC])
     assert scores.loss_H == pytest.approx([F.cross_entropy(z, target_N).item() for z in logits_HNC])
     consensus_N = logits_HNC.mean(dim=0).argmax(dim=1)
-    assert scores.top1_consensus == pytest.approx(100 * (consensus_N == target_N).double().mean().item())
+    assert scores.consensus == pytest.approx(100 * (consensus_N == target_N).double().mean().item())
     pairs = [(0, 1), (0, 2), (1, 2)]
     differ = [(logits_HNC[a].argmax(1) != logits_HNC[b].argmax(1)).double().mean().item() for a, b in pairs]
     assert scores.disagreement == pytest.approx(100 * sum(differ) / 3)
@@ -48,7 +48,7 @@ def test_a_single_head_has_none_to_disagree_with():
     loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(4), torch.tensor([0, 1, 0, 1])), batch_size=3))
     scores = evaluate(FixedHeads(torch.eye(2).repeat(1, 2, 1)), loader, accelerator)
     assert scores.disagreement is None
-    assert scores.top1_H == [100.0] == [scores.top1_consensus]
+    assert scores.score_H == [100.0] == [scores.consensus]
 
 
 @pytest.mark.parametrize(('top1', 'loss', 'best'), [

@@ -23,7 +23,7 @@ def test_means_do_not_depend_on_when_they_are_looked_at(rows):
             meter.add(row)
             if step in looks:
                 assert meter.check() is False
-        results.append((meter.loss, meter.top1, meter.terms()))
+        results.append((meter.loss, meter.score, meter.terms()))
     assert results[0] == results[1] == results[2]
     loss, top1, (hard, soft) = results[0]
     expected = rows.double().mean(dim=0).tolist()
@@ -46,7 +46,7 @@ def test_goes_on_from_its_state(rows):
 def test_one_process_tells_all(rows):
     meter = LossMeter(Accelerator(cpu=True), epoch=0)
     assert meter.check(True) is True and meter.check(False) is False
-    assert math.isnan(meter.loss) and math.isnan(meter.top1['clean'])
+    assert math.isnan(meter.loss) and math.isnan(meter.score['clean'])
     meter.add(rows[0])
     assert meter.check(True) is True and meter.loss == pytest.approx(rows[0, 0].item())
 

@@ -11,7 +11,7 @@ from PIL import Image
 from timm_collab.cli import main
 from timm_collab.train import plots
 from timm_collab.train.errors import TrainError
-from timm_collab.train.plots import draw_accuracy, draw_disagreement, draw_noise, plot_run, read_rows
+from timm_collab.train.plots import draw_disagreement, draw_noise, draw_score, plot_run, read_rows
 
 pytest.importorskip('matplotlib')
 
@@ -59,7 +59,7 @@ def test_a_run_is_drawn_from_two_files_and_can_be_drawn_again(run, capsys):
 
 def test_the_lines_are_the_recorded_figures(run):
     rows, single = read_rows(run), read_rows(run / 'single')
-    figure = draw_accuracy(rows, SUMMARY, single[:2])
+    figure = draw_score(rows, SUMMARY, single[:2])
     drawn = lines(figure)
     assert drawn['head 0'] == [50, 51, 52] and drawn['head 1 (kept)'] == [51, 52, 53] and drawn['consensus'] == [60] * 3
     assert drawn['single network'][:2] == [50, 51] and np.isnan(drawn['single network'][2])
@@ -76,7 +76,7 @@ def test_names_at_the_ends_of_lines_do_not_cover_each_other():
     rows = [row(epoch, heads=8) for epoch in range(2)]
     for each in rows:
         each['val']['top1_heads'] = [90.0 + head / 100 for head in range(8)]
-    axes = draw_accuracy(rows, {}, []).axes[0]
+    axes = draw_score(rows, {}, []).axes[0]
     low, high = axes.get_ylim()
     heights = sorted(text.xyann[1] for text in axes.texts)
     assert len(heights) == 9 and heights[-1] <= high

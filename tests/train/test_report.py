@@ -50,7 +50,7 @@ def test_the_bar_shows_loss_accuracy_speed_memory_and_time(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', terminal)
     with Progress(1000, 2, 10, torch.device('cpu'), is_main=True) as progress:
         progress.bar.mininterval = 0
-        progress.update(400, loss=1.25, accuracy=61.5)
+        progress.update(400, loss=1.25, score=61.5)
         progress.update(100)
         progress.bar.refresh()
     shown = terminal.getvalue()

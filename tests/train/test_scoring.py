@@ -65,7 +65,7 @@ def test_accuracy_by_class_and_top5():
     logits_BC -= 0.1 * torch.arange(7)
     scorer = Scorer(7)
     scorer.add(logits_BC, torch.tensor([0, 4, 1, 6]))
-    assert scorer.top1_C == [100.0, 0.0, None, None, 0.0, None, 100.0]
+    assert scorer.by_class_C == [100.0, 0.0, None, None, 0.0, None, 100.0]
     assert scorer.result()['top5'] == 100.0
     few = Scorer(5)
     few.add(torch.zeros(1, 5), torch.tensor([0]))

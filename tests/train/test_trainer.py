@@ -72,7 +72,7 @@ def test_accuracy_in_training_by_the_labels_given_and_by_those_before_noise(reci
     given_N = (clean_N + (torch.arange(48) % 3 == 0)) % 10  # a third of them wrong
     rows, seen = [], []
     config = recipe('--batch_size=16', '--epochs=2', f'--grad_accum_steps={steps}')
-    trainer = make_trainer(config, make_model(heads=2), rows.append, data=(images, given_N), clean_N=clean_N)
+    trainer = make_trainer(config, make_model(heads=2), rows.append, data=(images, given_N), clean=clean_N)
     task = trainer.updater.task
     forward = task.forward
     monkeypatch.setattr(task, 'forward', lambda x, y: (seen.append((y, result := forward(x, y))), result)[1])

@@ -41,12 +41,12 @@ def make_trainer(
         on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
         data: tuple[Tensor, Tensor] | None = None,
         accelerator: Accelerator | None = None,
-        clean_N: Tensor | None = None,
+        clean: Tensor | None = None,
 ) -> Trainer:
     """A trainer on `data` that validates on its first 20 images."""
     data = make_data() if data is None else data
     train_loader, sampler = training_loader(CachedImages(*data), config.batch_size, 0, config.seed)
     val = evaluation_loader(TensorDataset(data[0][:20], data[1][:20]), 8, 0)
     accelerator = accelerator or Accelerator(cpu=True)
-    loaders = Loaders(train_loader, sampler, val, None, clean_N)
+    loaders = Loaders(train_loader, sampler, val, None, clean)
     return Trainer(config, model, loaders, accelerator, Listener(on_epoch))

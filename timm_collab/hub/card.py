@@ -13,6 +13,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..catalogue import shipped_folder
+from ..train.metrics import MAP
 from ..tree import HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CARD, TEMPLATE = 'README.md', 'card.md'
 METHOD = 'collaborative-learning'
 DIGITS = 'builtin:digits'
+METRICS = {'top1': ('accuracy', 'Top-1 accuracy (%)'), 'map': ('mean_average_precision', 'mAP (%)')}
 HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 
 # What the recipe's names of embedded data stand for.
@@ -85,15 +87,16 @@ def card_data(
     """The metadata that the Hub shows and searches."""
     path = str(summary['data']['path'])
     split = re.search(r"split '(.+?)'", summary['error_on'])
-    error = summary['error_heads'][summary['export']['head']]
+    metric = run.metric
+    final = summary[f'{metric.final}_heads'][summary['export']['head']]
     result = EvalResult(
         task_type='image-classification',
         task_name='Image classification',
         dataset_type=path.removeprefix('builtin:'),
         dataset_name=DATASET_NAMES.get(path, path),
-        metric_type='accuracy',
-        metric_name='Top-1 accuracy (%)',
-        metric_value=round(100 - error, 6),
+        metric_type=METRICS[metric.key][0],
+        metric_name=METRICS[metric.key][1],
+        metric_value=metric.in_final(final),
         dataset_split=split[1] if split else None,
     )
     tags = ['image-classification', 'timm', METHOD] + ([] if run.needs_plugin else ['transformers'])
@@ -104,10 +107,10 @@ def card_data(
         license_link=options.license_link,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=tags + ['noisy-labels'] * bool(summary['noise']['realised_rate']),
+        tags=tags + ['noisy-labels'] * bool(summary['noise']['realised_rate']) + ['multi-label'] * (metric is MAP),
         datasets=[path] if HUB_ID.fullmatch(path) else None,
         base_model=base,
-        metrics=['accuracy'],
+        metrics=[METRICS[metric.key][0]],
         model_name=_name(run, summary),
         eval_results=[result],
     )
@@ -130,13 +133,14 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
 def _what(run: FinishedRun, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     size = 'x'.join(map(str, config['pretrained_cfg']['input_size'][1:]))
     channels = {1: 'grey', 3: 'colour'}.get(config['pretrained_cfg']['input_size'][0], 'multi-channel')
-    path = str(summary['data']['path'])
+    path, several = str(summary['data']['path']), run.metric is MAP
     text = (f'`{run.architecture}` with {summary["parameters"]["kept"] / 1e6:.2f} M parameters, for'
-            f' {run.num_classes} classes of {channels} images of {size} pixels, trained on'
+            f' {run.num_classes} {"labels, any number of which" if several else "classes of"}'
+            f' {channels} images of {size} pixels{" may have" * several}, trained on'
             f' {DATASET_NAMES.get(path, path)}.')
     names = config.get('label_names')
     if names and len(names) <= 20:
-        text += f' The classes are {", ".join(names)}.'
+        text += f' The {"labels" if several else "classes"} are {", ".join(names)}.'
     return text
 
 
@@ -153,15 +157,17 @@ def _how(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
 
 def _usage(run: FinishedRun) -> str:
     plugin = '  # registers the architecture' if run.needs_plugin else ''
+    activation = 'sigmoid()' if run.metric is MAP else 'softmax(dim=-1)'
     return '\n'.join([
         f'import timm, timm_collab{plugin}' if run.needs_plugin else 'import timm',
         "model = timm.create_model('hf-hub:user/name', pretrained=True).eval()",
         'transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))',
-        'probabilities = model(transform(image).unsqueeze(0)).softmax(dim=-1)  # of a PIL image',
+        f'probabilities = model(transform(image).unsqueeze(0)).{activation}  # of a PIL image',
     ])
 
 
 def _tree_cost(run: FinishedRun) -> str:
     parameters = run.summary['parameters']
+    sigmoid = ' `HeadEnsemble` wants `multi_label=True` for it.' * (run.metric is MAP)
     return (f'All heads together have {parameters["trained"] / 1e6:.2f} M parameters,'
-            f' {parameters["trained"] / parameters["kept"]:.1f} times those of one.')
+            f' {parameters["trained"] / parameters["kept"]:.1f} times those of one.{sigmoid}')

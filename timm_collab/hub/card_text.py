@@ -4,41 +4,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..train.metrics import MAP, metric_of
+
 
 def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
-    """Errors of every head, the consensus and, where it was trained, the network alone."""
-    measured = summary['test'] or summary['val']
+    """Errors, or mean average precision, of every head, the consensus and, where it was trained, the network alone."""
+    measured, metric = summary['test'] or summary['val'], metric_of(summary)
+    final, what = metric.final, 'Mean average precision' if metric is MAP else 'Error'
     rows = [
-        (f'head {number}' + ', **this model**' * (number == head), error)
-        for number, error in enumerate(summary['error_heads'])
+        (f'head {number}' + ', **this model**' * (number == head), score)
+        for number, score in enumerate(summary[f'{final}_heads'])
     ]
     if len(rows) > 1:
-        rows.append(("mean of all heads' logits", summary['error_consensus']))
+        rows.append(("mean of all heads' logits", summary[f'{final}_consensus']))
     else:
-        rows = [('the network, **this model**', summary['error_kept'])]
+        rows = [('the network, **this model**', summary[f'{final}_kept'])]
     single = summary.get('single')
     if single is not None:
-        rows.append(('the network trained alone, same recipe', single['error_kept']))
+        rows.append(('the network trained alone, same recipe', single[f'{final}_kept']))
     lines = [
-        f'Error on {summary["error_on"]}, {measured["count"]:,} images, clean labels'
-        if summary['noise']['realised_rate'] else f'Error on {summary["error_on"]}, {measured["count"]:,} images',
+        f'{what} on {summary["error_on"]}, {measured["count"]:,} images'
+        + ', clean labels' * bool(summary['noise']['realised_rate']),
         '',
-        '| | top-1 error, % |',
+        f'| | {"mAP" if metric is MAP else "top-1 error"}, % |',
         '|---|---|',
-        *(f'| {name} | {error:.2f} |' for name, error in rows),
+        *(f'| {name} | {score:.2f} |' for name, score in rows),
         '',
     ]
-    if len(summary['error_heads']) > 1:
+    if summary['num_heads'] > 1:
         chosen = 'It was chosen' if head == summary['kept_head'] else f'Training chose head {summary["kept_head"]}'
         lines += [f'{chosen} by the rule: {summary["kept_head_rule"]}.'] if 'kept_head_rule' in summary else []
     best = summary.get('best_epoch')
     if best is not None:
         lines.append(
             f'On the validation data ({summary["data"]["val_origin"]}) head {summary["kept_head"]} had'
-            f' {100 - summary["val"]["top1_kept"]:.2f} % after the last of {summary["epochs"]} epochs;'
-            f' the lowest after any epoch was {100 - best["val"]["top1_kept"]:.2f} % (epoch {best["epoch"] + 1}).')
+            f' {metric.in_final(metric.kept(summary["val"])):.2f} % after the last of {summary["epochs"]} epochs; the'
+            f' {"highest" if metric is MAP else "lowest"} after any epoch was'
+            f' {metric.in_final(metric.kept(best["val"])):.2f} % (epoch {best["epoch"] + 1}).')
     if dtype == 'float16':
-        lines.append('The errors are those of the float32 weights; they were rounded to float16 afterwards.')
+        lines.append('The figures are those of the float32 weights; they were rounded to float16 afterwards.')
     return '\n'.join(lines)
 
 
@@ -67,7 +71,7 @@ def limits_text(summary: Mapping[str, Any], recipe: Mapping[str, Any], license: 
     lines = [
         f'Measured on {summary["error_on"]} of the data named above, in one run with one seed. Nothing else was'
         ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
-        ' A classifier answers with one of its classes whatever it is shown.'
+        + ' A classifier answers with one of its classes whatever it is shown.' * (metric_of(summary) is not MAP)
     ]
     if recipe['model'].get('pretrained'):
         lines.append('The weights it was fine-tuned from have a licence of their own, which is on their card.')

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from ..catalogue import CatalogueError, read_catalogue
 from ..download import WEIGHTS, sha256_of
+from ..train.metrics import metric_of
 from ..train.run_folder import SUMMARY
 from .card import CARD
 from .errors import HubError, require
@@ -70,10 +71,10 @@ def add_entry(
 def _entry(folder: Path, config: dict[str, Any], shipped: str | None, repo: str | None, revision: str | None) -> Any:
     summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
     head = summary['export']['head']
-    measured = summary['test'] or summary['val']
-    metrics = {'top1': round(100 - summary['error_heads'][head], 6), 'images': measured['count']}
+    measured, metric = summary['test'] or summary['val'], metric_of(summary)
+    metrics = {metric.key: metric.in_final(summary[f'{metric.final}_heads'][head]), 'images': measured['count']}
     if 'single' in summary:
-        metrics['top1_alone'] = round(100 - summary['single']['error_kept'], 6)
+        metrics[f'{metric.key}_alone'] = metric.in_final(summary['single'][f'{metric.final}_kept'])
     keep = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode', 'first_conv', 'classifier',
             'fixed_input_size', 'pool_size')
     cfg = {key: config['pretrained_cfg'][key] for key in keep if key in config['pretrained_cfg']}

@@ -173,6 +173,8 @@ def _baseline(run: FinishedRun, path: Path) -> dict[str, Any]:
     require(baseline.architecture == run.architecture and baseline.summary['error_on'] == run.summary['error_on'],
             f"--baseline '{path}' is {baseline.architecture} measured on {baseline.summary['error_on']}, the run is"
             f" {run.architecture} measured on {run.summary['error_on']}: they can't be compared")
+    require(baseline.metric is run.metric, f"--baseline '{path}' has {baseline.metric.title}, the run"
+                                           f" {run.metric.title}: they can't be compared")
     return baseline.summary
 
 

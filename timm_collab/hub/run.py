@@ -12,14 +12,15 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from ..download import CONFIG, TREE, WEIGHTS
+from ..train.metrics import Metric, metric_of
 from ..train.run_folder import CONFIG as RECIPE
 from ..train.run_folder import PRUNED, SINGLE, SUMMARY
 from .errors import HubError, require
 
 PLOTS = 'plots'
 _SUMMARY_KEYS = (
-    'network', 'tree', 'num_heads', 'kept_head', 'error_on', 'error_kept', 'error_heads', 'error_consensus', 'val',
-    'parameters', 'data', 'noise', 'epochs', 'versions', 'device', 'train_seconds', 'num_processes',
+    'network', 'tree', 'num_heads', 'kept_head', 'error_on', 'val', 'parameters', 'data', 'noise', 'epochs', 'versions',
+    'device', 'train_seconds', 'num_processes',
 )
 
 
@@ -53,12 +54,15 @@ class FinishedRun:
         summary = _mapping(path / SUMMARY, json.loads)
         recipe = _mapping(path / RECIPE, yaml.safe_load)
         config = _mapping(path / PRUNED / CONFIG, json.loads)
-        missing = [key for key in _SUMMARY_KEYS if key not in summary]
+        final = metric_of(summary).final
+        needed = *_SUMMARY_KEYS, *(f'{final}_{whose}' for whose in ('kept', 'heads', 'consensus'))
+        missing = [key for key in needed if key not in summary]
         require(not missing, f"'{path / SUMMARY}' lacks {', '.join(missing)}: it is damaged, or from another version")
         for key in ('architecture', 'num_classes', 'pretrained_cfg'):
             require(key in config, f"'{path / PRUNED / CONFIG}' lacks {key}: it is damaged")
-        require(len(summary['error_heads']) == summary['num_heads'] > summary['kept_head'] >= 0,
-                f"'{path / SUMMARY}' contradicts itself: {len(summary['error_heads'])} errors of heads,"
+        measured = len(summary[f'{final}_heads'])
+        require(measured == summary['num_heads'] > summary['kept_head'] >= 0,
+                f"'{path / SUMMARY}' contradicts itself: scores of {measured} heads,"
                 f" {summary['num_heads']} heads, head {summary['kept_head']} kept")
         run = cls(path, recipe, summary, config)
         tensor_names(run.weights)
@@ -100,6 +104,11 @@ class FinishedRun:
     def kept_head(self) -> int:
         """The head that did best on validation."""
         return int(self.summary['kept_head'])
+
+    @property
+    def metric(self) -> Metric:
+        """What its heads were compared by."""
+        return metric_of(self.summary)
 
     @property
     def label_names(self) -> list[str] | None:

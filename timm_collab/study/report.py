@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..train.errors import require
+from ..train.metrics import MAP
 from .compare import mean_and_std, paired_difference
 from .grid import Study
 from .pictures import TITLES, draw_pictures
@@ -65,6 +66,8 @@ def _legend(study: Study, rows: Sequence[Row]) -> str:
         f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
         " (Student's t); it is bold where that leaves out zero. The best epoch is that with the lowest validation"
         ' error. Time is that of the training, against the baseline, on a machine that other runs may have shared.')
+    if any(row.metric == MAP.key for row in rows):
+        text += f' What is called error here is 100 less the {MAP.title}.'
     if any(row.multiply_adds for row in rows):
         text += (' Step and training are the multiply-adds of one step and of the whole training, against the baseline;'
                  ' a backward pass counts as two forward passes.')

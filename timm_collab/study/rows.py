@@ -14,6 +14,7 @@ from ..train.build import build_model
 from ..train.config import TrainConfig
 from ..train.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
 from ..train.errors import TrainError, require
+from ..train.metrics import metric_of, shortfall
 from .compare import mean_and_std
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
@@ -27,6 +28,7 @@ class Row:
         setting: Name of the setting.
         method: Name of the method.
         seed: The seed.
+        metric: Key of what was measured; an error is 100 less that.
         error: Error of the kept head after the last epoch, in percent, on `error_on`.
         error_consensus: That of the heads' consensus.
         error_on: The data that both are measured on.
@@ -53,6 +55,7 @@ class Row:
     setting: str
     method: str
     seed: int
+    metric: str
     error: float
     error_consensus: float
     error_on: str
@@ -163,15 +166,17 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
     forward = _forward(cell.config, summary, known)
     processes = summary.get('num_processes', 1)
     of_teacher = teacher.get('multiply_adds', 0)
+    measured = summary['test'] or summary['val']
     return Row(
         setting=cell.setting,
         method=cell.method,
         seed=cell.seed,
-        error=summary['error_kept'],
-        error_consensus=summary['error_consensus'],
+        metric=metric_of(summary).key,
+        error=shortfall(measured),
+        error_consensus=shortfall(measured, 'consensus'),
         error_on=summary['error_on'],
-        val_error_last=_error(summary['val']['top1_kept']),
-        val_error_best=_error(summary['best_epoch']['val']['top1_kept']),
+        val_error_last=shortfall(summary['val']),
+        val_error_best=shortfall(summary['best_epoch']['val']),
         best_epoch=summary['best_epoch']['epoch'] + 1,
         epochs=summary['epochs'],
         train_images=summary['data']['train'],
@@ -203,7 +208,3 @@ def _forward(config: TrainConfig, summary: Mapping[str, Any], known: dict[str, i
         except TrainError:
             known[name] = None
     return known[name]
-
-
-def _error(top1: float) -> float:
-    return round(100 - top1, 6)

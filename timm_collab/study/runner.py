@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..train.config import TrainConfig
 from ..train.errors import TrainError, require
+from ..train.metrics import metric_of
 from ..train.run_folder import RunState, inspect_folder, read_summary
 from ..train.stopping import StoppedError, StopRequest
 from .grid import Cell, Study, filled
@@ -145,7 +146,9 @@ def _outcome(folder: Path, ended: _Running) -> str:
     minutes = (time.perf_counter() - ended.started) / 60
     summary = read_summary(run_folder(folder, ended.cell))
     if ended.process.returncode == 0 and summary is not None:
-        return f"{ended.cell.name}: error {summary['error_kept']:.2f} % ({minutes:.1f} min)"
+        metric = metric_of(summary)
+        score = summary[f'{metric.final}_kept']
+        return f'{ended.cell.name}: {metric.final_name} {score:.2f} % ({minutes:.1f} min)'
     return (f'{ended.cell.name}: failed with status {ended.process.returncode}: {last_words(folder, ended.cell)}'
             f' ({_log(folder, ended.cell)})')
 

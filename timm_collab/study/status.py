@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..train.metrics import shortfall
 from ..train.run_folder import CONFIG, METRICS, is_in_use, read_summary
 from .grid import Cell, Study
 from .runner import last_words, run_folder
@@ -58,7 +59,7 @@ def _status(folder: Path, cell: Cell) -> Status:
     summary = read_summary(run)
     epoch, epochs = _epochs_trained(run / METRICS), cell.config.epochs
     if summary is not None:
-        return Status(State.FINISHED, epochs, epochs, error=summary['error_kept'])
+        return Status(State.FINISHED, epochs, epochs, error=shortfall(summary['test'] or summary['val']))
     if is_in_use(run):
         return Status(State.RUNNING, epoch, epochs)
     words = last_words(folder, cell)

@@ -15,6 +15,7 @@ from timm.models import model_entrypoint, save_for_hf
 from torch import Tensor
 
 RECOMMENDED = ('test_input_size', 'test_crop_pct')
+MULTI_LABEL = 'multi_label_classification'  # transformers' word
 PROVENANCE = ('tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'notes')
 
 
@@ -30,6 +31,7 @@ def export_head(
         model_args: dict[str, Any],
         label_names: Sequence[str] | None = None,
         from_scratch: bool = True,
+        multi_label: bool = False,
 ) -> str:
     """Prune a model to its kept head, save it in timm's format, and reload it.
 
@@ -45,6 +47,7 @@ def export_head(
         label_names: Names of the classes, saved with the model.
         from_scratch: Whether training began with random weights, to which tag and licence of the backbone's pretrained
             ones don't apply.
+        multi_label: Whether classes are independent, which transformers then asks a sigmoid of.
 
     Returns:
         The line that loads the saved model.
@@ -67,7 +70,10 @@ def export_head(
     save_for_hf(
         pruned,
         str(partial),
-        model_config={'label_names': list(label_names)} if label_names else None,
+        model_config={
+            **({'label_names': list(label_names)} if label_names else {}),
+            **({'problem_type': MULTI_LABEL} if multi_label else {}),
+        },
         model_args=model_args or None,
         safe_serialization=True,
     )

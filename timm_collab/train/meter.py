@@ -1,4 +1,4 @@
-"""The losses and the accuracy of an epoch, looked at now and then.
+"""The losses and the score of an epoch, looked at now and then.
 
 Shapes: H heads.
 """
@@ -50,8 +50,8 @@ class LossMeter:
         """Take in an update.
 
         Args:
-            row: Its loss, accuracy in percent by the labels given and by those before noise (means over the heads),
-                hard term of each head, soft term of each head, [3 + 2 H].
+            row: Its loss, score in percent by the labels given and by those before noise (means over the heads), hard
+                term of each head, soft term of each head, [3 + 2 H].
         """
         self.unchecked.append(row)
 
@@ -90,8 +90,8 @@ class LossMeter:
         return self.sums[0] / self.checked if self.checked else math.nan
 
     @property
-    def top1(self) -> dict[str, float]:
-        """Mean accuracy in percent, by the labels trained on and by those before noise."""
+    def score(self) -> dict[str, float]:
+        """Mean score in percent, by the labels trained on and by those before noise."""
         given, clean = (total / self.checked if self.checked else math.nan for total in (self.sums or [0.0] * 3)[1:3])
         return {'given': given, 'clean': clean}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TrainError, require
+from .metrics import metric_of
 from .run_folder import METRICS, SINGLE, SUMMARY
 
 PLOTS = 'plots'
@@ -51,7 +52,8 @@ def plot_run(folder: Path) -> list[Path]:
     for name, draw in PICTURES.items():
         figure = draw(rows, summary, single)
         if figure is not None:
-            written.append(save_figure(figure, folder / PLOTS / f'{name}.png'))
+            file = metric_of(rows[0]['val']).title.replace(' ', '-') if name == 'score' else name
+            written.append(save_figure(figure, folder / PLOTS / f'{file}.png'))
     return written
 
 
@@ -86,7 +88,7 @@ def _read_summary(folder: Path) -> dict[str, Any]:
 
 
 def draw_loss(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """Loss of training, and cross-entropy of each head in training and on the validation data."""
+    """Loss of training, and that of each head against the labels, in training and on the validation data."""
     heads = len(rows[0]['val']['loss_heads'])
     series: list[Series] = [
         ('training loss a head', [row['train_loss'] / heads for row in rows], {'color': BLACK, 'linewidth': 2}),
@@ -96,29 +98,31 @@ def draw_loss(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
         series.append(('other heads', [_mean(row['train_soft_heads']) for row in rows], {'color': COLORS[1]}))
     series.append(('validation labels', [_mean(row['val']['loss_heads']) for row in rows], {'color': COLORS[2]}))
     title = 'Loss' + ', mean of the heads' * (heads > 1)
-    return _lines(title + _subtitle(summary), 'cross-entropy in nats', rows, series)
+    return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series)
 
 
-def draw_accuracy(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """Accuracy of each head and of the consensus on the validation data."""
-    heads = len(rows[0]['val']['top1_heads'])
+def draw_score(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+    """Accuracy, or mean average precision, of each head and of the consensus on the validation data."""
+    metric = metric_of(rows[0]['val'])
+    heads = len(metric.heads(rows[0]['val']))
     kept = rows[-1]['kept_head']
     series: list[Series] = [
         (f'head {head}' + ' (kept)' * (head == kept) if heads > 1 else 'network',
-         [row['val']['top1_heads'][head] for row in rows],
+         [metric.heads(row['val'])[head] for row in rows],
          {'color': COLORS[head % len(COLORS)], 'linewidth': 2 if head == kept else 1.2})
         for head in range(heads)
     ]
     if heads > 1:
-        series.append(('consensus', [row['val']['top1_consensus'] for row in rows], {'color': BLACK}))
+        series.append(('consensus', [metric.consensus(row['val']) for row in rows], {'color': BLACK}))
     if 'val_without_ema' in rows[0]:
-        values = [row['val_without_ema']['top1_kept'] for row in rows]
+        values = [metric.kept(row['val_without_ema']) for row in rows]
         series.append(('best head without EMA', values, {'color': GREY, 'linestyle': ':'}))
     if single:
-        values = [row['val']['top1_kept'] for row in single[:len(rows)]]
-        values += [None] * (len(rows) - len(values))
-        series.append(('single network', values, {'color': GREY, 'linestyle': '--'}))
-    return _lines('Accuracy on the validation data' + _subtitle(summary), 'top-1 in %', rows, series)
+        alone: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
+        alone += [None] * (len(rows) - len(alone))
+        series.append(('single network', alone, {'color': GREY, 'linestyle': '--'}))
+    title = f'{metric.title.capitalize()} on the validation data'
+    return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series)
 
 
 def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
@@ -127,8 +131,9 @@ def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
     if all(value is None for value in values):
         return None
     series: list[Series] = [('two heads disagree', values, {'color': COLORS[0], 'linewidth': 2})]
-    title = 'Validation images on which two heads disagree, mean over pairs'
-    return _lines(title + _subtitle(summary), 'images in %', rows, series, floor=0)
+    decisions = metric_of(rows[0]['val']).decisions
+    title = f'Validation {decisions} on which two heads disagree, mean over pairs'
+    return _lines(title + _subtitle(summary), f'{decisions} in %', rows, series, floor=0)
 
 
 def draw_lr(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
@@ -139,24 +144,26 @@ def draw_lr(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
 
 
 def draw_noise(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """Accuracy in training against the labels trained on and against the clean ones; None where they aren't known.
+    """The score in training against the labels trained on and against the clean ones; None where they aren't known.
 
-    Rows may hold `train_top1`: `given` is measured by the labels that were trained on, `clean` by those before noise.
+    Rows may hold it: `given` is measured by the labels that were trained on, `clean` by those before noise.
     """
-    recorded = [row.get('train_top1') or {} for row in rows]
+    metric = metric_of(rows[0]['val'])
+    recorded = [row.get(metric.train_key) or {} for row in rows]
     if not any('clean' in each and 'given' in each for each in recorded):
         return None
     series: list[Series] = [
         ('labels before noise', [each.get('clean') for each in recorded], {'color': COLORS[2], 'linewidth': 2}),
         ('labels trained on', [each.get('given') for each in recorded], {'color': COLORS[1], 'linewidth': 2}),
     ]
-    title = 'Accuracy on the training images, by which labels'
-    return _lines(title + _subtitle(summary), 'top-1 in %, mean of the heads', rows, series)
+    title = f'{metric.train_title.capitalize()} on the training images, by which labels'
+    return _lines(title + _subtitle(summary), f'{metric.train_name} in %, mean of the heads', rows, series)
 
 
+# By file name; that of the score is the metric's.
 PICTURES: dict[str, Callable[[Rows, dict[str, Any], Rows], Any]] = {
     'loss': draw_loss,
-    'accuracy': draw_accuracy,
+    'score': draw_score,
     'disagreement': draw_disagreement,
     'lr': draw_lr,
     'noise': draw_noise,

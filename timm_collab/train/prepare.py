@@ -134,7 +134,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
         train=train.split,
         val=val.split,
         test=None if test is None else test.split,
-        clean_N=splits.clean_N[train.kept_N],
+        clean=splits.clean[train.kept_N],
         num_skipped=splits.num_images - sum(len(each) for each in (train, val, test) if each is not None),
     )
     check_batch_size(config, kept.train)

@@ -17,7 +17,7 @@ BAR = '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 
 
 class Progress:
-    """A bar with loss, accuracy, images per second, memory, and the time that the epoch still takes.
+    """A bar with loss, score, images per second, memory, and the time that the epoch still takes.
 
     Shown on the main process of a run, and on a terminal only: a log file gets a line an epoch instead.
 
@@ -28,6 +28,7 @@ class Progress:
         device: Where the run computes.
         is_main: Whether this is the main process.
         done: Images of the epoch that were trained on before a resumed run began.
+        score_name: How the score is called.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Progress:
             device: torch.device,
             is_main: bool,
             done: int = 0,
+            score_name: str = 'top-1',
     ) -> None:
         self.device = device
+        self.score_name = score_name
         self.shown: dict[str, str] = {}
         self.bar = tqdm(
             total=images,
@@ -53,21 +56,21 @@ class Progress:
             disable=not (is_main and sys.stderr.isatty()),
         )
 
-    def update(self, images: int, loss: float | None = None, accuracy: float | None = None) -> None:
+    def update(self, images: int, loss: float | None = None, score: float | None = None) -> None:
         """Move on.
 
         Args:
             images: Images since the last call, of all processes together.
             loss: Mean loss of the epoch so far; as shown before when left out, for looking at it waits for the device.
-            accuracy: Accuracy of the epoch so far, mean of the heads, in percent; the same.
+            score: Score of the epoch so far, mean of the heads, in percent; the same.
         """
         if self.bar.disable:
             return
         if loss is not None:
             self.shown['loss'] = f'{loss:.3f}'
-        if accuracy is not None:
-            self.shown['top-1'] = f'{accuracy:.1f}%'
-        if loss is not None or accuracy is not None:
+        if score is not None:
+            self.shown[self.score_name] = f'{score:.1f}%'
+        if loss is not None or score is not None:
             self.shown['memory'] = f'{peak_memory(self.device) / GB:.1f}GB'
             self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update(images)

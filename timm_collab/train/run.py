@@ -237,6 +237,7 @@ class ModelRun:
             model_args(self.config.model, self.config.data),
             prepared.splits.label_names,
             from_scratch=not self.config.model.pretrained,
+            multi_label=self.config.data.multi_label,
         )
         folder.write_summary({**summary, 'load': load})
         return load
@@ -252,5 +253,5 @@ def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
         val=evaluation_loader(prepared.val, config.batch_size, config.data.workers),
         test=None if prepared.test is None
         else evaluation_loader(prepared.test, config.batch_size, config.data.workers),
-        clean_N=torch.from_numpy(prepared.splits.clean_N) if prepared.splits.noise_rate else None,
+        clean=torch.from_numpy(prepared.splits.clean) if prepared.splits.noise_rate else None,
     )

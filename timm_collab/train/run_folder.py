@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from .checkpoint import Checkpoints
 from .config import TrainConfig
+from .data.labels import Labels
 from .data.splits import Splits
 from .errors import TrainError, require
 from .recipe_diff import differences
@@ -183,14 +184,14 @@ class RunFolder:
         self._write(METRICS, ''.join(json.dumps(row) + '\n' for row in rows))
 
     def write_labels(self, splits: Splits) -> None:
-        """Write what was trained on, where noise changed labels: row in the training split, clean and noisy label."""
+        """Write what was trained on, where noise changed labels: row in the training split, clean and noisy labels."""
         if not splits.noise_rate:
             return
-        columns = (splits.train.row_N, splits.clean_N, splits.train.labels_N)
+        columns = (splits.train.row_N.tolist(), _in_words(splits.clean), _in_words(splits.train.labels))
         with open(self.path / LABELS, 'w', encoding='utf-8', newline='') as file:
             writer = csv.writer(file)
             writer.writerow(('row', 'clean', 'noisy'))
-            writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+            writer.writerows(zip(*columns, strict=True))
 
     def write_batch(self, batch: Mapping[str, Any]) -> None:
         """Write which batch made the loss explode."""
@@ -209,3 +210,10 @@ class RunFolder:
             os.replace(partial, self.path / name)
         except OSError as error:
             raise TrainError(f"'{self.path / name}' can't be written: {error}") from error
+
+
+def _in_words(labels: Labels) -> list[Any]:
+    """Class indices as they are, several labels as the indices of those that are there: `0 3 7`."""
+    if labels.ndim == 1:
+        return list(labels.tolist())
+    return [' '.join(map(str, row_C.nonzero()[0].tolist())) for row_C in labels]

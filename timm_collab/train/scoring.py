@@ -1,13 +1,16 @@
-"""How good a classifier's probabilities are: accuracy in all and by class, log-likelihood, calibration.
+"""How good a classifier's probabilities are, in all and by class: accuracy and calibration, or mAP and F1.
 
-Shapes: B batch, C classes, N bins.
+Shapes: B batch, C classes, N bins; of several labels, N examples.
 """
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .metrics import average_precision
 
 BINS = 15
 TOP = 5
@@ -57,7 +60,12 @@ class Scorer:
         return int(self.count_C.sum())
 
     @property
-    def top1_C(self) -> list[float | None]:
+    def examples_C(self) -> list[int]:
+        """Number of examples of each class."""
+        return self.count_C.tolist()
+
+    @property
+    def by_class_C(self) -> list[float | None]:
         """Accuracy on the examples of each class, in percent; None of a class without any."""
         return [
             100.0 * correct / count if count else None
@@ -71,4 +79,52 @@ class Scorer:
             'top5': 100.0 * self.top5 / self.count if len(self.count_C) > TOP else None,
             'nll': self.nll / self.count,
             'ece': 100.0 * (self.correct_N - self.confidence_N).abs().sum().item() / self.count,
+        }
+
+
+class MultiLabelScorer:
+    """Collects scores of one classifier whose classes are independent; the same interface as `Scorer`.
+
+    Average precision is that of `metrics.average_precision`, F1 that of labels with a probability over 0.5. Means over
+    classes are over those that occur.
+    """
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, logits_BC: Tensor, target_BC: Tensor) -> None:
+        """Take in a batch: logits and zeros and ones, both [B, C]."""
+        self.logits.append(logits_BC.detach().cpu())
+        self.labels.append(target_BC.cpu())
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return sum(map(len, self.labels))
+
+    @property
+    def examples_C(self) -> list[int]:
+        """Number of examples with each label."""
+        return torch.cat(self.labels).sum(dim=0, dtype=torch.float64).long().tolist()
+
+    @property
+    def by_class_C(self) -> list[float | None]:
+        """Average precision of each class, in percent; None of a class that no example has."""
+        precision_C = 100.0 * average_precision(torch.cat(self.logits), torch.cat(self.labels))
+        return [None if value != value else value for value in precision_C.tolist()]
+
+    def result(self) -> dict[str, Any]:
+        """Scores as plain data: mAP and F1 in percent, binary cross-entropy in nats, mean over examples and classes."""
+        logits_NC, labels_NC = torch.cat(self.logits).double(), torch.cat(self.labels).double()
+        said_NC = logits_NC > 0
+        right_C = (said_NC * labels_NC).sum(dim=0)
+        said_or_true_C = said_NC.sum(dim=0) + labels_NC.sum(dim=0)
+        occurs_C = labels_NC.any(dim=0)
+        known = [value for value in self.by_class_C if value is not None]
+        return {
+            'map': sum(known) / len(known) if known else None,
+            'f1_micro': 200.0 * (right_C.sum() / said_or_true_C.sum().clamp(min=1)).item(),
+            'f1_macro': 200.0 * (right_C / said_or_true_C)[occurs_C].mean().item() if known else None,
+            'bce': F.binary_cross_entropy_with_logits(logits_NC, labels_NC).item(),
         }

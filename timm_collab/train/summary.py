@@ -6,11 +6,11 @@ from typing import Any
 from ..noise import confusion
 from .config import TrainConfig
 from .evaluate import Scores
+from .metrics import metric_for
 from .prepare import Prepared
 from .provenance import versions
 from .report import network_name
 
-RULE = 'highest validation accuracy after the last epoch; of equals the lowest cross-entropy, then the first head'
 CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
 
 
@@ -31,7 +31,8 @@ def run_summary(
         test: Scores on the test split, if there is one.
     """
     splits = prepared.splits
-    best = max(rows, key=lambda row: row['val']['top1_kept'])  # of equals the first
+    metric = metric_for(config.data.multi_label)
+    best = max(rows, key=lambda row: metric.kept(row['val']))  # of equals the first
     kept_head = model.kept_head
     val_row = rows[-1]['val']
     measured = val_row if test is None else test.row(kept_head)
@@ -41,11 +42,9 @@ def run_summary(
         'tree': str(model.tree),
         'num_heads': model.num_heads,
         'kept_head': kept_head,
-        'kept_head_rule': RULE,
+        'kept_head_rule': metric.rule,
         'error_on': splits.val_origin if test is None else f"split '{splits.test.name}'",  # type: ignore[union-attr]
-        'error_kept': _error(measured['top1_kept']),
-        'error_consensus': _error(measured['top1_consensus']),
-        'error_heads': [_error(top1) for top1 in measured['top1_heads']],
+        **metric.finals(measured),
         'test': None if test is None else measured,
         'val': val_row,
         'best_epoch': {'epoch': best['epoch'], 'val': best['val']},
@@ -73,16 +72,11 @@ def run_summary(
             'rate': config.noise.rate,
             'column': config.noise.column,
             'realised_rate': splits.noise_rate,
-            'confusion': confusion(splits.clean_N, splits.train.labels_N, splits.num_classes).tolist()
-            if splits.num_classes <= CONFUSION_CLASSES else None,
+            'confusion': confusion(splits.clean, splits.train.labels, splits.num_classes).tolist()
+            if splits.num_classes <= CONFUSION_CLASSES and not config.data.multi_label else None,
         },
         'teacher': None if prepared.teacher is None else prepared.teacher.facts,
         'seed': config.seed,
         'epochs': config.epochs,
         'versions': versions(),
     }
-
-
-def _error(top1: float) -> float:
-    """Percent wrong from percent right, without the dust of the subtraction."""
-    return round(100.0 - top1, 6)

@@ -118,6 +118,8 @@ def _read(path: str) -> SavedRun:
 
 def _of_run(run: SavedRun) -> tuple[nn.Module, Sequence[str] | None, dict[str, Any], dict[str, Any]]:
     """The kept head of a run."""
+    require(not run.config.data.multi_label, f"teacher.path: run '{run.path}' learnt several labels of an image, and"
+                                             ' predicts no distribution over classes')
     tree: Any = run.load_tree()
     summary, earlier = run.summary, run.summary.get('teacher') or {}
     step = FORWARDS_OF_A_STEP * forward_multiply_adds(tree, run.data_config['input_size'])

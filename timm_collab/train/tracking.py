@@ -18,6 +18,7 @@ from accelerate.tracking import filter_trackers
 
 from .config import TrainConfig
 from .errors import TrainError, require
+from .metrics import metric_of
 
 TRACKING = 'tracking'
 RUN_ID = 'id'
@@ -79,10 +80,12 @@ class Tracking:
             self.accelerator.log(values, step=row['epoch'])
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Log the final errors, and close this run's trackers; another run may follow in this process."""
+        """Log the final scores, and close this run's trackers; another run may follow in this process."""
         if not self.active:
             return
-        final = {f'final/{name}': summary[name] for name in ('error_kept', 'error_consensus') if name in summary}
+        finals = metric_of(summary).final
+        names = f'{finals}_kept', f'{finals}_consensus'
+        final = {f'final/{name}': summary[name] for name in names if name in summary}
         with _silenced([tracker.name for tracker in self.accelerator.trackers]):
             self.accelerator.log(final, step=summary['epochs'])
             for tracker in self.accelerator.trackers:

@@ -20,6 +20,7 @@ from .config import TrainConfig
 from .data.images import EpochSampler
 from .evaluate import Scores, evaluate
 from .meter import LossMeter
+from .metrics import metric_for
 from .progress import Progress
 from .stopping import StoppedError, StopRequest
 from .teacher import Teacher
@@ -38,14 +39,14 @@ class Loaders:
         sampler: That of `train`.
         val: Validation batches.
         test: Test batches, if there are any.
-        clean_N: The label of each training example before noise, where noise changed some.
+        clean: The labels of each training example before noise, where noise changed some.
     """
 
     train: DataLoader
     sampler: EpochSampler
     val: DataLoader
     test: DataLoader | None
-    clean_N: Tensor | None = None
+    clean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Listener:
     Args:
         on_epoch: Given the row of each epoch, for logs and the screen.
         on_checkpoint: Given what `Trainer.load_state_dict` takes, the number of updates so far, and the validation
-            accuracy of the kept head in percent, None in the middle of an epoch.
+            score of the kept head in percent, None in the middle of an epoch.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
@@ -90,8 +91,9 @@ class Trainer:
         self.listener = listener or Listener()
         self.stop = stop or StopRequest()
         self.sampler = loaders.sampler
-        self.clean_N = loaders.clean_N
+        self.clean = loaders.clean
         self.model = model
+        self.metric = metric_for(config.data.multi_label)
         self.updates_per_epoch = len(loaders.train)
         self.updater = Updater(config, model, self.updates_per_epoch, accelerator, teacher)
         self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
@@ -136,7 +138,7 @@ class Trainer:
             self.listener.on_epoch(self.rows[-1])
             finished = self.epoch == self.config.epochs
             if self.epoch % saving.every_epochs == 0 or finished or stopping:
-                self._save(self.rows[-1]['val']['top1_kept'])
+                self._save(self.metric.kept(self.rows[-1]['val']))
             if stopping and not finished:
                 raise StoppedError(self.stop.signal_number)
         self.model.kept_head = self.rows[-1]['kept_head']
@@ -181,7 +183,7 @@ class Trainer:
         model = self.judged if model is None else model
         if self.accelerator.num_processes > 1:
             distribute_bn(model, self.accelerator.num_processes, reduce=True)
-        return evaluate(model, loader, self.accelerator)
+        return evaluate(model, loader, self.accelerator, self.metric)
 
     def release(self) -> nn.Module:
         """The trained model on the CPU, as it was validated, free of what Accelerate put around it."""
@@ -202,22 +204,23 @@ class Trainer:
             self.accelerator.device,
             self.accelerator.is_main_process,
             done=self.sampler.skip,
+            score_name=self.metric.train_name,
         )
         if self.step == 0:
             self.lr = self.updater.lr
         stopping = False
         first, start = self.step, time.perf_counter()
         with bar:
-            for images, target_B in self.train_loader:
-                clean_B = target_B if self.clean_N is None else self._clean_labels().to(target_B.device)
-                self.meter.add(self.updater.update(images, target_B, clean_B, self.epoch, self.step))
+            for images, given in self.train_loader:
+                clean = given if self.clean is None else self._clean_labels().to(given.device)
+                self.meter.add(self.updater.update(images, given, clean, self.epoch, self.step))
                 # Signals reach processes at different moments, so all learn of them in the same look.
                 alone = self.accelerator.num_processes == 1 and self.stop.requested
                 due = saving.every_updates is not None and self.step % saving.every_updates == 0
                 looking = self.step % CHECK_EVERY == 0 or self.step == self.updates_per_epoch or due or alone
                 if looking:
                     stopping = self.meter.check(self.stop.requested)
-                now = (self.meter.loss, self.meter.top1['given']) if looking else ()
+                now = (self.meter.loss, self.meter.score['given']) if looking else ()
                 bar.update(self.config.batch_size, *now)
                 if (stopping or due) and self.step < self.updates_per_epoch:
                     self._save()
@@ -244,18 +247,18 @@ class Trainer:
             'val': scores.row(scores.best_head),
         }
         if not self.config.augment.mixes:  # the images of a mixture have no one label
-            top1 = self.meter.top1
-            row['train_top1'] = top1 if self.clean_N is not None else {'given': top1['given']}
+            score = self.meter.score
+            row[self.metric.train_key] = score if self.clean is not None else {'given': score['given']}
         if scores is not online:
             row['val_without_ema'] = online.row(online.best_head)
         return row
 
     def _clean_labels(self) -> Tensor:
         """Labels before noise of this process's part of the batch at hand."""
-        assert self.clean_N is not None
+        assert self.clean is not None
         size = self.config.batch_size // self.accelerator.num_processes
         first = self.step * self.config.batch_size + self.accelerator.process_index * size
-        return self.clean_N[self._order[first:first + size]]
+        return self.clean[self._order[first:first + size]]
 
     def _save(self, score: float | None = None) -> None:
         self.listener.on_checkpoint(self.state_dict(), self.num_updates, score)

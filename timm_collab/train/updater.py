@@ -3,7 +3,7 @@
 Whatever is random in an update is drawn from a seed that depends on the recipe's seed, the epoch, the update and the
 process, and on nothing that came before.
 
-Shapes: H heads, B batch.
+Shapes: H heads, B batch, C classes.
 """
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from .config import TrainConfig
 from .data.keyed import keyed_randomness
 from .distillation import DistillationTask
 from .freezing import FrozenTrunk
+from .metrics import metric_for
 from .schedule import schedule_objective
 from .teacher import Teacher
 
@@ -90,7 +91,11 @@ class Updater:
         if config.compile:
             self.task.compile(config.compile_backend, config.compile_mode)
         self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
-        self.mixup = build_mixup(config.augment, config.objective.smoothing, model.num_classes)  # type: ignore[arg-type]
+        self.metric = metric_for(config.data.multi_label)
+        # Several labels are mixed by the images' shares, see `_mixed`: timm's own way isn't in every timm supported.
+        batch = config.batch_size // accelerator.num_processes
+        mixed = batch if config.data.multi_label else model.num_classes
+        self.mixup = build_mixup(config.augment, config.objective.smoothing, mixed)  # type: ignore[arg-type]
 
     @property
     def lr(self) -> float:
@@ -102,20 +107,20 @@ class Updater:
         self.task.train()
         self.frozen_trunk.apply(epoch)
 
-    def update(self, images: Tensor, target_B: Tensor, clean_B: Tensor, epoch: int, step: int) -> Tensor:
+    def update(self, images: Tensor, given: Tensor, clean: Tensor, epoch: int, step: int) -> Tensor:
         """Make one step of the optimizer.
 
         Args:
             images: This process's part of the batch, [B, in_chans, height, width].
-            target_B: Class indices to learn.
-            clean_B: What they were before noise, to measure by.
+            given: Labels to learn: class indices [B], or zeros and ones [B, C].
+            clean: What they were before noise, to measure by.
             epoch: The epoch, from 0.
             step: Updates made before in this epoch.
 
         Returns:
             A row [3 + 2 H], see `LossMeter.add`.
         """
-        images, target = self._mixed(images, target_B, epoch, step)
+        images, target = self._mixed(images, given, epoch, step)
         key = (self.config.seed, 'update', epoch, step, self.accelerator.process_index)
         set_seed(random.Random('/'.join(map(str, key))).getrandbits(32))
         before = epoch * self.updates_per_epoch + step
@@ -123,15 +128,14 @@ class Updater:
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
-        parts = zip(*(each.chunk(steps) for each in (images, target, target_B, clean_B)), strict=True)
-        for part, (images_part, target_part, given_b, clean_b) in enumerate(parts):
+        parts = zip(*(each.chunk(steps) for each in (images, target, given, clean)), strict=True)
+        for part, (images_part, target_part, given_part, clean_part) in enumerate(parts):
             last = part == steps - 1
             with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
                 result = self.task(images_part, target_part)
                 self.accelerator.backward(result['loss'] / steps)
-            predicted_Hb = result['logits'].argmax(dim=-1)
-            top1 = [100.0 * (predicted_Hb == label_b).float().mean() for label_b in (given_b, clean_b)]
-            numbers = torch.stack([result['loss'].detach().float(), *top1])
+            scores = [self.metric.in_training(result['logits'], labels) for labels in (given_part, clean_part)]
+            numbers = torch.stack([result['loss'].detach().float(), *scores])
             rows.append(torch.cat([numbers, result['hard'].float(), result['soft'].float()]))
         self.frozen_trunk.drop_gradients()
         for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages
@@ -194,14 +198,18 @@ class Updater:
         self.accelerator.free_memory()
         return model.cpu().to(memory_format=torch.contiguous_format)
 
-    def _mixed(self, images: Tensor, target_B: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def _mixed(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
         if self.mixup is None:
-            return images, target_B
+            return images, labels
         off = self.config.augment.mixup_off_epoch
         self.mixup.mixup_enabled = not off or epoch < off
         with keyed_randomness(self.config.seed, epoch, 'mixup', step, self.accelerator.process_index):
-            return self.mixup(images, target_B)
+            if labels.ndim == 1:
+                return self.mixup(images, labels)
+            # With each image as a class of its own, the targets are its share in each mixture.
+            images, shares_BB = self.mixup(images, torch.arange(len(images), device=images.device))
+            return images, shares_BB @ labels
 
     def _models(self) -> list[nn.Module]:
         return [self.model] + ([] if self.ema is None else [self.ema.module])

@@ -19,13 +19,14 @@ import torch.nn as nn
 
 from .config import TrainConfig
 from .data.images import TransformedImages, evaluation_loader
+from .data.labels import outside, padded
 from .data.sources import ImageSplit, load_source
 from .data.splits import make_splits
 from .errors import TrainError, require
 from .parse import from_mapping
 from .run_folder import PRUNED
 from .saved_run import SavedRun
-from .scoring import BINS, Scorer
+from .scoring import BINS, MultiLabelScorer, Scorer
 
 VALIDATION = 'validation.json'
 
@@ -67,16 +68,19 @@ def validate(
     num_classes = run.summary['data']['num_classes']
     num_heads = run.summary['num_heads']
     labels = [*(f'head {head}' for head in range(num_heads)), 'consensus', 'pruned']
-    scorers = {label: Scorer(num_classes) for label in labels}
+    several = run.config.data.multi_label
+    scorers: dict[str, Scorer | MultiLabelScorer] = {
+        label: MultiLabelScorer() if several else Scorer(num_classes) for label in labels}
     tree, pruned = tree.to(where), pruned.to(where)
-    for images_B, target_B in loader:
+    for images_B, target in loader:
         images_B = images_B.to(where)
         logits_HBC = tree.forward_heads(images_B).float()  # type: ignore[operator]
         predictions = [*logits_HBC, logits_HBC.mean(dim=0), pruned(images_B)]
         for scorer, logits_BC in zip(scorers.values(), predictions, strict=True):
-            scorer.add(logits_BC, target_B)
+            scorer.add(logits_BC, target)
 
     kept = f'head {tree.kept_head}'
+    by_class = 'ap' if several else 'top1'
     result = {
         'split': images.name,
         'data': config.data.path,
@@ -85,16 +89,17 @@ def validate(
         'heads': [scorers[label].result() for label in labels[:num_heads]],
         'consensus': scorers['consensus'].result(),
         'pruned': scorers['pruned'].result(),
-        'ece_bins': BINS,
+        **({} if several else {'ece_bins': BINS}),
         'per_class': [
             {
                 'label': label,
                 'name': None if names is None else names[label],
                 'count': count,
-                'top1_kept': scorers[kept].top1_C[label],
-                'top1_consensus': scorers['consensus'].top1_C[label],
+                f'{by_class}_kept': of_kept,
+                f'{by_class}_consensus': of_consensus,
             }
-            for label, count in enumerate(scorers[kept].count_C.tolist())
+            for label, (count, of_kept, of_consensus) in enumerate(zip(
+                scorers[kept].examples_C, scorers[kept].by_class_C, scorers['consensus'].by_class_C, strict=True))
         ],
     }
     _write(run.path / VALIDATION, result)
@@ -103,6 +108,8 @@ def validate(
 
 def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     data = from_mapping(type(config.data), {**dataclasses.asdict(config.data), **overrides})
+    require(data.multi_label == config.data.multi_label,
+            f'data.multi_label must be what the run was trained with, {config.data.multi_label}')
     # Test and validation labels carry no noise; a column of other labels needn't be there.
     return dataclasses.replace(config, data=data, noise=type(config.noise)())
 
@@ -130,10 +137,11 @@ def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSp
     require(not (names and known) or names == known,
             f"the classes of data.path '{data.path}' are not the run's: {names} instead of {known}")
     num_classes = run.summary['data']['num_classes']
-    low, high = int(found.labels_N.min()), int(found.labels_N.max())
-    require(low >= 0 and high < num_classes, f"split '{found.name}' has labels from {low} to {high}, and the run"
-                                             f' {num_classes} classes, from 0')
-    return found, known or names
+    bad = outside(found.labels, num_classes)
+    if bad is not None:
+        raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, and the run"
+                         f' {num_classes} classes, from 0')
+    return found.with_labels(padded(found.labels, num_classes)), known or names
 
 
 def _load_pruned(run: SavedRun) -> nn.Module:

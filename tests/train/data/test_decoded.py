@@ -59,7 +59,7 @@ def test_images_of_another_size(folder: Path) -> None:
 
 def test_a_bad_image_is_named_or_left_out(folder: Path) -> None:
     images = split(folder)
-    bad = [np.flatnonzero(images.labels_N == 1)[0], 79]
+    bad = [np.flatnonzero(images.labels == 1)[0], 79]
     names = [Path(images.encoded(np.array([row]))[0]['path']) for row in bad]
     for name in names:
         name.write_bytes(b'no image at all')
@@ -69,7 +69,7 @@ def test_a_bad_image_is_named_or_left_out(folder: Path) -> None:
         decoded = decode(images, NOTHING, skip=True)
         assert np.array_equal(decoded.kept_N, np.setdiff1d(np.arange(80), bad))
         assert len(decoded.images) == len(decoded.split) == 78
-        assert np.array_equal(decoded.split.labels_N, images.labels_N[decoded.kept_N])
+        assert np.array_equal(decoded.split.labels, images.labels[decoded.kept_N])
         assert np.array_equal(decoded.images[50], (
             images.image(51) if decode is decode_list else np.asarray(images.image(51)).transpose(2, 0, 1)
         ))
@@ -106,7 +106,7 @@ def test_the_cache_knows_content_and_transform(folder: Path, tmp_path: Path, mon
     assert [count(images, smaller, (6, 6, 3))[0] for _ in range(2)] == [1, 0]
     assert count(images.take(np.arange(79)))[0] == 1
     assert count(images.take(np.arange(80)[::-1]))[0] == 1
-    assert count(images.with_labels(1 - images.labels_N))[0] == 0
+    assert count(images.with_labels(1 - images.labels))[0] == 0
     path = folder / 'train' / 'cat' / '0.png'
     with Image.open(path) as image:
         changed = image.transpose(Image.Transpose.ROTATE_90)

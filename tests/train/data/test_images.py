@@ -71,7 +71,7 @@ def test_a_batch_is_made_of_the_images_that_it_would_have_one_by_one(source, pre
     sampler = EpochSampler(24, seed=3)
     for place, key in enumerate(list(sampler)[:20]):
         image, label = dataset[key]
-        assert torch.equal(image, images[place]) and label == labels[place] == source.train.labels_N[key[1]]
+        assert torch.equal(image, images[place]) and label == labels[place] == source.train.labels[key[1]]
 
 
 @pytest.mark.parametrize('keys', [BATCHES, ONE_BY_ONE], ids=str)
@@ -205,7 +205,7 @@ def test_a_broken_image_on_the_fly_is_replaced_by_its_key(image_folder, preproce
     replaced = [dataset._image((epoch, bad[0]))[0] for epoch in range(8)]
     assert len(set(replaced)) > 1 and not set(replaced) & set(bad)
     label = dataset[0, bad[0]][1]
-    assert label == split.labels_N[replaced[0]]
+    assert label == split.labels[replaced[0]]
     with pytest.raises(TrainError, match="can't be decoded"):
         make(split, preprocess(), cache_mb=0)[0, bad[0]]
 

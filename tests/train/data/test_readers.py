@@ -48,7 +48,7 @@ def check(path: object, count: int = 6, **keys: Any) -> None:
     assert len(train) == count
     for index in range(count):
         brightness = np.asarray(train.image(index))
-        assert brightness.min() == brightness.max() and brightness.max() % 2 == train.labels_N[index]
+        assert brightness.min() == brightness.max() and brightness.max() % 2 == train.labels[index]
     assert len({np.asarray(train.image(index)).max() for index in range(count)}) == count
 
 

@@ -32,7 +32,7 @@ LABELS = np.repeat(np.arange(5), [100, 50, 20, 10, 2])
 
 def test_hold_out_takes_its_share_of_each_class_once():
     made = make_splits(Source(split(LABELS), None, None, None), recipe(val_fraction=0.1))
-    assert np.bincount(made.val.labels_N).tolist() == [10, 5, 2, 1, 1]
+    assert np.bincount(made.val.labels).tolist() == [10, 5, 2, 1, 1]
     assert sorted([*made.train.row_N, *made.val.row_N]) == list(range(LABELS.size))
     assert 'held out' in made.val_origin
 
@@ -54,18 +54,18 @@ def test_noise_is_in_the_training_labels_only():
     source = Source(split(LABELS), None, split(LABELS, 'test'), None)
     clean, noisy = (make_splits(source, recipe(noise=rate)) for rate in (0.0, 0.4))
     assert np.array_equal(clean.train.row_N, noisy.train.row_N)
-    changed = np.count_nonzero(clean.train.labels_N != noisy.train.labels_N)
+    changed = np.count_nonzero(clean.train.labels != noisy.train.labels)
     assert changed == round(0.4 * len(clean.train))
     assert noisy.noise_rate == changed / len(clean.train)
-    assert np.array_equal(noisy.val.labels_N, LABELS[noisy.val.row_N])
-    assert np.array_equal(noisy.test.labels_N, LABELS)
+    assert np.array_equal(noisy.val.labels, LABELS[noisy.val.row_N])
+    assert np.array_equal(noisy.test.labels, LABELS)
 
 
 @pytest.mark.parametrize('size', [4, 17, 90])
 def test_subset_is_exact_and_keeps_proportions(size):
     made = make_splits(Source(split(LABELS), split([0], 'val'), None, None), recipe(max_train_samples=size))
     assert len(made.train) == size == len(set(made.train.row_N.tolist()))
-    counts = np.bincount(made.train.labels_N, minlength=5)
+    counts = np.bincount(made.train.labels, minlength=5)
     assert np.all(np.abs(counts - size * np.bincount(LABELS) / LABELS.size) < 1)
 
 
@@ -112,18 +112,18 @@ def test_labels_of_a_column_are_those_of_training_alone():
     source = Source(split(LABELS), None, split(LABELS, 'test'), None, given)
     config = dataclasses.replace(recipe(), noise=NoiseConfig(kind='column', column='worse'))
     made = make_splits(source, config)
-    assert np.array_equal(made.train.labels_N, given[made.train.row_N])
-    assert np.array_equal(made.clean_N, LABELS[made.train.row_N]) and made.noise_rate == 1.0
-    assert np.array_equal(made.val.labels_N, LABELS[made.val.row_N])
-    assert np.array_equal(made.test.labels_N, LABELS)
+    assert np.array_equal(made.train.labels, given[made.train.row_N])
+    assert np.array_equal(made.clean, LABELS[made.train.row_N]) and made.noise_rate == 1.0
+    assert np.array_equal(made.val.labels, LABELS[made.val.row_N])
+    assert np.array_equal(made.test.labels, LABELS)
     with pytest.raises(TrainError, match=r"label 5 in row 0 of split 'train' is outside \[0, 5\)"):
-        make_splits(dataclasses.replace(source, given_N=given * 0 + 5), config)
+        make_splits(dataclasses.replace(source, given=given * 0 + 5), config)
 
 
 def test_a_noise_matrix_is_for_the_classes_of_the_data():
     config = dataclasses.replace(recipe(), noise=NoiseConfig(kind='matrix', matrix=np.eye(5)[::-1].tolist()))
     made = make_splits(Source(split(LABELS), None, None, None), config)
-    assert np.array_equal(made.train.labels_N, 4 - made.clean_N)
+    assert np.array_equal(made.train.labels, 4 - made.clean)
     config = dataclasses.replace(config, noise=NoiseConfig(kind='matrix', matrix=[[1.0]]))
     with pytest.raises(TrainError, match='noise: the matrix must be 5 x 5'):
         make_splits(Source(split(LABELS), None, None, None), config)

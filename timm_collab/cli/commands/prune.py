@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
             model_args(saved.config.model, saved.config.data),
             saved.label_names,
             from_scratch=not saved.config.model.pretrained,
+            multi_label=saved.config.data.multi_label,
         )
     except ExportError as error:
         print(f'error: {error}', file=sys.stderr)

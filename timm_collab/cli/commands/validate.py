@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{saved.summary['network']} of {args.run} on split '{result['split']}' of {result['data']},"
           f' {result["count"]:,} images\n')
     print(_scores(result))
-    print(f'\ntop-1, top-5: accuracy in %. NLL: negative log-likelihood in nats. ECE: calibration error in %,'
-          f' {result["ece_bins"]} bins.\n')
+    print(f'\n{_legend(result)}\n')
     print(_classes(result['per_class']))
     print(f'\nwritten to {saved.path / VALIDATION}')
     return 0
@@ -64,21 +63,35 @@ def _scores(result: dict[str, Any]) -> str:
         ('consensus', result['consensus']),
         ('pruned, by plain timm', result['pruned']),
     ]
+    if 'map' in result['consensus']:
+        return format_table(('', 'mAP', 'micro F1', 'macro F1', 'BCE'), [
+            (name, _percent(row['map']), f'{row["f1_micro"]:.2f}', _percent(row['f1_macro']), f'{row["bce"]:.4f}')
+            for name, row in named
+        ])
     return format_table(('', 'top-1', 'top-5', 'NLL', 'ECE'), [
         (name, f'{row["top1"]:.2f}', _percent(row['top5']), f'{row["nll"]:.4f}', f'{row["ece"]:.2f}')
         for name, row in named
     ])
 
 
+def _legend(result: dict[str, Any]) -> str:
+    if 'map' in result['consensus']:
+        return ('mAP: average precision in %, mean over classes; below for each. F1 in %, of labels with a probability'
+                ' over 0.5. BCE: binary cross-entropy in nats.')
+    return (f'top-1, top-5: accuracy in %. NLL: negative log-likelihood in nats. ECE: calibration error in %,'
+            f' {result["ece_bins"]} bins.')
+
+
 def _classes(per_class: list[dict[str, Any]]) -> str:
     seen = [row for row in per_class if row['count']]
+    by = 'ap' if 'ap_kept' in per_class[0] else 'top1'
     shown, title = seen, 'class'
     if len(seen) > MANY_CLASSES:
-        shown = sorted(seen, key=lambda row: row['top1_kept'])[:MANY_CLASSES]
+        shown = sorted(seen, key=lambda row: row[f'{by}_kept'])[:MANY_CLASSES]
         title = f'worst {MANY_CLASSES} of {len(seen)} classes'
     return format_table((title, 'images', 'kept head', 'consensus'), [
-        (row['name'] or str(row['label']), f'{row["count"]:,}', _percent(row['top1_kept']),
-         _percent(row['top1_consensus']))
+        (row['name'] or str(row['label']), f'{row["count"]:,}', _percent(row[f'{by}_kept']),
+         _percent(row[f'{by}_consensus']))
         for row in shown
     ])
 

@@ -107,8 +107,19 @@ class TrainConfig:
         require(not self.teacher.given or self.objective.hard == 'ce',
                 f'a teacher is compared as a distribution over classes: it needs objective.hard ce, got'
                 f' {self.objective.hard}')
+        if self.data.multi_label:
+            self._check_multi_label()
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
+
+    def _check_multi_label(self) -> None:
+        require(self.objective.hard == 'bce', 'data.multi_label: cross-entropy takes one class of an image, write'
+                                              ' --objective.hard bce')
+        require(self.objective.smoothing == 0, 'data.multi_label: objective.smoothing spreads the one class of an image'
+                                               f' over the others, leave it out, got {self.objective.smoothing}')
+        require(self.noise.kind in ('none', 'column') or (self.noise.rate == 0 and self.noise.matrix is None),
+                f'data.multi_label: noise.kind {self.noise.kind} replaces the one class of an image by another: leave'
+                ' out noise, or write --noise.kind column and name a column with other labels')
 
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain data, nested by group, but those of the folder: a recipe belongs to no one folder."""

@@ -26,9 +26,13 @@ class DataConfig:
                                         " out val_fraction of the training split")
     test_split: str | None = key('auto', "test split, measured once at the end; 'auto': 'test' if there is one, null:"
                                          " none")
-    val_fraction: float = key(0.1, 'share of each class of the training split held out when there is no val_split')
+    val_fraction: float = key(0.1, 'share of each class of the training split held out when there is no val_split; of'
+                                   ' several labels an image counts for its rarest')
     image_column: str = key('image', 'column with the images')
     label_column: str = key('label', 'column with the labels: class indices, or class names')
+    multi_label: bool = key(False, 'an image has any number of labels: label_column holds lists of class indices or'
+                                   ' names, or a row of zeros and ones, one for each class; needs objective.hard: bce,'
+                                   ' and measures mean average precision')
     max_train_samples: int | None = key(None, 'train on so many images only, drawn at random, class by class')
     img_size: int | None = key(None, "side of the square input in pixels; the architecture's own when left out")
     in_chans: int = key(3, 'input channels: 3 (colour) or 1 (grey); images are converted')
@@ -51,6 +55,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(0.0 < self.val_fraction < 1.0, f'data.val_fraction must lie between 0 and 1, got {self.val_fraction}')
+        require(not (self.multi_label and str(self.path).startswith('timm:')),
+                f"data.multi_label: timm's readers give one label of an image, got data.path '{self.path}'")
         require(self.in_chans in (1, 3), f'data.in_chans must be 1 (grey) or 3 (colour), got {self.in_chans}')
         require(self.img_size is None or self.img_size >= 1, f'data.img_size must be at least 1, got {self.img_size}')
         require(self.max_train_samples is None or self.max_train_samples >= 1,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..errors import TrainError, require
 from .cache import cached
-from .sources import Encoded, ImageSplit, Labels
+from .sources import Encoded, ImageSplit, Rows
 
 CACHED_BYTES = 2**22
 """Splits with fewer bytes are decoded faster than they are looked up."""
@@ -57,7 +57,7 @@ class Decoded:
 
     images: Tensor | list[Image.Image]
     split: ImageSplit
-    kept_N: Labels
+    kept_N: Rows
 
 
 class SizesDifferError(Exception):
@@ -140,7 +140,7 @@ def decode_list(split: ImageSplit, once: ToImage, skip: bool = False, progress: 
     return _decoded([images[index] for index in kept_N.tolist()], split, kept_N)
 
 
-def _decoded(images: Tensor | list[Image.Image], split: ImageSplit, kept_N: Labels) -> Decoded:
+def _decoded(images: Tensor | list[Image.Image], split: ImageSplit, kept_N: Rows) -> Decoded:
     return Decoded(images, split if len(kept_N) == len(split) else split.take(kept_N), kept_N)
 
 
@@ -150,9 +150,9 @@ def _decode(
         keep: Callable[[int, Image.Image], None],
         skip: bool,
         progress: bool,
-) -> Labels:
+) -> Rows:
     """Decode all images in threads, for decoders release the interpreter's lock; returns which could be."""
-    def decode(chunk_M: Labels) -> list[int]:
+    def decode(chunk_M: Rows) -> list[int]:
         bad = []
         encoded: list[Encoded | None]
         try:

@@ -20,8 +20,9 @@ from .cache import cache_folder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from .keyed import Draws, Key, Purpose, keyed_randomness
+from .labels import as_target
 from .preprocess import Preprocessing, Transform
-from .sources import ImageSplit, Labels
+from .sources import ImageSplit, Rows
 
 _ORDER = 3  # see the streams of splits.py
 _MB = 2**20
@@ -89,7 +90,7 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
         self.images_NCHW = decoded.images
         if device.type == 'cuda' and 4 * self.images_NCHW.nbytes <= torch.cuda.mem_get_info(device)[0]:
             self.images_NCHW = self.images_NCHW.to(device)
-        self.labels_N = torch.from_numpy(self.split.labels_N).to(self.images_NCHW.device)
+        self.labels = torch.from_numpy(self.split.labels).to(self.images_NCHW.device)
         self.num_replaced = 0
 
     def __len__(self) -> int:
@@ -100,14 +101,14 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
         return images[0], target_B[0]
 
     def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
-        """A finished batch, images [B, C, h, w] and labels [B]. PyTorch's loaders call this where they find it."""
+        """A finished batch, images [B, C, h, w] and targets. PyTorch's loaders call this where they find it."""
         keys_B = [_key(key) for key in keys]
         index_B = torch.tensor([key[1] for key in keys_B], device=self.images_NCHW.device)
         images_BCHW = self.images_NCHW[index_B].to(self.device)
-        return self.transform(images_BCHW, self.seed, keys_B), self.labels_N[index_B].to(self.device)
+        return self.transform(images_BCHW, self.seed, keys_B), as_target(self.labels[index_B].to(self.device))
 
 
-class TransformedImages(Dataset[tuple[Tensor, int]]):
+class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
     """A split whose images are transformed one by one when they are asked for.
 
     Args:
@@ -127,7 +128,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
             skip: bool = False,
     ) -> None:
         self.split = split if decoded is None else decoded.split
-        self.kept_N: Labels = np.arange(len(split)) if decoded is None else decoded.kept_N
+        self.kept_N: Rows = np.arange(len(split)) if decoded is None else decoded.kept_N
         self.transform = transform
         self.seed = seed
         self.decoded: Any = None if decoded is None else decoded.images
@@ -138,11 +139,12 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: Key | int) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key | int) -> tuple[Tensor, Tensor | int]:
         key = _key(key)
         index, image = self._image(key)
+        label = self.split.labels[index]
         with keyed_randomness(self.seed, *key):
-            return self.transform(image), int(self.split.labels_N[index])
+            return self.transform(image), torch.from_numpy(label).float() if label.ndim else int(label)
 
     @property
     def num_replaced(self) -> int:

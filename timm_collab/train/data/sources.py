@@ -15,12 +15,13 @@ from PIL import Image
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
+from .labels import Labels, check_column, find_form, read_labels
 from .readers import open_splits
 
 _FORMAT = datasets.Image()
 _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
 
-Labels = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
 Encoded = dict[str, Any]
 """An image as it is stored: its bytes, or the path of the file that holds them."""
 
@@ -35,28 +36,28 @@ class ImageSplit:
         image_column: Column of `rows` with the images.
         mode: PIL mode that images are converted to, 'L' or 'RGB'.
         row_N: Which rows of `rows` these are.
-        labels_N: Class index of each.
+        labels: Label of each: its class index, or of several labels a row of zeros and ones.
     """
 
     name: str
     rows: datasets.Dataset
     image_column: str
     mode: str
-    row_N: Labels
-    labels_N: Labels
+    row_N: Rows
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.row_N)
 
-    def take(self, index_M: Labels) -> ImageSplit:
+    def take(self, index_M: Rows) -> ImageSplit:
         """Some of the examples, in the order given."""
-        return replace(self, row_N=self.row_N[index_M], labels_N=self.labels_N[index_M])
+        return replace(self, row_N=self.row_N[index_M], labels=self.labels[index_M])
 
-    def with_labels(self, labels_N: Labels) -> ImageSplit:
+    def with_labels(self, labels: Labels) -> ImageSplit:
         """The same examples with other labels."""
-        return replace(self, labels_N=labels_N)
+        return replace(self, labels=labels)
 
-    def encoded(self, index_M: Labels) -> list[Encoded]:
+    def encoded(self, index_M: Rows) -> list[Encoded]:
         """Some of the images as they are stored."""
         return self.rows[self.row_N[index_M].tolist()][self.image_column]
 
@@ -94,14 +95,14 @@ class Source:
         val: The validation split.
         test: The test split.
         label_names: Names of the classes.
-        given_N: Other labels of the whole training split, from a column of their own.
+        given: Other labels of the whole training split, from a column of their own.
     """
 
     train: ImageSplit
     val: ImageSplit | None
     test: ImageSplit | None
     label_names: list[str] | None
-    given_N: Labels | None = None
+    given: Labels | None = None
 
 
 def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
@@ -129,7 +130,7 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
         require(len(found[name]) > 0, f"split '{name}' of data.path '{config.path}' is empty")
     require(len(set(chosen.values())) == len(chosen), f'the same split is used twice: {chosen}')
 
-    label_names = _label_names(found[config.train_split], config)
+    form = find_form(found[config.train_split], config)
     mode = 'L' if config.in_chans == 1 else 'RGB'
     splits = {
         role: ImageSplit(
@@ -138,16 +139,16 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
             image_column=config.image_column,
             mode=mode,
             row_N=np.arange(len(found[name])),
-            labels_N=_labels(found[name], name, config, label_names),
+            labels=read_labels(found[name], name, config, form),
         )
         for role, name in chosen.items()
     }
-    given_N = None
+    given = None
     if noise_column is not None:
         train = found[config.train_split]
-        _check_column(train, noise_column, 'noise.column')
-        given_N = _labels(train, config.train_split, replace(config, label_column=noise_column), label_names)
-    return Source(splits['train'], splits.get('val'), splits.get('test'), label_names, given_N)
+        check_column(train, noise_column, 'noise.column')
+        given = read_labels(train, config.train_split, replace(config, label_column=noise_column), form)
+    return Source(splits['train'], splits.get('val'), splits.get('test'), form.names, given)
 
 
 def _split_name(asked: str | None, role: str, found: Mapping[str, datasets.Dataset]) -> str | None:
@@ -156,14 +157,8 @@ def _split_name(asked: str | None, role: str, found: Mapping[str, datasets.Datas
     return next((name for name in _AUTO_SPLITS[role] if name in found), None)
 
 
-def _check_column(rows: datasets.Dataset, column: str, key: str) -> None:
-    require(column in rows.column_names,
-            f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
-            f'{nearest(column, rows.column_names)}')
-
-
 def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
-    _check_column(rows, config.image_column, 'data.image_column')
+    check_column(rows, config.image_column, 'data.image_column')
     rows = rows.select_columns([config.image_column])
     if not isinstance(rows.features[config.image_column], datasets.Image):
         try:
@@ -172,29 +167,3 @@ def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> data
             raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' holds"
                              f' {rows.features[config.image_column]}, not images') from error
     return rows.cast_column(config.image_column, datasets.Image(decode=False))
-
-
-def _label_names(train: datasets.Dataset, config: DataConfig) -> list[str] | None:
-    """Class names: of the feature if it has any, else, for labels written as text, the sorted texts of training."""
-    _check_column(train, config.label_column, 'data.label_column')
-    feature = train.features[config.label_column]
-    if isinstance(feature, datasets.ClassLabel):
-        return list(feature.names)
-    if getattr(feature, 'dtype', None) in ('string', 'large_string'):
-        return sorted(name for name in train.unique(config.label_column) if name is not None)
-    return None
-
-
-def _labels(rows: datasets.Dataset, split: str, config: DataConfig, names: list[str] | None) -> Labels:
-    _check_column(rows, config.label_column, 'data.label_column')
-    values = rows.with_format('arrow')[:][config.label_column].to_pylist()
-    if values and any(isinstance(value, str) for value in values):
-        index = {name: position for position, name in enumerate(names or ())}
-        for row, value in enumerate(values):
-            require(value in index, f"label {value!r} in row {row} of split '{split}' is none of the {len(index)}"
-                                    f" classes of split '{config.train_split}'")
-        values = [index[value] for value in values]
-    for row, value in enumerate(values):
-        require(isinstance(value, int), f"label {value!r} in row {row} of split '{split}' is neither a class index nor"
-                                        f" a name: data.label_column '{config.label_column}' can't be learnt")
-    return np.asarray(values, dtype=np.int64)

@@ -1,6 +1,6 @@
 """From the splits of a data set to what is trained on, chosen by and tested on.
 
-Array names end in their shape: N examples, C classes.
+Array names end in their shape: N examples, C classes; labels are class indices [N], or zeros and ones [N, C].
 """
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from ...noise import apply_noise, realised_rate
 from ..config import TrainConfig
 from ..errors import TrainError, require
-from .sources import ImageSplit, Labels, Source
+from .labels import Labels, outside, padded, strata
+from .sources import ImageSplit, Source
 
 # One stream of draws for each purpose, so that changing one of them leaves the others as they were.
 _HOLD_OUT, _SUBSET = 1, 2
@@ -20,7 +21,7 @@ _HOLD_OUT, _SUBSET = 1, 2
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run works with; only `train` ever carries noisy labels, and `clean_N` are those it had before.
+    """What a run works with; only `train` ever carries noisy labels, and `clean` are those it had before.
 
     `num_skipped` images could not be decoded and are in none of the splits.
     """
@@ -30,7 +31,7 @@ class Splits:
     test: ImageSplit | None
     num_classes: int
     label_names: list[str] | None
-    clean_N: Labels
+    clean: Labels
     val_origin: str
     num_skipped: int = 0
 
@@ -42,16 +43,16 @@ class Splits:
     @property
     def noise_rate(self) -> float:
         """Share of the training labels that noise changed."""
-        return realised_rate(self.clean_N, self.train.labels_N)
+        return realised_rate(self.clean, self.train.labels)
 
     @property
     def fingerprint(self) -> str:
         """A digest of which rows are trained on, with which labels, and which of them the head is chosen by."""
         digest = hashlib.sha256()
         for split in (self.train, self.val):
-            for array_N in (split.row_N, split.labels_N):
-                digest.update(str(len(array_N)).encode())
-                digest.update(np.ascontiguousarray(array_N, dtype='<i8').tobytes())
+            for array in (split.row_N, split.labels):
+                digest.update(str(len(array)).encode())
+                digest.update(np.ascontiguousarray(array, dtype='<i8' if array.ndim == 1 else '<u1').tobytes())
         return digest.hexdigest()
 
 
@@ -65,34 +66,34 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
             batch; a noise matrix of another number of classes.
     """
     num_classes = _num_classes(source, config)
-    given = None if source.given_N is None else source.train.with_labels(source.given_N)
-    for split in (source.train, source.val, source.test, given):
-        if split is not None:
-            _check_labels(split, num_classes, config)
+    train, val, test = (
+        None if split is None else _checked(split, num_classes, config)
+        for split in (source.train, source.val, source.test)
+    )
+    assert train is not None
+    given = None if source.given is None else _checked(train.with_labels(source.given), num_classes, config).labels
 
-    train, val, origin = source.train, source.val, ''
+    origin = ''
     if val is None:
-        held_out_N = stratified(train.labels_N, config.data.val_fraction, (config.seed, _HOLD_OUT))
+        held_out_N = stratified(strata(train.labels), config.data.val_fraction, (config.seed, _HOLD_OUT))
         require(bool(held_out_N.any()), f"split '{train.name}' has no class with two images or more to hold one out for"
                                         ' validation: set data.val_split')
         val, train = train.take(np.flatnonzero(held_out_N)), train.take(np.flatnonzero(~held_out_N))
-        origin = f"{config.data.val_fraction:g} of split '{train.name}', held out class by class"
+        how = "by each image's rarest label" if config.data.multi_label else 'class by class'
+        origin = f"{config.data.val_fraction:g} of split '{train.name}', held out {how}"
     limit = config.data.max_train_samples
     if limit is not None and limit < len(train):
-        train = train.take(np.flatnonzero(_subset(train.labels_N, limit, (config.seed, _SUBSET))))
-    require(np.unique(train.labels_N).size >= 2,
-            f"all {len(train)} training images of split '{train.name}' have the label {train.labels_N[0]}, there is"
-            f" nothing to learn: check data.label_column '{config.data.label_column}'")
+        train = train.take(np.flatnonzero(_subset(strata(train.labels), limit, (config.seed, _SUBSET))))
+    _check_variety(train, val, test, config)
     check_batch_size(config, train)
 
-    noisy_N = _noisy(train, source.given_N, num_classes, config)
     return Splits(
-        train=train.with_labels(noisy_N),
+        train=train.with_labels(_noisy(train, given, num_classes, config)),
         val=val,
-        test=source.test,
+        test=test,
         num_classes=num_classes,
         label_names=source.label_names if len(source.label_names or ()) == num_classes else None,
-        clean_N=train.labels_N,
+        clean=train.labels,
         val_origin=origin or f"split '{val.name}'",
     )
 
@@ -103,13 +104,31 @@ def check_batch_size(config: TrainConfig, train: ImageSplit) -> None:
                                              f' {len(train)} images: write --batch_size {len(train)} or less')
 
 
-def _noisy(train: ImageSplit, given_N: Labels | None, num_classes: int, config: TrainConfig) -> Labels:
+def _check_variety(train: ImageSplit, val: ImageSplit, test: ImageSplit | None, config: TrainConfig) -> None:
+    """Refuse labels that nothing can be learnt from, or measured by."""
+    check = f"check data.label_column '{config.data.label_column}'"
+    if train.labels.ndim == 1:
+        require(np.unique(train.labels).size >= 2,
+                f"all {len(train)} training images of split '{train.name}' have the label {train.labels[0]}, there is"
+                f' nothing to learn: {check}')
+        return
+    require(bool((train.labels != train.labels[0]).any()),
+            f"all {len(train)} training images of split '{train.name}' have the same labels, there is nothing to learn:"
+            f' {check}')
+    for split in (val, test):
+        require(split is None or bool(split.labels.any()),
+                f"no image of split '{'' if split is None else split.name}' to measure by has a label: {check}")
+
+
+def _noisy(train: ImageSplit, given: Labels | None, num_classes: int, config: TrainConfig) -> Labels:
     if config.noise.kind == 'column':
-        assert given_N is not None
-        return given_N[train.row_N]
+        assert given is not None
+        return given[train.row_N]
+    if config.data.multi_label:  # the recipe asks for no noise then
+        return train.labels
     try:
         return apply_noise(
-            train.labels_N, num_classes, config.noise.kind, config.noise.rate, config.seed, config.noise.matrix
+            train.labels, num_classes, config.noise.kind, config.noise.rate, config.seed, config.noise.matrix
         )
     except ValueError as error:
         raise TrainError(f'noise: {error}') from None
@@ -146,20 +165,22 @@ def _num_classes(source: Source, config: TrainConfig) -> int:
     if source.label_names is not None:
         count = len(source.label_names)
     else:
-        count = int(source.train.labels_N.max()) + 1
+        labels = source.train.labels
+        count = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
     require(count >= 2, f"split '{source.train.name}' has {max(count, 0)} class: classification needs at least 2, check"
                         f" data.label_column '{config.data.label_column}'")
     return count
 
 
-def _check_labels(split: ImageSplit, num_classes: int, config: TrainConfig) -> None:
-    bad_N = np.flatnonzero((split.labels_N < 0) | (split.labels_N >= num_classes))
-    if bad_N.size == 0:
-        return
+def _checked(split: ImageSplit, num_classes: int, config: TrainConfig) -> ImageSplit:
+    """The split, its labels inside [0, C) and, where there are several, with a column for each class."""
+    bad = outside(split.labels, num_classes)
+    if bad is None:
+        return split.with_labels(padded(split.labels, num_classes))
     hint = 'check data.label_column'
-    if np.all(split.labels_N == -1):
+    if np.all(split.labels == -1):
         hint = 'all labels of this split are -1, it is unlabelled: write --data.test_split null'
     elif config.model.num_classes is not None:
         hint = 'raise model.num_classes, or leave it out to read it from the data'
-    require(False, f"label {split.labels_N[bad_N[0]]} in row {split.row_N[bad_N[0]]} of split '{split.name}' is outside"
-                   f' [0, {num_classes}): {hint}')
+    raise TrainError(f"label {bad[1]} in row {split.row_N[bad[0]]} of split '{split.name}' is outside"
+                     f' [0, {num_classes}): {hint}')
