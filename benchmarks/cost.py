@@ -17,7 +17,6 @@ tables and plots of docs/performance.md from the file.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Iterator
@@ -29,19 +28,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from timm_collab import CollaborativeLoss, CollabModel, MutualLearningLoss
-from timm_collab.tree import INPUT
+from timm_collab import CollabModel, CollaborativeLoss
+from timm_collab.baselines import MutualLearningLoss
 
 from .cost_claims import print_claims
+from .cost_rows import KEY, RESULTS, append, read
 from .hand_written import by_hand, check
 from .liveness import Stages
 from .measure import Side, commit, in_turn, machine, multiply_adds, quartiles
 
-RESULTS = Path(__file__).parent / 'results' / 'cost' / 'cost.csv'
-COLUMNS = (
-    'network', 'batch', 'size', 'pattern', 'heads', 'tree', 'quantity', 'against', 'unit', 'other', 'own', 'ratio',
-    'low', 'high', 'multiply_adds', 'by_stages', 'parameters', 'rounds', 'commit', *machine(),
-)
 PATTERNS = ('hierarchical', 'simple', 'instances')
 
 
@@ -53,6 +48,7 @@ class Network:
         name: The architecture.
         batch: Images of a batch.
         size: Side of an image.
+        classes: Number of classes.
         line: Measure every number of heads, of the pattern `simple`, and not the powers of two alone.
         channels_last: Whether its tensors lie so.
     """
@@ -60,17 +56,18 @@ class Network:
     name: str
     batch: int
     size: int = 224
+    classes: int = 1000
     line: bool = False
     channels_last: bool = False
 
 
 NETWORKS = {network.name: network for network in (
-    Network('cifar_resnet32', 128, 32, line=True),
+    Network('cifar_resnet32', 128, 32, classes=10, line=True),
     Network('resnet50', 8, line=True),
     Network('convnext_tiny', 2),
     Network('vit_small_patch16_224', 4),
     Network('efficientnet_b0', 4),
-    Network('test_resnet', 128, 32, channels_last=True),
+    Network('test_resnet', 128, 32, classes=10, channels_last=True),
 )}
 
 
@@ -131,14 +128,14 @@ class Bench:
         torch.manual_seed(0)
         self.network = network
         self.format = torch.channels_last if network.channels_last else torch.contiguous_format
-        plain = timm.create_model(network.name)
+        plain = timm.create_model(network.name, num_classes=network.classes)
         shape = (network.batch, 3, network.size, network.size)
         self.x = torch.randn(shape).contiguous(memory_format=self.format)
-        self.target_B = torch.randint(plain.num_classes, (network.batch,))
+        self.target_B = torch.randint(network.classes, (network.batch,))
         self.single = self.side(plain, nn.CrossEntropyLoss())
         self.work = multiply_adds(plain, self.x)
         self.parameters = sum(p.numel() for p in plain.parameters())
-        wanted = {name for heads in range(2, 9) for name in self._grow('hierarchical', heads).tree.split_names}
+        wanted = {name for heads in (2, 4, 8) for name in self._grow('hierarchical', heads).tree.split_names}
         self.stages = Stages(self.single, [name for name, _ in plain.named_modules() if name in wanted])
 
     def side(self, model: nn.Module, objective: Any) -> Side:
@@ -149,14 +146,13 @@ class Bench:
         """The rows of a tree."""
         model = self._grow(cell.pattern, cell.heads)
         tree = self.side(model, CollaborativeLoss())
-        others = {'single': self.single, **self._others(cell, model)}
-        for name, other in others.items():
-            if name in ('by hand', 'plain'):
-                check(tree, other)
+        if cell.heads == 1:
+            check(tree, self.side(model.prune(), nn.CrossEntropyLoss()))
+        others = {'single': self.single, **(self._others(model) if cell.is_shown else {})}
+        if 'by hand' in others:
+            check(tree, others['by hand'])
         growth = sum(p.numel() for p in model.parameters()) / self.parameters
-        work = multiply_adds(model, self.x) / self.work
-        forward_work = {'multiply_adds': work}
-
+        work = {'multiply_adds': multiply_adds(model, self.x) / self.work}
         by_stages: list[float] = []
 
         def single_step() -> float:
@@ -164,41 +160,40 @@ class Bench:
             by_stages.append(self.stages.time_of(model.tree, growth))
             return seconds
 
-        steps = [tree.step, single_step, *(other.step for other in list(others.values())[1:])]
+        steps = [tree.step, single_step, *(other.step for name, other in others.items() if name != 'single')]
         taken = in_turn(steps, rounds)
-        told = {**forward_work, 'by_stages': quartiles(by_stages[1:])[1], 'parameters': growth}
+        told = {**work, 'by_stages': quartiles(by_stages[1:])[1], 'parameters': growth}
         rows = [
             timed('step', name, [(row[0], row[index]) for row in taken], told if name == 'single' else {})
             for index, name in enumerate(others, 1)
         ]
         passes = in_turn([tree.forward, self.single.forward], rounds)
-        rows.append(timed('forward', 'single', passes, forward_work))
+        rows.append(timed('forward', 'single', passes, work))
         if cell.is_shown:
             pruned = self.side(model.prune(0), nn.CrossEntropyLoss())
             assert type(pruned.model) is type(self.single.model), f'{type(pruned.model)} is no plain network'
             for name, kept in (('kept head', tree), ('pruned', pruned)):
                 rows.append(timed(name, 'single', in_turn([kept.infer, self.single.infer], 3 * rounds), {}))
         peak = tree.peak()
-        peaks = {**{name: other.peak() for name, other in others.items()}, 'predicted': self.stages.bytes_of(model.tree)}
+        peaks = {name: other.peak() for name, other in others.items()}
+        peaks['predicted'] = self.stages.bytes_of(model.tree)
         rows += [{'quantity': 'peak', 'against': name, 'unit': 'MiB', 'own': peak / 2**20, 'other': other / 2**20,
                   'ratio': peak / other} for name, other in peaks.items()]
-        fixed = {**dict(zip(COLUMNS, cell.key, strict=False)), 'tree': str(model.tree), 'commit': commit(), **machine()}
+        fixed = {**dict(zip(KEY, cell.key, strict=True)), 'tree': str(model.tree), 'commit': commit(), **machine()}
         return [{**row, **fixed} for row in rows]
 
-    def _others(self, cell: Cell, model: CollabModel) -> dict[str, Side]:
-        if cell.heads == 1:
-            return {'plain': self.side(model.prune(), nn.CrossEntropyLoss())}
-        if not cell.is_shown:
-            return {}
-        found = {}
-        if (hand := by_hand(model)) is not None:
-            found['by hand'] = self.side(hand, CollaborativeLoss())
-        nets = [timm.create_model(cell.network.name) for _ in range(cell.heads)]
-        return {**found, 'separate': self.side(Separate(nets), MutualLearningLoss(temperature=1.))}
+    def _others(self, model: CollabModel) -> dict[str, Side]:
+        hand = by_hand(model)
+        nets = [timm.create_model(model.backbone, num_classes=model.num_classes) for _ in range(model.num_heads)]
+        return {
+            **({} if hand is None else {'by hand': self.side(hand, CollaborativeLoss())}),
+            'separate': self.side(Separate(nets), MutualLearningLoss(temperature=1.)),
+        }
 
     def _grow(self, pattern: str, heads: int) -> CollabModel:
-        shape = 'hierarchical' if heads == 1 else pattern
-        return timm.create_model(f'collab_{self.network.name}', heads=heads, pattern=shape)
+        pattern = 'hierarchical' if heads == 1 else pattern
+        return timm.create_model(
+            f'collab_{self.network.name}', heads=heads, pattern=pattern, num_classes=self.network.classes)
 
 
 def timed(quantity: str, against: str, pairs: list[tuple[float, ...]], told: dict[str, float]) -> dict[str, Any]:
@@ -207,27 +202,6 @@ def timed(quantity: str, against: str, pairs: list[tuple[float, ...]], told: dic
     own, other = (1e3 * quartiles(side)[1] for side in zip(*pairs, strict=True))
     return {'quantity': quantity, 'against': against, 'unit': 'ms', 'own': own, 'other': other, 'ratio': ratio,
             'low': low, 'high': high, 'rounds': len(pairs), **told}
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a file, none where there is no file."""
-    if not path.exists():
-        return []
-    with open(path, encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open(path, 'a', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-        if is_new:
-            writer.writeheader()
-        writer.writerows(
-            {key: f'{value:.5g}' if isinstance(value, float) else value for key, value in row.items()} for row in rows
-        )
 
 
 def main() -> None:
@@ -251,7 +225,7 @@ def main() -> None:
         if there and {row[name] for row in there} != {value}:
             parser.error(f'{args.output} was measured with {name} {there[0][name]}, this is {value}: their rows are not'
                          ' to be compared, give another --output')
-    done = {tuple(row.values())[:5] for row in there}
+    done = {tuple(row[key] for key in KEY) for row in there}
     networks = [replace(each, batch=args.batch_size or each.batch) for each in map(NETWORKS.get, args.networks) if each]
     started, bench = time.monotonic(), None
     for cell in cells(networks, args.patterns, args.heads):

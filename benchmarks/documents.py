@@ -39,8 +39,8 @@ def fill(document: Path, blocks: Mapping[str, str], check: bool = False) -> None
     kinds = {name.split(':')[0] for name in blocks}
     wanted = [name for name in there if name.split(':')[0] in kinds]
     if sorted(wanted) != sorted(blocks):
-        raise DocumentError(f"'{document}' has the blocks {wanted}, each of {sorted(blocks)} should be there once: write"
-                            ' <!-- NAME --> and <!-- end -->, each on a line')
+        raise DocumentError(f"'{document}' has the blocks {wanted}, each of {sorted(blocks)} should be there once:"
+                            ' write <!-- NAME --> and <!-- end -->, each on a line')
 
     def filled(match: re.Match[str]) -> str:
         name = match['name']
@@ -48,8 +48,8 @@ def fill(document: Path, blocks: Mapping[str, str], check: bool = False) -> None
 
     new = _BLOCK.sub(filled, text)
     if check and new != text:
-        difference = difflib.unified_diff(text.splitlines(), new.splitlines(), str(document), 'results', lineterm='', n=0)
-        raise DocumentError(f"'{document}' doesn't say what its result files say:\n" + '\n'.join(difference))
+        lines = difflib.unified_diff(text.splitlines(), new.splitlines(), str(document), 'results', lineterm='', n=0)
+        raise DocumentError(f"'{document}' doesn't say what its result files say:\n" + '\n'.join(lines))
     if new != text:
         partial = document.with_name(f'.{document.name}.partial')
         partial.write_text(new, encoding='utf-8')
