@@ -135,7 +135,7 @@ class Bench:
         self.single = self.side(plain, nn.CrossEntropyLoss())
         self.work = multiply_adds(plain, self.x)
         self.parameters = sum(p.numel() for p in plain.parameters())
-        wanted = {name for heads in (2, 4, 8) for name in self._grow('hierarchical', heads).tree.split_names}
+        wanted = {name for heads in (2, 4, 8) for name in self.grow('hierarchical', heads).tree.split_names}
         self.stages = Stages(self.single, [name for name, _ in plain.named_modules() if name in wanted])
 
     def side(self, model: nn.Module, objective: Any) -> Side:
@@ -144,7 +144,7 @@ class Bench:
 
     def measure(self, cell: Cell, rounds: int) -> list[dict[str, Any]]:
         """The rows of a tree."""
-        model = self._grow(cell.pattern, cell.heads)
+        model = self.grow(cell.pattern, cell.heads)
         tree = self.side(model, CollaborativeLoss())
         if cell.heads == 1:
             check(tree, self.side(model.prune(), nn.CrossEntropyLoss()))
@@ -190,7 +190,8 @@ class Bench:
             'separate': self.side(Separate(nets), MutualLearningLoss(temperature=1.)),
         }
 
-    def _grow(self, pattern: str, heads: int) -> CollabModel:
+    def grow(self, pattern: str, heads: int) -> CollabModel:
+        """A tree of the network."""
         pattern = 'hierarchical' if heads == 1 else pattern
         return timm.create_model(
             f'collab_{self.network.name}', heads=heads, pattern=pattern, num_classes=self.network.classes)
