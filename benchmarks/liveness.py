@@ -76,8 +76,16 @@ class Stages:
             parameters: How many times the parameters of the single network it has.
         """
         seconds = self.seconds()
-        runs = {'objective': tree.num_heads, 'optimizer': parameters, **self._runs(tree)}
+        runs = {'objective': tree.num_heads, 'optimizer': parameters, **self.runs(tree)}
         return sum(runs[part] * each for part, each in seconds.items()) / sum(seconds.values())
+
+    def runs(self, tree: HeadTree) -> Counter[str]:
+        """How often a tree has each stage."""
+        runs: Counter[str] = Counter()
+        for path, node in tree.walk():
+            start = tree.at(path[:-1]).split if path else None
+            runs.update(str(stage) for stage in self._stages_between(start, node.split))
+        return runs
 
     def bytes_of(self, tree: HeadTree) -> int:
         """The most bytes that a tree's step holds at once."""
@@ -112,13 +120,6 @@ class Stages:
         """The numbers of the stages from one cut to another; None is where the network begins and ends."""
         first = self.cuts.index(start) + 1 if start is not None else 1
         return range(first, (self.cuts.index(stop) if stop is not None else len(self.cuts)) + 1)
-
-    def _runs(self, tree: HeadTree) -> Counter[str]:
-        runs: Counter[str] = Counter()
-        for path, node in tree.walk():
-            start = tree.at(path[:-1]).split if path else None
-            runs.update(str(stage) for stage in self._stages_between(start, node.split))
-        return runs
 
     def _spans(self) -> dict[str, Span]:
         """What each part of the step holds, by the mark that it ends at."""
