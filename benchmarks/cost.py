@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from timm_collab import CollabModel, CollaborativeLoss
 from timm_collab.baselines import MutualLearningLoss
+from timm_collab.tree import HeadTree
 
 from .cost_claims import print_claims
 from .cost_rows import KEY, RESULTS, append, read
@@ -65,7 +66,7 @@ NETWORKS = {network.name: network for network in (
     Network('cifar_resnet32', 128, 32, classes=10, line=True),
     Network('resnet50', 8, line=True),
     Network('convnext_tiny', 2),
-    Network('vit_small_patch16_224', 4),
+    Network('vit_small_patch16_224', 2),
     Network('efficientnet_b0', 4),
     Network('test_resnet', 128, 32, classes=10, channels_last=True),
 )}
@@ -167,16 +168,15 @@ class Bench:
             timed('step', name, [(row[0], row[index]) for row in taken], told if name == 'single' else {})
             for index, name in enumerate(others, 1)
         ]
-        passes = in_turn([tree.forward, self.single.forward], rounds)
-        rows.append(timed('forward', 'single', passes, work))
+        rows.append(timed('forward', 'single', in_turn([tree.forward, self.single.forward], rounds), work))
         if cell.is_shown:
             pruned = self.side(model.prune(0), nn.CrossEntropyLoss())
             assert type(pruned.model) is type(self.single.model), f'{type(pruned.model)} is no plain network'
             for name, kept in (('kept head', tree), ('pruned', pruned)):
                 rows.append(timed(name, 'single', in_turn([kept.infer, self.single.infer], 3 * rounds), {}))
         peak = tree.peak()
-        peaks = {name: other.peak() for name, other in others.items()}
-        peaks['predicted'] = self.stages.bytes_of(model.tree)
+        peaks = {name: other.peak() for name, other in others.items() if name != 'single'}
+        peaks.update({'single': self.stages.bytes_of(HeadTree()), 'predicted': self.stages.bytes_of(model.tree)})
         rows += [{'quantity': 'peak', 'against': name, 'unit': 'MiB', 'own': peak / 2**20, 'other': other / 2**20,
                   'ratio': peak / other} for name, other in peaks.items()]
         fixed = {**dict(zip(KEY, cell.key, strict=True)), 'tree': str(model.tree), 'commit': commit(), **machine()}
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument('--patterns', nargs='+', choices=PATTERNS, default=list(PATTERNS))
     parser.add_argument('--heads', nargs='+', type=int, help='default 1, 2, 4, 8, or all of them')
-    parser.add_argument('--rounds', type=int, default=5, help='that count, after one; three times as many of the tree'
+    parser.add_argument('--rounds', type=int, default=3, help='that count, after one; five times as many of the tree'
                                                               ' of four hierarchical heads')
     parser.add_argument('--batch-size', type=int, help='instead of those of the study')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
@@ -234,7 +234,7 @@ def main() -> None:
             continue
         if bench is None or bench.network != cell.network:
             bench = Bench(cell.network)
-        rows = bench.measure(cell, args.rounds * (3 if cell.is_shown else 1))
+        rows = bench.measure(cell, args.rounds * (5 if cell.is_shown else 1))
         append(args.output, rows)
         step = rows[0]
         print(f'{time.monotonic() - started:6.0f} s  {cell.network.name}, {step["tree"]}: step {step["ratio"]:.3f}'

@@ -17,6 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class Stages:
 
     def bytes_of(self, tree: HeadTree) -> int:
         """The most bytes that a tree's step holds at once."""
-        spans = self._spans()
+        spans = self._spans
         level = _Level()
 
         def forward(node: HeadTree, start: str | None) -> None:
@@ -121,6 +122,7 @@ class Stages:
         first = self.cuts.index(start) + 1 if start is not None else 1
         return range(first, (self.cuts.index(stop) if stop is not None else len(self.cuts)) + 1)
 
+    @cached_property
     def _spans(self) -> dict[str, Span]:
         """What each part of the step holds, by the mark that it ends at."""
         spans = {}

@@ -12,6 +12,7 @@ from benchmarks import cost
 from benchmarks.cost import Bench, Cell, Network
 from benchmarks.cost_claims import Line, claims
 from benchmarks.cost_rows import append, read
+from benchmarks.step_profile import by_operator
 from timm_collab.tree import HeadTree
 
 TOY = Network('cifar_resnet20', 4, 16, classes=10)
@@ -54,6 +55,15 @@ def test_time_by_the_stages_counts_each_node(bench: Bench) -> None:
     assert time_of('input:3', 3) == pytest.approx(3)
     more = seconds['2'] + 3 * seconds['3'] + 3 * seconds['objective'] + 2 * seconds['optimizer']
     assert time_of('layer1:2,layer2:2', 3) == pytest.approx(1 + more / sum(seconds.values()))
+
+
+def test_a_tree_runs_the_operators_of_its_nodes(bench: Bench) -> None:
+    tree = bench.side(bench.grow('hierarchical', 4), cost.CollaborativeLoss())
+    (_, single), (ms, of_tree) = by_operator(bench.single), by_operator(tree)
+    convolutions, nodes = 7 + 6 + 6, 7 + 2 * 6 + 4 * 6
+    assert of_tree['convolutions'] * convolutions == single['convolutions'] * nodes
+    assert of_tree['normalisation'] * convolutions == single['normalisation'] * nodes
+    assert min(ms.values()) > 0
 
 
 def test_rows_of_the_tree_that_is_compared_with_everything(bench: Bench) -> None:
