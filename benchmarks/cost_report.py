@@ -131,8 +131,9 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
     for name, quantity, column, title, dashes in plots:
         names = networks(rows)
         columns = min(3, len(names))
-        figure, axes = plt.subplots(-(-len(names) // columns), columns, figsize=(3.8 * columns, 3.3 * (
-            -(-len(names) // columns))), squeeze=False, layout='constrained')
+        lines = -(-len(names) // columns)
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(3.8 * columns, 3 * lines + 1), squeeze=False, sharey=True, layout='constrained')
         for axis, network in zip(axes.flat, names, strict=False):
             for pattern, colour in PATTERNS.items():
                 found = [row for row in find(rows, network=network, quantity=quantity, against='single')
@@ -146,13 +147,14 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
             row = find(rows, network=network)[0]
             axis.set_title(f'{network}, {row["size"]} px, batch {row["batch"]}', fontsize=10)
             axis.set_xticks(range(1, 9))
-            axis.set_ylim(bottom=0)
+            axis.set_xlim(.5, 8.5)
+            axis.set_xlabel('heads')
+            axis.set_ylabel('single network = 1')
             axis.grid(alpha=.3)
+        axes[0, 0].set_ylim(bottom=0)  # of all, once all is drawn
         for axis in axes.flat[len(names):]:
             axis.set_visible(False)
         figure.suptitle(f"{title}, as a multiple of the single network's")
-        figure.supxlabel('heads')
-        figure.supylabel('single network = 1')
         legend = [Line2D([], [], color=colour, marker='s', linestyle='', label=label) for label, colour in zip(
             ('hierarchical: forks stage by stage', 'simple: one fork', 'instances: nothing shared'), PATTERNS.values(),
             strict=True)]
