@@ -11,28 +11,25 @@ time and memory per head, to see that both grow linearly.
 On Linux, `MALLOC_TOP_PAD_=67108864` keeps the allocator from giving memory back to the system after each round: what
 it takes to get it again comes and goes with what ran before, on both sides.
 
-    MALLOC_TOP_PAD_=67108864 python benchmarks/objective.py
-    python benchmarks/objective.py --device cuda --rounds 200
+    MALLOC_TOP_PAD_=67108864 python -m benchmarks.objective
+    python -m benchmarks.objective --device cuda --rounds 200
 """
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-from memory import ActivationMeter
-
 import timm_collab
 from timm_collab import CollaborativeLoss
+
+from .memory import ActivationMeter
 
 TIME_BOUND, MEMORY_BOUND = 1.5, 3.0
 

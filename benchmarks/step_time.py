@@ -1,50 +1,24 @@
-"""Training step of a head tree against the plain network's, beside what their multiply-adds predict.
+"""Training step of one architecture's head trees against the plain network's, on any device.
 
-Both are measured in turn, step by step in one process, so that a machine that slows down slows both; the ratio is the
-median over the pairs. A step is forward, objective, backward and an SGD update.
+What `cost.py` measures of its networks, of any other, in minutes: sides take it in turn, and the ratio is the
+median over the rounds. A step is forward, objective, backward and an SGD update.
 
-    python benchmarks/step_time.py --arch resnet50 --batch-size 8 --heads 4
-    python benchmarks/step_time.py --arch cifar_resnet32 --batch-size 128 --heads 2 4 8
+    python -m benchmarks.step_time --arch resnet50 --batch-size 8 --heads 4
+    python -m benchmarks.step_time --arch resnet50 --batch-size 128 --heads 2 4 8 --device cuda
 """
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import timm
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import timm_collab
-from timm_collab import CollaborativeTask
+from timm_collab import CollaborativeLoss
 
-
-def multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
-    """Multiply-adds of one forward pass in train mode."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x)
-    return counter.get_total_flops() // 2
-
-
-def stepper(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Callable[[], float]:
-    """A function that makes one training step and returns how long it took, in seconds."""
-    task = CollaborativeTask(model, verbose=False).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=.9)
-    synchronize = torch.cuda.synchronize if x.is_cuda else lambda: None
-
-    def step() -> float:
-        synchronize()
-        start = time.perf_counter()
-        optimizer.zero_grad()
-        task(x, target)['loss'].backward()
-        optimizer.step()
-        synchronize()
-        return time.perf_counter() - start
-
-    return step
+from .measure import Side, in_turn, multiply_adds
 
 
 def main() -> None:
@@ -62,22 +36,22 @@ def main() -> None:
     plain = timm.create_model(args.arch).to(args.device)
     size = plain.pretrained_cfg['input_size']
     x = torch.randn(args.batch_size, *size, device=args.device)
-    target = torch.randint(plain.num_classes, (args.batch_size,), device=args.device)
-    base = multiply_adds(plain.train(), x)
-    plain_step = stepper(plain, x, target)
+    target_B = torch.randint(plain.num_classes, (args.batch_size,), device=args.device)
+    base = multiply_adds(plain, x)
+    single = Side(plain, nn.CrossEntropyLoss(), x, target_B)
 
     print(f'{args.arch}, batch {args.batch_size}, {args.device}, torch {torch.__version__}, timm {timm.__version__},'
           f' timm-collab {timm_collab.__version__}, {torch.get_num_threads()} threads')
     print('| tree | multiply-adds | step | step / multiply-adds | single step, ms |')
     print('|---|---|---|---|---|')
     for heads in args.heads:
-        tree = timm.create_model(f'collab_{args.arch}', heads=heads, pattern=args.pattern).to(args.device)
-        tree_step = stepper(tree, x, target)
-        cost = multiply_adds(tree.train(), x) / base
-        pairs = [(plain_step(), tree_step()) for _ in range(args.steps + 2)][2:]
+        model = timm.create_model(f'collab_{args.arch}', heads=heads, pattern=args.pattern).to(args.device)
+        tree = Side(model, CollaborativeLoss(), x, target_B)
+        work = multiply_adds(model, x) / base
+        pairs = in_turn([single.step, tree.step], args.steps, warm_up=2)
         ratio = statistics.median(of_tree / of_plain for of_plain, of_tree in pairs)
-        single = 1e3 * statistics.median(of_plain for of_plain, _ in pairs)
-        print(f'| {tree.tree} | {cost:.3f} x | {ratio:.3f} x | {ratio / cost:.3f} | {single:.0f} |', flush=True)
+        ms = 1e3 * statistics.median(of_plain for of_plain, _ in pairs)
+        print(f'| {model.tree} | {work:.3f} x | {ratio:.3f} x | {ratio / work:.3f} | {ms:.0f} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ def folder(study, tmp_path):
     for run in (finished, running, stopped, failed, begun):
         run.mkdir(parents=True)
         (run / 'config.yaml').write_text('epochs: 10\n')
-    (finished / 'summary.json').write_text(json.dumps({'error_kept': 12.345}))
+    (finished / 'summary.json').write_text(json.dumps({'test': {'top1_kept': 87.655}}))
     (running / 'metrics.jsonl').write_text('{"epoch": 0}\n{"epoch": 1}\n{"epo')
     (stopped / 'metrics.jsonl').write_text('{"epoch": 6}\n')
     (stopped / '.lock').touch()

@@ -1,0 +1,56 @@
+"""The rows of the cost study: a file that grows while it is measured, and questions to it."""
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .measure import machine
+
+Row = dict[str, str]
+
+KEY = ('network', 'batch', 'size', 'pattern', 'heads')
+"""Columns that name a tree; its rows are measured together."""
+RESULTS = Path(__file__).parent / 'results' / 'cost' / 'cost.csv'
+COLUMNS = (
+    *KEY, 'tree', 'quantity', 'against', 'unit', 'other', 'own', 'ratio', 'low', 'high', 'multiply_adds', 'by_stages',
+    'parameters', 'rounds', 'commit', *machine(),
+)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file, none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with open(path, 'a', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        if is_new:
+            writer.writeheader()
+        writer.writerows(
+            {key: f'{value:.5g}' if isinstance(value, float) else value for key, value in row.items()} for row in rows
+        )
+
+
+def networks(rows: Sequence[Row]) -> list[str]:
+    """The networks that were measured."""
+    return list(dict.fromkeys(row['network'] for row in rows))
+
+
+def find(rows: Sequence[Row], **wanted: object) -> list[Row]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == str(value) for key, value in wanted.items())]
+
+
+def ratio(rows: Sequence[Row], **wanted: object) -> float | None:
+    """The ratio of the one row with these values, None where there is none."""
+    found = find(rows, **wanted)
+    return float(found[0]['ratio']) if found else None
