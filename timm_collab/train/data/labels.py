@@ -157,6 +157,6 @@ def _rows_of_zeros_and_ones(values: Sequence[Any], split: str, width: int) -> La
     for row, value in enumerate(values):
         fits = isinstance(value, list) and len(value) == width and all(each in (0, 1) for each in value)
         if not fits:
-            raise TrainError(f"the labels in row {row} of split '{split}' are no row of {width} zeros and ones, as those"
-                             f' to train on are: {value!r}')
+            raise TrainError(f"the labels in row {row} of split '{split}' are no row of {width} zeros and ones, as"
+                             f' those to train on are: {value!r}')
     return np.asarray(values, dtype=np.uint8).reshape(len(values), width)
