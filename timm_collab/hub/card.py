@@ -168,6 +168,6 @@ def _usage(run: FinishedRun) -> str:
 
 def _tree_cost(run: FinishedRun) -> str:
     parameters = run.summary['parameters']
-    sigmoid = ' `HeadEnsemble` wants `multi_label=True` for it.' * (run.metric is MAP)
+    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' * (run.metric is MAP)
     return (f'All heads together have {parameters["trained"] / 1e6:.2f} M parameters,'
             f' {parameters["trained"] / parameters["kept"]:.1f} times those of one.{sigmoid}')

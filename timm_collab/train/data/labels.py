@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ..config import DataConfig
-from ..errors import nearest, require
+from ..errors import TrainError, nearest, require
 
 Labels = npt.NDArray[Any]
 """Class indices, int64 [N]; of several labels, zeros and ones, uint8 [N, C]."""
@@ -156,6 +156,7 @@ def _width(values: Sequence[Any]) -> int | None:
 def _rows_of_zeros_and_ones(values: Sequence[Any], split: str, width: int) -> Labels:
     for row, value in enumerate(values):
         fits = isinstance(value, list) and len(value) == width and all(each in (0, 1) for each in value)
-        require(fits, f"the labels in row {row} of split '{split}' are no row of {width} zeros and ones, as those to"
-                      f' train on are: {value!r}')
+        if not fits:
+            raise TrainError(f"the labels in row {row} of split '{split}' are no row of {width} zeros and ones, as"
+                             f' those to train on are: {value!r}')
     return np.asarray(values, dtype=np.uint8).reshape(len(values), width)
