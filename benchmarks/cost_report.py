@@ -185,9 +185,11 @@ def main() -> None:
     if not rows:
         parser.error(f'{args.results} has no rows: measure with python -m benchmarks.cost')
     try:
-        fill(args.document, blocks(rows), args.check)
+        differed = fill(args.document, blocks(rows), args.check)
     except DocumentError as error:
         sys.exit(str(error))
+    if args.check and differed:
+        sys.exit(f"'{args.document}' doesn't say what its result files say:\n{differed}")
     if not args.check:
         draw(rows, args.document.with_suffix(''))
 

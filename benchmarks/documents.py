@@ -19,41 +19,54 @@ _BLOCK = re.compile(r'^<!-- (?P<name>[\w-]+: [^\n]+?) -->\n(?P<body>.*?)^<!-- en
 
 
 class DocumentError(ValueError):
-    """A document that can't be filled, or doesn't hold what its result files say."""
+    """A document that can't be filled."""
 
 
-def fill(document: Path, blocks: Mapping[str, str], check: bool = False) -> None:
+def block_names(document: Path, kind: str) -> list[str]:
+    """Names of a document's blocks of one kind, their first word, in the document's order.
+
+    Raises:
+        DocumentError: A block has no end.
+    """
+    text = document.read_text(encoding='utf-8')
+    names = [match['name'] for match in _BLOCK.finditer(text) if match['name'].split(':')[0] == kind]
+    if len(names) != len(re.findall(f'^<!-- {kind}:', text, re.MULTILINE)):
+        raise DocumentError(f"'{document}': a block begins with <!-- {kind}: NAME --> and ends with <!-- end -->, each"
+                            ' on a line of its own')
+    return names
+
+
+def fill(document: Path, blocks: Mapping[str, str], check: bool = False) -> str:
     """Write blocks into a document, whole or not at all.
 
     Args:
         document: The document.
         blocks: Text for each block, by its name in full (`cost: claims`). Blocks with another first word are left.
-        check: Write nothing: fail where the document holds something else.
+        check: Write nothing.
+
+    Returns:
+        How the document differed, as a unified diff; '' where it didn't.
 
     Raises:
-        DocumentError: A block that the document lacks, or one of the same kind that nothing was made for; with
-            `check`, a block that differs.
+        DocumentError: A block that the document lacks, or one of the same kind that nothing was made for.
     """
-    text = document.read_text(encoding='utf-8')
-    there = [match['name'] for match in _BLOCK.finditer(text)]
-    kinds = {name.split(':')[0] for name in blocks}
-    wanted = [name for name in there if name.split(':')[0] in kinds]
-    if sorted(wanted) != sorted(blocks):
-        raise DocumentError(f"'{document}' has the blocks {wanted}, each of {sorted(blocks)} should be there once:"
+    there = [name for kind in sorted({name.split(':')[0] for name in blocks}) for name in block_names(document, kind)]
+    if sorted(there) != sorted(blocks):
+        raise DocumentError(f"'{document}' has the blocks {there}, each of {sorted(blocks)} should be there once:"
                             ' write <!-- NAME --> and <!-- end -->, each on a line')
 
     def filled(match: re.Match[str]) -> str:
         name = match['name']
         return f'<!-- {name} -->\n{blocks[name].strip()}\n<!-- end -->' if name in blocks else match[0]
 
+    text = document.read_text(encoding='utf-8')
     new = _BLOCK.sub(filled, text)
-    if check and new != text:
-        lines = difflib.unified_diff(text.splitlines(), new.splitlines(), str(document), 'results', lineterm='', n=0)
-        raise DocumentError(f"'{document}' doesn't say what its result files say:\n" + '\n'.join(lines))
-    if new != text:
+    if new != text and not check:
         partial = document.with_name(f'.{document.name}.partial')
         partial.write_text(new, encoding='utf-8')
         partial.replace(document)
+    return '\n'.join(difflib.unified_diff(
+        text.splitlines(), new.splitlines(), str(document), 'results', lineterm='', n=0))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

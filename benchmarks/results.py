@@ -19,13 +19,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.documents import DocumentError, block_names, fill
 from timm_collab.study import Row, Study, draw_pictures, pictures_of, read_rows, read_study, report_text
 from timm_collab.train import TrainError
 from timm_collab.train.plots import HOW_TO_GET, can_plot
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r'(<!-- study: ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
-MARKER = re.compile(r'<!-- study:')
+KIND = 'study'
 FINGERPRINT = 'Source'  # a keyword of the PNG specification
 HEADING_LEVEL = 3
 
@@ -51,29 +51,21 @@ class Results:
             What was not up to date, a line each.
 
         Raises:
-            TrainError: A block names no study or no results, or has no end.
+            TrainError: A block names no study or no results.
+            DocumentError: A block has no end.
         """
         stale: list[str] = []
         self._known.clear()
         for path in self.documents:
-            text = path.read_text(encoding='utf-8')
-            blocks = BLOCK.findall(text)
-            if len(blocks) != len(MARKER.findall(text)):
-                raise TrainError(f"'{path}': a block begins with <!-- study: NAME --> and ends with <!-- end -->, each"
-                                 ' on a line of its own')
-            made = {name: self._block(name, path) for _, name, _ in blocks}
-            new = BLOCK.sub(lambda match, made=made: match[1] + '\n' + made[match[2]] + '\n' + match[3], text)
-            if new != text:
+            names = [name.removeprefix(f'{KIND}: ') for name in block_names(path, KIND)]
+            made = {name: self._block(name, path) for name in names}
+            if fill(path, {f'{KIND}: {name}': block for name, block in made.items()}, check=not write):
                 stale.append(f'{self._short(path)}: its tables are not those of the results')
-                if write:
-                    partial = path.with_name(f'.{path.name}.partial')
-                    partial.write_text(new, encoding='utf-8')
-                    os.replace(partial, path)
             for name, block in made.items():
                 stale += self._pictures(name, path, block, write)
-        for folder in sorted(self.results.glob('*')):
-            if folder.is_dir() and folder.name not in self._known:
-                stale.append(f'{self._short(folder)}: no document shows it')
+        for path in sorted(self.results.glob('*/runs.csv')):
+            if path.parent.name not in self._known:
+                stale.append(f'{self._short(path.parent)}: no document shows it')
         return stale
 
     def _read(self, name: str) -> tuple[Study, list[Row]]:
@@ -134,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         stale = Results().update(write=not args.check)
-    except TrainError as error:
+    except (TrainError, DocumentError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     for line in stale:
