@@ -49,6 +49,11 @@ def test_every_head_the_consensus_and_the_network_alone(make_run, tmp_path) -> N
     assert json.loads((tmp_path / 'out' / 'summary.json').read_text())['single']['error_kept'] == 12.25
 
 
+def test_a_note_is_among_the_limits(make_run, tmp_path) -> None:
+    text = card_of(make_run, tmp_path, note='The images were JPEGs.').text
+    assert text.index('## Limits') < text.index('The images were JPEGs.') < text.index('## Citation')
+
+
 def test_what_was_not_measured_is_not_there(make_run, tmp_path) -> None:
     def without(summary) -> None:
         summary['noise']['realised_rate'] = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -70,7 +71,7 @@ def test_card_catalogue_and_summary_say_the_same(head, tmp_path) -> None:
     assert 100 - summary['error_heads'][summary['export']['head']] == pytest.approx(head.metrics['top1'], abs=1e-6)
     assert sum(path.stat().st_size for path in folder.rglob('*')) <= MAX_SHIPPED
     # The entry of the catalogue is what `timm-collab catalogue` makes of the folder today.
-    (tmp_path / folder.name).symlink_to(folder)
+    shutil.copytree(folder, tmp_path / folder.name)
     (tmp_path / 'heads.yaml').write_text('{}\n')
     add_entry(tmp_path / folder.name, tmp_path / 'heads.yaml', head.tag)
     again = read_catalogue(tmp_path / 'heads.yaml')[head.name]
@@ -80,7 +81,7 @@ def test_card_catalogue_and_summary_say_the_same(head, tmp_path) -> None:
 @pytest.mark.parametrize('head', SHIPPED, ids=lambda head: head.name)
 def test_it_is_ready_to_be_pushed_as_it_is(hub, head) -> None:
     pushed = push_folder(ROOT / 'hub' / head.folder.name, PushOptions(repo=f'ann/{head.tag}'))
-    assert hub.repos[f'ann/{head.tag}'].history() == [pushed.commit]
+    assert hub.repos[f'ann/{head.tag}'].history()[0] == pushed.commit
     plain = timm.create_model(f'hf-hub:ann/{head.tag}', pretrained=True)
     kept = load_head(head.name).state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in plain.state_dict().items())

@@ -17,3 +17,4 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--labels', type=Path, help="file with a class name on each line, in place of the run's")
     parser.add_argument('--dataset', help='id on the Hub of data that the run read from a folder')
     parser.add_argument('--baseline', type=Path, help='run of the network alone, to name its error beside')
+    parser.add_argument('--note', help='what else a reader of the model card must know, e.g. of the data')

@@ -70,7 +70,7 @@ def write_card(
         results=results_table(summary, head=summary['export']['head'], dtype=summary['export']['dtype']),
         plots=[{'title': plot.stem, 'path': f'{PLOTS}/{plot.name}'} for plot in run.plots()],
         training=training_list(summary, recipe),
-        limits=limits_text(summary, recipe, options.license),
+        limits=limits_text(summary, recipe, options.license, options.note),
     )
     text = re.sub(r'\n{3,}', '\n\n', card.content).rstrip() + '\n'
     (folder / CARD).write_text(text, encoding='utf-8')

@@ -66,13 +66,17 @@ def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     return '\n'.join(f'- {item}' for item in items)
 
 
-def limits_text(summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str | None) -> str:
-    """What was not measured, and whose terms apply."""
+def limits_text(
+    summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str | None, note: str | None = None,
+) -> str:
+    """What was not measured, what else there is to know, and whose terms apply."""
     lines = [
         f'Measured on {summary["error_on"]} of the data named above, in one run with one seed. Nothing else was'
         ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
         + ' A classifier answers with one of its classes whatever it is shown.' * (metric_of(summary) is not MAP)
     ]
+    if note:
+        lines.append(note)
     if recipe['model'].get('pretrained'):
         lines.append('The weights it was fine-tuned from have a licence of their own, which is on their card.')
     if str(summary['data']['path']) == 'builtin:digits':

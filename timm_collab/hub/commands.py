@@ -19,7 +19,8 @@ from .folder import check_folder
 from .push import PushOptions, access_token, push_folder
 from .run import FinishedRun, needs_plugin
 
-_EXPORT_OPTIONS = ('license', 'license_name', 'license_link', 'head', 'half', 'tree', 'labels', 'dataset', 'baseline')
+_EXPORT_OPTIONS = (
+    'license', 'license_name', 'license_link', 'head', 'half', 'tree', 'labels', 'dataset', 'baseline', 'note')
 
 
 def run_export(args: argparse.Namespace) -> int:

@@ -43,6 +43,7 @@ class ExportOptions:
         labels: File with the name of a class on each line, in place of the run's.
         dataset: Id on the Hub of the data set that the run read from a local folder.
         baseline: Run of the network alone to compare with, where the run has none beside it.
+        note: What else a reader of the card must know, of the data for instance.
         formats: `pt2` (torch.export) and `onnx`, to be written next to the folder.
     """
 
@@ -55,6 +56,7 @@ class ExportOptions:
     labels: Path | None = None
     dataset: str | None = None
     baseline: Path | None = None
+    note: str | None = None
     formats: tuple[str, ...] = ()
 
 
