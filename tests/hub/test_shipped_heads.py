@@ -24,7 +24,7 @@ from timm_collab.train.parse import parse_config
 SHIPPED = [head for head in list_heads() if head.folder is not None]
 
 
-def test_data(head: PublishedHead) -> Path:
+def measured_on(head: PublishedHead) -> Path:
     """The file with the images that it was judged on."""
     if head.dataset == 'builtin:digits':
         return ROOT / 'timm_collab' / 'data' / 'digits' / 'test.parquet'
@@ -32,9 +32,6 @@ def test_data(head: PublishedHead) -> Path:
     if not data:
         pytest.skip('TIMM_COLLAB_DATA, the folder with cifar10/test.parquet, is not set')
     return Path(data) / 'cifar10' / 'test.parquet'
-
-
-test_data.__test__ = False
 
 
 def test_digits_and_cifar10_are_shipped() -> None:
@@ -48,7 +45,7 @@ def test_the_recorded_accuracy_is_measured_again(head) -> None:
     assert type(model).__module__.startswith('timm.')
     data = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**data)
-    rows = parquet.read_table(test_data(head), columns=['image', 'label']).to_pylist()
+    rows = parquet.read_table(measured_on(head), columns=['image', 'label']).to_pylist()
     mode = 'L' if data['input_size'][0] == 1 else 'RGB'
     right = 0
     for start in range(0, len(rows), 500):
