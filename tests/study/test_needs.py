@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from timm_collab.cli import main
@@ -18,30 +15,6 @@ from .test_rows import OLD
 
 TAUGHT = {'needs': 'tree', 'keys': {'model.heads': 1, 'teacher.path': '{tree}'}}
 METHODS = {'taught': TAUGHT, **toys.GRID['methods']}
-TRAINER = """#!/bin/sh
-# -m timm_collab.train --config RECIPE --output FOLDER ...
-test -e {folder}/running && echo "$6" >> {folder}/overlapped
-touch {folder}/running
-echo "$6" >> {folder}/started
-case "$6" in *{fails}*) rm {folder}/running; echo 'error: out of luck'; exit 2;; esac
-mkdir -p "$6" && cp "$4" "$6/config.yaml" && cp {folder}/summary.json "$6/summary.json"
-rm {folder}/running
-"""
-
-
-@pytest.fixture
-def trainer(tmp_path, monkeypatch):
-    """Put a trainer in place that fails where the run's folder contains a word."""
-
-    def make(fails: str = 'nowhere') -> Path:
-        script = tmp_path / 'trainer'
-        script.write_text(TRAINER.format(folder=shlex.quote(str(tmp_path)), fails=fails))
-        script.chmod(0o755)
-        (tmp_path / 'summary.json').write_text(json.dumps(OLD))
-        monkeypatch.setattr(sys, 'executable', str(script))
-        return tmp_path / 'started'
-
-    return make
 
 
 def test_a_method_waits_for_what_it_needs_and_is_given_its_folder(tmp_path, trainer):

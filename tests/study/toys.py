@@ -42,7 +42,7 @@ def row(setting: str, method: str, seed: int, error: float, **changes: Any) -> R
         'parameters_trained': 200 if tree else 100, 'parameters_kept': 100, 'kept_head': 0,
         'multiply_adds': 600 if tree else 300, 'train_seconds': 30.0 if tree else 10.0, 'device': 'cpu, 1 thread',
         'versions': 'timm 1, torch 2', 'commit': 'abc', 'recipe': f'recipes/{setting}/{method}/seed-{seed}.yaml',
-        **changes,
+        'fingerprint': '0123456789ab', **changes,
     })
 
 

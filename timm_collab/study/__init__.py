@@ -2,7 +2,7 @@
 from .grid import Cell, Study, read_study
 from .pictures import draw_pictures, pictures_of
 from .report import report_text, write_report
-from .rows import Row, read_rows, rows_of
+from .rows import Row, read_rows, recorded_rows, rows_of
 from .runner import run_study
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     'pictures_of',
     'read_rows',
     'read_study',
+    'recorded_rows',
     'report_text',
     'rows_of',
     'run_study',

@@ -11,9 +11,9 @@ from ..train.metrics import MAP
 from .compare import mean_and_std, paired_difference
 from .grid import Study
 from .pictures import TITLES, draw_pictures
-from .rows import Row, by_seed, relative, rows_of, write_rows
+from .rows import RUNS_CSV, Row, by_seed, relative, rows_of, write_rows
 
-RUNS_CSV, REPORT = 'runs.csv', 'report.md'
+REPORT = 'report.md'
 
 
 def write_report(study: Study, folder: Path) -> Path:

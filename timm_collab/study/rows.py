@@ -15,9 +15,12 @@ from ..train.config import TrainConfig
 from ..train.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
 from ..train.errors import TrainError, require
 from ..train.metrics import metric_of, shortfall
+from ..train.recipe_diff import fingerprint
 from .compare import mean_and_std
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
+
+RUNS_CSV = 'runs.csv'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ class Row:
         versions: Versions of the packages that results depend on.
         commit: The commit of the code; None where it wasn't a git checkout.
         recipe: Path of its recipe, in the folder of the study.
+        fingerprint: That of its recipe.
     """
 
     setting: str
@@ -77,6 +81,7 @@ class Row:
     versions: str
     commit: str | None = None
     recipe: str
+    fingerprint: str
 
     @property
     def cost_multiply_adds(self) -> int | None:
@@ -92,9 +97,33 @@ class Row:
 
 
 def rows_of(study: Study, folder: Path) -> list[Row]:
-    """A row for each run of a study's folder that is finished."""
+    """A row for each run of a study's folder that is finished, in the order of the study.
+
+    Raises:
+        TrainError: See `recorded_rows`.
+    """
     known: dict[str, int | None] = {}
-    return [_row(cell, summary, known) for cell, summary in summaries(study, folder).items()]
+    found = {cell: _row(cell, summary, known) for cell, summary in summaries(study, folder).items()}
+    found.update(recorded_rows(study, folder))
+    return [found[cell] for cell in study.cells if cell in found]
+
+
+def recorded_rows(study: Study, folder: Path) -> dict[Cell, Row]:
+    """The runs that a study's `runs.csv` has and its folder no longer: run on another machine, or cleared away.
+
+    Raises:
+        TrainError: One of them was run by another recipe than the study has today, or see `read_rows`.
+    """
+    path = folder / RUNS_CSV
+    if not path.is_file():
+        return {}
+    cells = {(cell.setting, cell.method, cell.seed): cell for cell in study.cells}
+    rows = {cells[row.setting, row.method, row.seed]: row for row in read_rows(study, path)}
+    there = summaries(study, folder)
+    for cell, row in rows.items():
+        require(cell in there or row.fingerprint == fingerprint(cell.config),
+                f"'{path}' has a run '{cell.name}' of another recipe: take its row out, to run it again")
+    return {cell: row for cell, row in rows.items() if cell not in there}
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
@@ -124,7 +153,7 @@ def read_rows(study: Study, path: Path) -> list[Row]:
             row = _parsed(values, where)
             place = places.get((row.setting, row.method, row.seed))
             require(place is not None, f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed} is no"
-                                       ' run of the study')
+                                       ' run of the study: take its row out, or put it into the grid again')
             require(place not in found, f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed} is"
                                         ' there twice')
             found[place] = row  # type: ignore[index]
@@ -193,6 +222,7 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
         versions=', '.join(f'{name} {version}' for name, version in sorted(summary['versions'].items())),
         commit=summary.get('commit'),
         recipe=f'{RECIPES}/{cell.name}.yaml',
+        fingerprint=fingerprint(cell.config),
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,13 @@ def recipe_of(folder: Path, cell: Cell) -> TrainConfig:
     return cell.config if cell.needs is None else filled(cell, run_folder(folder, cell.needs).absolute())
 
 
-def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = None) -> list[str]:
+def run_study(
+        study: Study,
+        folder: Path,
+        jobs: int = 1,
+        threads: int | None = None,
+        recorded: Collection[Cell] = (),
+) -> list[str]:
     """Run every cell that isn't finished.
 
     Args:
@@ -53,6 +59,8 @@ def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = N
         folder: The study's folder: `runs/`, and beside it the cells' `recipes/` and `logs/`.
         jobs: Runs at once.
         threads: Threads of each on the CPU; the machine's cores shared out when None.
+        recorded: Cells whose results are known though their runs aren't there, see `recorded_rows`. They are run again
+            only where another cell needs what they trained.
 
     Returns:
         A line for each cell that failed, with the end of what it said.
@@ -71,6 +79,8 @@ def run_study(study: Study, folder: Path, jobs: int = 1, threads: int | None = N
             raise TrainError(f"cell '{cell.name}': {error}") from None
         if state is not RunState.FINISHED:
             waiting.append(cell)
+    needed = {cell.needs for cell in waiting if cell not in recorded}
+    waiting = [cell for cell in waiting if cell not in recorded or cell in needed]
     done = len(study.cells) - len(waiting)
     failed: list[str] = []
     running: list[_Running] = []

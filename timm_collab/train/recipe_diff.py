@@ -1,6 +1,8 @@
 """What differs between the recipe of a run and one that wants to go on with it."""
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +36,17 @@ def differences(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
         if old != new and not name.startswith(FREE):
             texts.append(f'{name} {_text(old)} -> {_text(new)}')
     return texts
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """Twelve hexadecimal digits that recipes share which ask for the same, wherever their data lie.
+
+    Keys that have their defaults don't count, so that a version which adds some changes nothing.
+    """
+    defaults = dict(_flat(TrainConfig.defaults()))
+    asked = {name: value for name, value in _flat(config.to_dict())
+             if value != defaults.get(name, _MISSING) and name != 'data.path' and not name.startswith(FREE)}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _flat(keys: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

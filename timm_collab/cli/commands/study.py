@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is left of the study, and report."""
-    from ...study import read_study, run_study, write_report
+    from ...study import read_study, recorded_rows, run_study, write_report
     from ...train.stopping import StoppedError
     study = read_study(args.grid, _overrides(args.overrides))
     folder = args.output or Path('studies', args.grid.stem)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'{len(study.cells)} runs: {len(study.methods)} methods, {len(study.settings)} settings,'
               f' {len(study.seeds)} seeds; in {folder}', flush=True)
         try:
-            failed = run_study(study, folder, args.jobs, args.threads)
+            failed = run_study(study, folder, args.jobs, args.threads, recorded_rows(study, folder))
         except StoppedError as error:
             print('stopped, every run saved; the same command goes on')
             return error.exit_status

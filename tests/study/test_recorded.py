@@ -1,0 +1,59 @@
+"""Runs that only runs.csv knows: a study goes on without them, on another machine say."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from timm_collab.cli import main
+from timm_collab.study import read_rows, recorded_rows, run_study
+from timm_collab.train import TrainError
+
+from . import toys
+
+TAUGHT = {'needs': 'tree', 'keys': {'model.heads': 1, 'teacher.path': '{tree}'}}
+
+
+def names(started: Path) -> list[str]:
+    return ['/'.join(Path(line).parts[-2:]) for line in started.read_text().splitlines()]
+
+
+def test_a_study_goes_on_with_the_file_alone(tmp_path, trainer):
+    started, folder = trainer(), tmp_path / 'study'
+    command = ['study', str(tmp_path / 'toy.yaml'), '--output', str(folder), '--set', 'data.path=here']
+    toys.study_in(tmp_path, settings=None, seeds=[0])
+    assert main(command) == 0
+    before = (folder / 'runs.csv').read_text()
+    for name in ('runs', 'recipes', 'logs'):
+        shutil.rmtree(folder / name)
+    study = toys.study_in(tmp_path, settings=None, seeds=[0, 1])
+    command[-1] = 'data.path=elsewhere'
+    assert main(command) == 0
+    assert names(started) == ['single/seed-0', 'tree/seed-0', 'single/seed-1', 'tree/seed-1']
+    after = read_rows(study, folder / 'runs.csv')
+    assert [(row.method, row.seed) for row in after] == [('single', 0), ('tree', 0), ('single', 1), ('tree', 1)]
+    assert (folder / 'runs.csv').read_text().startswith(before)
+    assert main([*command, '--report']) == 0 and read_rows(study, folder / 'runs.csv') == after
+
+
+def test_what_another_run_needs_is_run_again(tmp_path, trainer):
+    started, folder = trainer(), tmp_path / 'study'
+    methods = {'tree': {}, 'taught': TAUGHT}
+    study = toys.study_in(tmp_path, methods=methods, baseline='tree', settings=None, seeds=[0, 1])
+    recorded = [cell for cell in study.cells if cell.method == 'tree' or cell.seed == 1]
+    assert run_study(study, folder, recorded=recorded) == []
+    assert names(started) == ['tree/seed-0', 'taught/seed-0']
+
+
+def test_a_run_of_another_recipe_is_no_result_of_this_one(tmp_path, trainer):
+    trainer()
+    folder = tmp_path / 'study'
+    study = toys.study_in(tmp_path, settings=None, seeds=[0])
+    assert main(['study', str(tmp_path / 'toy.yaml'), '--output', str(folder)]) == 0
+    assert recorded_rows(study, folder) == {}  # their runs are there
+    shutil.rmtree(folder / 'runs')
+    assert len(recorded_rows(study, folder)) == 2
+    other = toys.study_in(tmp_path, settings=None, seeds=[0], keys={'compare_single': False, 'epochs': 7})
+    with pytest.raises(TrainError, match=r"has a run 'single/seed-0' of another recipe: take its row out"):
+        recorded_rows(other, folder)
