@@ -24,6 +24,8 @@ def test_differences_are_paired_by_seed():
     assert difference.half_width == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
     assert difference.is_clear
     assert not paired_difference({0: 9.0, 1: 21.0}, baseline).is_clear
+    same = paired_difference({0: 9.0, 1: 19.0}, baseline)
+    assert (same.mean, same.half_width) == (-1, 0) and not same.is_clear
 
 
 def test_one_pair_has_no_interval_and_none_no_difference():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
+CLEAR_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return abs(self.mean) > self.half_width
+        """Whether the interval leaves out zero, of enough pairs: two differ by the same now and then."""
+        return self.count >= CLEAR_PAIRS and abs(self.mean) > self.half_width
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:

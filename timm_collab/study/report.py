@@ -64,8 +64,9 @@ def _legend(study: Study, rows: Sequence[Row]) -> str:
     text = (
         'Error of the kept head after the last epoch, in percent, on the data named below; mean and standard deviation'
         f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
-        " (Student's t); it is bold where that leaves out zero. The best epoch is that with the lowest validation"
-        ' error. Time is that of the training, against the baseline, on a machine that other runs may have shared.')
+        " (Student's t); it is bold where that leaves out zero, of three seeds at least. The best epoch is that with"
+        ' the lowest validation error. Time is that of the training, against the baseline, on a machine that other runs'
+        ' may have shared.')
     if any(row.metric == MAP.key for row in rows):
         text += f' What is called error here is 100 less the {MAP.title}.'
     if any(row.multiply_adds for row in rows):
