@@ -1,13 +1,13 @@
 """What a study found, in words and tables. All of it follows from the grid and the rows of `runs.csv`."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..train.errors import require
 from ..train.metrics import MAP
+from ..train.run_folder import write_whole
 from .compare import mean_and_std, paired_difference
 from .grid import Study
 from .pictures import TITLES, draw_pictures
@@ -30,9 +30,7 @@ def write_report(study: Study, folder: Path) -> Path:
     write_rows(rows, folder / RUNS_CSV)
     pictures = {name: f'{name}.png' for name in draw_pictures(study, rows, folder)}
     text = f'# {study.about or "Study"}\n\n' + report_text(study, rows, pictures, RUNS_CSV)
-    partial = folder / f'.{REPORT}.partial'
-    partial.write_text(text, encoding='utf-8')
-    os.replace(partial, folder / REPORT)
+    write_whole(folder / REPORT, text)
     return folder / REPORT
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -16,6 +16,7 @@ from ..train.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
 from ..train.errors import TrainError, require
 from ..train.metrics import metric_of, shortfall
 from ..train.recipe_diff import fingerprint
+from ..train.run_folder import write_whole
 from .compare import mean_and_std
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
@@ -103,8 +104,9 @@ def rows_of(study: Study, folder: Path) -> list[Row]:
         TrainError: See `recorded_rows`.
     """
     known: dict[str, int | None] = {}
-    found = {cell: _row(cell, summary, known) for cell, summary in summaries(study, folder).items()}
-    found.update(recorded_rows(study, folder))
+    there = summaries(study, folder)
+    found = {cell: _row(cell, summary, known) for cell, summary in there.items()}
+    found.update(_recorded(study, folder, there))
     return [found[cell] for cell in study.cells if cell in found]
 
 
@@ -114,26 +116,27 @@ def recorded_rows(study: Study, folder: Path) -> dict[Cell, Row]:
     Raises:
         TrainError: One of them was run by another recipe than the study has today, or see `read_rows`.
     """
+    return _recorded(study, folder, summaries(study, folder))
+
+
+def _recorded(study: Study, folder: Path, there: Collection[Cell]) -> dict[Cell, Row]:
+    """`recorded_rows`, where it is known which runs are there."""
     path = folder / RUNS_CSV
-    if not path.is_file():
-        return {}
-    cells = {(cell.setting, cell.method, cell.seed): cell for cell in study.cells}
-    rows = {cells[row.setting, row.method, row.seed]: row for row in read_rows(study, path)}
-    there = summaries(study, folder)
-    for cell, row in rows.items():
-        require(cell in there or row.fingerprint == fingerprint(cell.config),
+    rows = _read(study, path) if path.is_file() else {}
+    recorded = {cell: row for cell, row in rows.items() if cell not in there}
+    for cell, row in recorded.items():
+        require(row.fingerprint == fingerprint(cell.config),
                 f"'{path}' has a run '{cell.name}' of another recipe: take its row out, to run it again")
-    return {cell: row for cell, row in rows.items() if cell not in there}
+    return recorded
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write rows as CSV, whole or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    with open(partial, 'w', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_whole(path, text.getvalue())
 
 
 def read_rows(study: Study, path: Path) -> list[Row]:
@@ -144,21 +147,27 @@ def read_rows(study: Study, path: Path) -> list[Row]:
             study or comes twice.
     """
     require(path.is_file(), f"no runs '{path}': timm-collab study GRID --report writes them")
-    places = {(cell.setting, cell.method, cell.seed): place for place, cell in enumerate(study.cells)}
-    found: dict[int, Row] = {}
+    found = _read(study, path)
+    return [found[cell] for cell in study.cells if cell in found]
+
+
+def _read(study: Study, path: Path) -> dict[Cell, Row]:
+    """The rows of a file, each with its cell."""
+    cells = {(cell.setting, cell.method, cell.seed): cell for cell in study.cells}
+    found: dict[Cell, Row] = {}
     with open(path, encoding='utf-8', newline='') as file:
         reader = csv.DictReader(file, strict=True)
         for values in reader:
             where = f"'{path}', line {reader.line_num}"
             row = _parsed(values, where)
-            place = places.get((row.setting, row.method, row.seed))
-            require(place is not None, f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed} is no"
-                                       ' run of the study: take its row out, or put it into the grid again')
-            require(place not in found, f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed} is"
-                                        ' there twice')
-            found[place] = row  # type: ignore[index]
+            cell = cells.get((row.setting, row.method, row.seed))
+            name = f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed}"
+            if cell is None:
+                raise TrainError(f'{name} is no run of the study: take its row out, or put it into the grid again')
+            require(cell not in found, f'{name} is there twice')
+            found[cell] = row
     require(bool(found), f"'{path}' holds no run")
-    return [found[place] for place in sorted(found)]
+    return found
 
 
 def by_seed(rows: Sequence[Row], setting: str, method: str, column: str = 'error') -> dict[int, float]:

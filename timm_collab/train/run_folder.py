@@ -202,14 +202,22 @@ class RunFolder:
         self._write(SUMMARY, json.dumps(summary, indent=2) + '\n')
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file whole or not at all."""
-        partial = self.path / f'.{name}.partial'
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding='utf-8')
-            os.replace(partial, self.path / name)
-        except OSError as error:
-            raise TrainError(f"'{self.path / name}' can't be written: {error}") from error
+        write_whole(self.path / name, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, its folder too.
+
+    Raises:
+        TrainError: It can't be written.
+    """
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding='utf-8')
+        os.replace(partial, path)
+    except OSError as error:
+        raise TrainError(f"'{path}' can't be written: {error}") from error
 
 
 def _in_words(labels: Labels) -> list[Any]:

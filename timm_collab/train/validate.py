@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -24,7 +22,7 @@ from .data.sources import ImageSplit, load_source
 from .data.splits import make_splits
 from .errors import TrainError, require
 from .parse import from_mapping
-from .run_folder import PRUNED
+from .run_folder import PRUNED, write_whole
 from .saved_run import SavedRun
 from .scoring import BINS, MultiLabelScorer, Scorer
 
@@ -102,7 +100,7 @@ def validate(
                 scorers[kept].examples_C, scorers[kept].by_class_C, scorers['consensus'].by_class_C, strict=True))
         ],
     }
-    _write(run.path / VALIDATION, result)
+    write_whole(run.path / VALIDATION, json.dumps(result, indent=2) + '\n')
     return result
 
 
@@ -155,12 +153,3 @@ def _load_pruned(run: SavedRun) -> nn.Module:
         reason = ' '.join(str(error).split())[:300]
         raise TrainError(f"run '{run.path}' is damaged: {PRUNED}/ can't be loaded ({reason}): move it away and"
                          f' {again}') from error
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        partial.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
-        os.replace(partial, path)
-    except OSError as error:
-        raise TrainError(f"'{path}' can't be written: {error}") from error
