@@ -85,6 +85,21 @@ def recipe(tmp_path) -> Recipe:
     return make
 
 
+@pytest.fixture(scope='session')
+def digit_shards(tmp_path_factory) -> Path:
+    """The shipped digits as a stream has them: 4 files of 32 images to train on, 40 to validate and 40 to test."""
+    folder = tmp_path_factory.mktemp('digit-shards')
+    digits = files('timm_collab') / 'data' / 'digits'
+    cache = tmp_path_factory.mktemp('digit-shards-cache')
+    train = datasets.Dataset.from_parquet(str(digits / 'train.parquet'), cache_dir=str(cache))
+    for file in range(4):
+        name = folder / f'train-{file:05d}-of-00004.parquet'
+        train.select(range(32 * file, 32 * file + 32)).to_parquet(str(name))
+    train.select(range(200, 240)).to_parquet(str(folder / 'validation.parquet'))
+    train.select(range(300, 340)).to_parquet(str(folder / 'test.parquet'))
+    return folder
+
+
 LABELS = [*map(str, range(10)), 'even', 'large']
 
 

@@ -93,6 +93,40 @@ def test_killed_again_and_again_it_ends_the_same(recipe, tmp_path, kill_at, sett
     assert_same_run(tmp_path / 'whole', tmp_path / 'run')
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_streamed_data_go_on_in_the_middle_of_their_stream(recipe, tmp_path, kill_at, digit_shards, workers):
+    argv = [
+        *KEYS, '--augment.no_aug=false', '--checkpoint.every_updates=1', f'--data.path={digit_shards}',
+        '--data.streaming=true', '--data.max_train_samples=null', '--data.num_train_samples=128',
+        '--data.shuffle_buffer=64', '--plots=false',
+    ]
+    train(recipe(*argv, f'--output={tmp_path / "whole"}'))
+    for count in (2, 4, 3):
+        kill_at(count)
+        with pytest.raises(KilledError):
+            train(recipe(*argv, f'--data.workers={workers}'))
+    kill_at(1000)
+    train(recipe(*argv, f'--data.workers={workers}'))
+    assert_same_run(tmp_path / 'whole', tmp_path / 'run')
+    with pytest.raises(TrainError, match=r'data\.shuffle_buffer 64 -> 32'):
+        train(recipe(*argv, '--data.shuffle_buffer=32'))
+
+
+def test_a_stream_whose_files_changed_is_not_gone_on_with(recipe, tmp_path, kill_at, digit_shards):
+    shutil.copytree(digit_shards, tmp_path / 'data')
+    argv = [
+        *KEYS, f'--data.path={tmp_path / "data"}', '--data.streaming=true', '--data.max_train_samples=null',
+        '--data.num_train_samples=96', '--checkpoint.every_updates=1',
+    ]
+    kill_at(2)
+    with pytest.raises(KilledError):
+        train(recipe(*argv))
+    shutil.copy(digit_shards / 'test.parquet', tmp_path / 'data' / 'train-00003-of-00004.parquet')
+    kill_at(1000)
+    with pytest.raises(TrainError, match=r'the training data of .* has changed since'):
+        train(recipe(*argv))
+
+
 def test_with_a_teacher_it_ends_the_same(recipe, tmp_path, kill_at):
     teacher = tmp_path / 'teacher'
     train(recipe('--augment.no_aug=true', '--plots=false', f'--output={teacher}'))

@@ -144,3 +144,24 @@ def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
     for first, second in zip(*(torch.load(tmp_path / f'{rank}.pt') for rank in range(2)), strict=True):
         for name, tensor in first.items():
             assert tensor.any() and torch.equal(tensor, second[name]), name
+
+
+def test_a_stream_is_shared_as_one_process_reads_it(tmp_path: Path, digit_shards: Path) -> None:
+    argv = [
+        f'--data.path={digit_shards}', '--data.streaming=true', '--data.num_train_samples=128',
+        '--data.max_train_samples=null', '--data.shuffle_buffer=64', '--noise.rate=0', '--batch_size=32',
+        '--data.workers=1',
+    ]
+    for processes in (1, 2):
+        done = run(tmp_path, processes, *argv)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()] for name in '12'
+    )
+    for a, b in zip(one, two, strict=True):
+        assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-4)
+        assert a['val']['loss_heads'] == pytest.approx(b['val']['loss_heads'], rel=1e-3)
+        assert a['val']['count'] == b['val']['count'] == 40
+    weights = [load_file(tmp_path / name / 'pruned' / 'model.safetensors') for name in '12']
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=2e-3)

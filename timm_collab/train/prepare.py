@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import datasets
 import torch
@@ -15,10 +15,11 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 
 from .build import build_model, build_optimizer, check_compile, check_input
 from .config import TrainConfig
-from .data.images import BatchedImages, TransformedImages, make_dataset
+from .data.images import BatchedImages, TransformedImages, make_dataset, make_training_dataset
 from .data.preprocess import Preprocessing, make_preprocessing
 from .data.sources import load_source
 from .data.splits import Splits, check_batch_size, make_splits
+from .data.streams import StreamedImages
 from .errors import TrainError, require
 from .teacher import Teacher, check_teacher, load_teacher
 
@@ -31,7 +32,7 @@ class Prepared:
 
     splits: Splits
     preprocessing: Preprocessing
-    train: BatchedImages | TransformedImages
+    train: BatchedImages | TransformedImages | StreamedImages
     val: BatchedImages | TransformedImages
     test: BatchedImages | TransformedImages | None
     teacher: Teacher | None = None
@@ -118,24 +119,23 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
             teacher = load_teacher(
                 config.teacher, splits.num_classes, splits.label_names, preprocessing.data_config)
 
-    dataset = partial(
-        make_dataset,
+    options: dict[str, Any] = dict(
         preprocessing=preprocessing,
         seed=config.seed,
         config=config.data,
         device=accelerator.device,
         progress=progress,
     )
-    train = dataset(splits.train, is_training=True)
-    val = dataset(splits.val, is_training=False)
-    test = None if splits.test is None else dataset(splits.test, is_training=False)
+    train = make_training_dataset(splits.train, **options)
+    val = make_dataset(splits.val, is_training=False, **options)
+    test = None if splits.test is None else make_dataset(splits.test, is_training=False, **options)
     kept = replace(
         splits,
         train=train.split,
         val=val.split,
         test=None if test is None else test.split,
-        clean=splits.clean[train.kept_N],
+        clean=None if splits.clean is None or isinstance(train, StreamedImages) else splits.clean[train.kept_N],
         num_skipped=splits.num_images - sum(len(each) for each in (train, val, test) if each is not None),
     )
-    check_batch_size(config, kept.train)
+    check_batch_size(config, len(kept.train))
     return Prepared(kept, preprocessing, train, val, test, teacher), models

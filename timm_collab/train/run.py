@@ -11,11 +11,13 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
-from .data.images import evaluation_loader, training_loader
+from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
+from .data.streams import StreamedImages, StreamSampler
 from .errors import TrainError, require
 from .export import export_head
 from .meter import ExplodedLossError
@@ -145,7 +147,7 @@ class ModelRun:
             on_checkpoint=lambda state, update, score: self._save({**state, 'origin': origin}, update, score),
         )
         trainer = Trainer(
-            config, model, _loaders(config, prepared), accelerator, listener, stop, prepared.teacher)
+            config, model, _loaders(config, prepared, accelerator), accelerator, listener, stop, prepared.teacher)
         if self.state is RunState.UNFINISHED:
             self._resume(trainer, origin)
         try:
@@ -215,13 +217,13 @@ class ModelRun:
     def _explained(self, error: ExplodedLossError, trainer: Trainer, prepared: Prepared) -> ExplodedLossError:
         """The error with the batch it happened at, which is written to a file as well."""
         split = prepared.splits.train
-        rows = [int(split.row_N[index]) for index in trainer.batch_indices(error.epoch, error.step)]
-        batch = {'epoch': error.epoch, 'step': error.step, 'split': split.name, 'rows': rows}
+        what, where = split.located(trainer.batch_indices(error.epoch, error.step))
+        batch = {'epoch': error.epoch, 'step': error.step, 'split': split.name, what: where}
         self._on_folder(lambda folder: folder.write_batch({**batch, 'error': str(error)}))
-        few = ', '.join(map(str, rows[:8])) + ', ...' * (len(rows) > 8)
+        few = ', '.join(map(str, where[:8])) + ', ...' * (len(where) > 8)
         last = self._on_folder(lambda folder: folder.checkpoints.last_name())
         return ExplodedLossError(
-            f"{error}. The batch: rows {few} of split '{split.name}', all in '{self.path / BATCH}'. "
+            f"{error}. The batch: {what} {few} of split '{split.name}', all in '{self.path / BATCH}'. "
             + (f"The last checkpoint is '{last}'" if last else 'There is no checkpoint yet'), error.epoch, error.step)
 
     def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: dict[str, Any]) -> str:
@@ -243,15 +245,22 @@ class ModelRun:
         return load
 
 
-def _loaders(config: TrainConfig, prepared: Prepared) -> Loaders:
-    train_loader, sampler = training_loader(
-        prepared.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
-    )
+def _loaders(config: TrainConfig, prepared: Prepared, accelerator: Accelerator) -> Loaders:
+    train_loader: DataLoader
+    sampler: EpochSampler | StreamSampler
+    if isinstance(prepared.train, StreamedImages):
+        process = accelerator.process_index, accelerator.num_processes
+        train_loader, sampler = stream_loader(prepared.train, config, process)
+    else:
+        train_loader, sampler = training_loader(
+            prepared.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
+        )
+    labels = prepared.splits.labels
     return Loaders(
         train=train_loader,
         sampler=sampler,
         val=evaluation_loader(prepared.val, config.batch_size, config.data.workers),
         test=None if prepared.test is None
         else evaluation_loader(prepared.test, config.batch_size, config.data.workers),
-        clean=torch.from_numpy(prepared.splits.clean) if prepared.splits.noise_rate else None,
+        clean=torch.from_numpy(labels[0]) if labels and prepared.splits.noise_rate else None,
     )

@@ -185,9 +185,10 @@ class RunFolder:
 
     def write_labels(self, splits: Splits) -> None:
         """Write what was trained on, where noise changed labels: row in the training split, clean and noisy labels."""
-        if not splits.noise_rate:
+        if splits.labels is None or not splits.noise_rate:
             return
-        columns = (splits.train.row_N.tolist(), _in_words(splits.clean), _in_words(splits.train.labels))
+        rows = splits.train.located(range(len(splits.train)))[1]
+        columns = (rows, *map(_in_words, splits.labels))
         with open(self.path / LABELS, 'w', encoding='utf-8', newline='') as file:
             writer = csv.writer(file)
             writer.writerow(('row', 'clean', 'noisy'))

@@ -72,8 +72,8 @@ def run_summary(
             'rate': config.noise.rate,
             'column': config.noise.column,
             'realised_rate': splits.noise_rate,
-            'confusion': confusion(splits.clean, splits.train.labels, splits.num_classes).tolist()
-            if splits.num_classes <= CONFUSION_CLASSES and not config.data.multi_label else None,
+            'confusion': confusion(*splits.labels, splits.num_classes).tolist()
+            if splits.labels and splits.num_classes <= CONFUSION_CLASSES and not config.data.multi_label else None,
         },
         'teacher': None if prepared.teacher is None else prepared.teacher.facts,
         'seed': config.seed,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from .config import TrainConfig
 from .data.images import EpochSampler
+from .data.streams import StreamSampler
 from .evaluate import Scores, evaluate
 from .meter import LossMeter
 from .metrics import metric_for
@@ -43,7 +44,7 @@ class Loaders:
     """
 
     train: DataLoader
-    sampler: EpochSampler
+    sampler: EpochSampler | StreamSampler
     val: DataLoader
     test: DataLoader | None
     clean: Tensor | None = None
@@ -195,7 +196,7 @@ class Trainer:
         self.sampler.epoch = self.epoch
         self.sampler.skip = self.step * self.config.batch_size
         self.updater.begin_epoch(self.epoch)
-        self._order = self.sampler.indices()
+        self._order = [] if self.clean is None else self.sampler.indices()
         saving = self.config.checkpoint
         bar = Progress(
             self.updates_per_epoch * self.config.batch_size,

@@ -16,9 +16,10 @@ import torch
 import torch.nn as nn
 
 from .config import TrainConfig
+from .data.image_split import ImageSplit
 from .data.images import TransformedImages, evaluation_loader
 from .data.labels import outside, padded
-from .data.sources import ImageSplit, load_source
+from .data.sources import load_source, load_split
 from .data.splits import make_splits
 from .errors import TrainError, require
 from .parse import from_mapping
@@ -123,10 +124,7 @@ def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSp
             require(data.test_split is not None, 'the run has no test split: write --split val, or the name of another')
             split = 'test' if data.test_split == 'auto' else str(data.test_split)
         if data.path != run.config.data.path or split == data.train_split:
-            # Other data need have nothing but this split, and no column with other labels.
-            data = dataclasses.replace(data, train_split=split, val_split=None, test_split=None)
-            source = load_source(data)
-            found, names = source.train, source.label_names
+            found, names = load_split(data, split)  # other data need have nothing but this
         else:
             source = load_source(dataclasses.replace(data, test_split=split))
             assert source.test is not None

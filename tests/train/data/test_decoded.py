@@ -13,7 +13,8 @@ from torchvision import transforms
 from timm_collab.train.config import DataConfig
 from timm_collab.train.data import decoded as module
 from timm_collab.train.data.decoded import SizesDifferError, decode_list, decode_tensor, probe
-from timm_collab.train.data.sources import ImageSplit, load_source
+from timm_collab.train.data.image_split import ImageSplit
+from timm_collab.train.data.sources import load_source
 from timm_collab.train.errors import TrainError
 
 NOTHING = transforms.Compose([])

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from timm_collab.train.config import DataConfig, ModelConfig, NoiseConfig, ObjectiveConfig, TrainConfig
+from timm_collab.train.data.image_split import ImageSplit
 from timm_collab.train.data.labels import as_target, find_form, read_labels, strata
-from timm_collab.train.data.sources import ImageSplit, Source
+from timm_collab.train.data.sources import Source
 from timm_collab.train.data.splits import make_splits
 from timm_collab.train.errors import TrainError
 

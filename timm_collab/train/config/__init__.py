@@ -109,6 +109,9 @@ class TrainConfig:
                 f' {self.objective.hard}')
         if self.data.multi_label:
             self._check_multi_label()
+        require(not self.data.streaming or (self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column')),
+                'data.streaming: noise is drawn for labels that are known beforehand: leave out noise; to learn from'
+                ' another column of labels name it as data.label_column')
         require(self.sched.warmup_epochs < self.epochs or self.sched.name == 'none',
                 f'sched.warmup_epochs ({self.sched.warmup_epochs}) must be fewer than epochs ({self.epochs})')
 

@@ -34,6 +34,13 @@ class DataConfig:
                                    ' names, or a row of zeros and ones, one for each class; needs objective.hard: bce,'
                                    ' and measures mean average precision')
     max_train_samples: int | None = key(None, 'train on so many images only, drawn at random, class by class')
+    streaming: bool = key(False, 'read the training split from front to back where it lies, without fetching or copying'
+                                 ' it first; validation and test splits are kept in the cache of the datasets library')
+    num_train_samples: int | None = key(None, 'images of an epoch, of streamed data that do not say how many there are')
+    shuffle_buffer: int = key(10_000, 'images among which the next of streamed data is drawn')
+    lanes: int | None = key(None, 'groups of files of streamed data that are read side by side, every batch taking as'
+                                  ' many images from each; best a multiple of the number of processes. When left out a'
+                                  ' power of two, 16 at most')
     img_size: int | None = key(None, "side of the square input in pixels; the architecture's own when left out")
     in_chans: int = key(3, 'input channels: 3 (colour) or 1 (grey); images are converted')
     mean: list[float] | None = key(None, "channel means for normalisation; the architecture's when left out")
@@ -61,6 +68,7 @@ class DataConfig:
         require(self.img_size is None or self.img_size >= 1, f'data.img_size must be at least 1, got {self.img_size}')
         require(self.max_train_samples is None or self.max_train_samples >= 1,
                 f'data.max_train_samples must be at least 1, got {self.max_train_samples}')
+        self._check_streaming()
         require(self.crop_pct is None or 0.0 < self.crop_pct <= 1.0,
                 f'data.crop_pct must lie in (0, 1], got {self.crop_pct}')
         require(self.workers >= 0, f'data.workers must be 0 or more, got {self.workers}')
@@ -70,6 +78,24 @@ class DataConfig:
             require(values is None or len(values) in (1, self.in_chans),
                     f'data.{name} needs 1 or in_chans={self.in_chans} values, got {values}')
         require(self.std is None or min(self.std) > 0, f'data.std must be positive, got {self.std}')
+
+    def _check_streaming(self) -> None:
+        for name in ('num_train_samples', 'lanes', 'shuffle_buffer'):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f'data.{name} must be at least 1, got {value}')
+            require(self.streaming or value in (None, 10_000), f'data.{name} is for streamed data: write'
+                                                               ' --data.streaming true, or leave it out')
+        if not self.streaming:
+            return
+        refused = {
+            'multi_label': (self.multi_label, 'the labels of what is streamed are single class indices'),
+            'max_train_samples': (self.max_train_samples is not None, 'write data.num_train_samples'),
+            'val_split': (self.val_split is None, 'no images can be held out of what is streamed: name the split'),
+            'pipeline': (self.pipeline == 'batch', 'streamed images are augmented one by one'),
+            'path': (str(self.path).startswith('timm:'), "timm's readers are not streamed: name the files"),
+        }
+        for name, (is_set, why) in refused.items():
+            require(not is_set, f"data.streaming doesn't go with data.{name} {getattr(self, name)}: {why}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..errors import TrainError, require
 from .cache import cached
-from .sources import Encoded, ImageSplit, Rows
+from .image_split import Encoded, ImageSplit, Rows
 
 CACHED_BYTES = 2**22
 """Splits with fewer bytes are decoded faster than they are looked up."""

@@ -13,16 +13,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..config import DataConfig
+from ..config import DataConfig, TrainConfig
 from ..errors import TrainError, require
 from .batched import BatchTransform, translate
 from .cache import cache_folder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
+from .image_split import ImageSplit, Rows
 from .keyed import Draws, Key, Purpose, keyed_randomness
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
-from .sources import ImageSplit, Rows
+from .streams import StreamedImages, StreamSampler, StreamSplit
 
 _ORDER = 3  # see the streams of splits.py
 _MB = 2**20
@@ -167,6 +168,20 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
         raise AssertionError('unreachable')
 
 
+def make_training_dataset(
+        split: ImageSplit | StreamSplit,
+        preprocessing: Preprocessing,
+        seed: int,
+        config: DataConfig,
+        device: torch.device | None = None,
+        progress: bool = False,
+) -> BatchedImages | TransformedImages | StreamedImages:
+    """As `make_dataset`, of a split to train on, which may be a stream."""
+    if isinstance(split, StreamSplit):
+        return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', config.workers)
+    return make_dataset(split, preprocessing, True, seed, config, device, progress)
+
+
 def make_dataset(
         split: ImageSplit,
         preprocessing: Preprocessing,
@@ -248,6 +263,15 @@ def training_loader(
     """Shuffled full batches; set `epoch` of the sampler before each pass."""
     sampler = EpochSampler(len(dataset), seed, repeats)
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True), sampler
+
+
+def stream_loader(
+        dataset: StreamedImages, config: TrainConfig, process: tuple[int, int]) -> tuple[DataLoader, StreamSampler]:
+    """Full batches of a stream, of which this process, one of so many, reads its part."""
+    data = config.data
+    sampler = StreamSampler(
+        dataset.split, config.batch_size, config.seed, data.lanes, data.shuffle_buffer, config.augment.repeats, process)
+    return _loader(dataset, config.batch_size, data.workers, sampler=sampler, drop_last=True), sampler
 
 
 def evaluation_loader(dataset: Any, batch_size: int, workers: int) -> DataLoader:

@@ -65,6 +65,21 @@ def find_form(train: datasets.Dataset, config: DataConfig) -> LabelForm:
     return LabelForm(None, _width(_values(train, config.label_column)) if config.multi_label else None)
 
 
+def stream_form(rows: datasets.IterableDataset, config: DataConfig) -> LabelForm:
+    """How a split that is read from front to back writes labels down, of which none has been read.
+
+    Raises:
+        TrainError: The column isn't there, or holds something else than class indices.
+    """
+    check_column(rows, config.label_column, 'data.label_column')
+    feature = rows.features[config.label_column]
+    is_class = isinstance(feature, datasets.ClassLabel)
+    require(is_class or 'int' in str(getattr(feature, 'dtype', '')),
+            f"data.streaming: data.label_column '{config.label_column}' holds {feature}, and what is read from front to"
+            ' back needs class indices: name another column, or leave data.streaming out')
+    return LabelForm(list(feature.names) if is_class else None)
+
+
 def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: LabelForm) -> Labels:
     """The labels of a split; several have as many columns as there are classes in it, or in the form.
 
@@ -104,7 +119,7 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
     return labels_NC
 
 
-def check_column(rows: datasets.Dataset, column: str, key: str) -> None:
+def check_column(rows: datasets.Dataset | datasets.IterableDataset, column: str, key: str) -> None:
     """Refuse a column that isn't there."""
     require(column in rows.column_names,
             f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"

@@ -1,6 +1,7 @@
 """From `data.path` to tables: the Hub, local files and folders, timm's readers, and the data shipped with the package.
 
-Whatever it comes from, a split ends up as a `datasets.Dataset` of encoded images and labels.
+Whatever it comes from, a split ends up as a `datasets.Dataset` of encoded images and labels, or, streamed, as an
+`IterableDataset` of them.
 """
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from glob import glob, has_magic
 from importlib import resources
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 
 import datasets
 import timm.data
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image
 from torch.utils.data import IterableDataset
 
@@ -40,28 +44,112 @@ def open_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
     path = str(config.path)
     if path.startswith(TIMM):
         return _timm_splits(path.removeprefix(TIMM), config)
-    require(config.root is None, f"data.root is for timm's readers, data.path timm:..., not for '{path}'")
-    target, kwargs = _target(path)
-    is_hub = target is None
-    require(is_hub or (config.name is None and config.revision is None),
-            f"data.name and data.revision choose from a data set of the Hub, and data.path '{path}' is local")
-    try:
+    target, kwargs = _checked_target(config)
+    with _explained(path, is_hub=target is None):
         if kwargs is None:
             found = datasets.load_from_disk(target)
-        elif is_hub:
+        elif target is None:
             found = datasets.load_dataset(path, config.name, revision=config.revision)
         else:
             found = datasets.load_dataset(target, **kwargs)
-    except Exception as error:  # the loaders raise many unrelated types, all about this path
+    if isinstance(found, datasets.Dataset):
+        found = {str(found.split or 'train'): found}
+    require(len(found) > 0, f"data.path '{path}' holds no data")
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Splits that are read from front to back where they lie.
+
+    Args:
+        splits: The splits by name.
+        digest: Tells the files, as they are today, from others.
+        lengths: Number of examples of the splits of which it is known.
+    """
+
+    splits: dict[str, datasets.IterableDataset]
+    digest: str
+    lengths: dict[str, int]
+
+
+def open_streams(config: DataConfig) -> Streams:
+    """Open whatever `data.path` names without fetching or copying it.
+
+    Raises:
+        TrainError: There is no such data, or it can't be read from front to back.
+    """
+    path = str(config.path)
+    target, kwargs = _checked_target(config)
+    require(kwargs is not None or target is None,
+            f"data.streaming: '{path}' was written by save_to_disk and is read where it lies: leave data.streaming out")
+    with _explained(path, is_hub=target is None):
+        builder = _builder(path, config.name, config.revision)
+        splits = builder.as_streaming_dataset()
+    require(not isinstance(builder, ImageFolder),
+            f"data.streaming: '{path}' is a folder of images, which would be read class by class: leave data.streaming"
+            ' out, they are opened where they lie as they are needed')
+    require(len(splits) > 0, f"data.path '{path}' holds no data")
+    return Streams(
+        splits=dict(splits),
+        digest=f'{builder.hash} {builder.config_id}',
+        lengths={name: known.num_examples for name, known in (builder.info.splits or {}).items()},
+    )
+
+
+def keep_stream(streams: Streams, split: str, config: DataConfig) -> datasets.Dataset:
+    """Write a split into the cache of `datasets`, images as they are stored, without what else `data.path` holds.
+
+    Raises:
+        TrainError: It can't be read.
+    """
+    features = datasets.Features({
+        name: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
+        for name, feature in (streams.splits[split].features or {}).items()
+    })
+    # The arguments are what the cached file is found again by.
+    arguments = {'path': config.path, 'name': config.name, 'revision': config.revision, 'split': split,
+                 'digest': streams.digest}
+    with _explained(str(config.path), is_hub=_target(str(config.path))[0] is None):
+        return datasets.Dataset.from_generator(_streamed_rows, features=features, gen_kwargs=arguments)
+
+
+def _streamed_rows(path: str, name: str | None, revision: str | None, split: str, digest: str) -> Iterator[Any]:
+    rows = _builder(path, name, revision).as_streaming_dataset()[split]
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    yield from rows
+
+
+def _builder(path: str, name: str | None, revision: str | None) -> datasets.DatasetBuilder:
+    target, kwargs = _target(path)
+    if target is None:
+        return datasets.load_dataset_builder(path, name, revision=revision)
+    return datasets.load_dataset_builder(target, **kwargs or {})
+
+
+@contextmanager
+def _explained(path: str, is_hub: bool) -> Iterator[None]:
+    """Whatever a loader raises, of its many unrelated types, as what it says of the path."""
+    try:
+        yield
+    except Exception as error:
         reason = ' '.join(str(error).split())
         if empty := re.search(r'Instruction "(\w+)" corresponds to no data', reason):
             raise TrainError(f"split '{empty.group(1)}' of data.path '{path}' is empty") from None
         where = 'from the Hub, and no local folder has that name' if is_hub else 'as a data set'
         raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(error).__name__}: {reason})") from error
-    if isinstance(found, datasets.Dataset):
-        found = {str(found.split or 'train'): found}
-    require(len(found) > 0, f"data.path '{path}' holds no data")
-    return dict(found)
+
+
+def _checked_target(config: DataConfig) -> tuple[str | None, dict[str, Any] | None]:
+    """`_target` of the path of a recipe, whose other keys suit it."""
+    path = str(config.path)
+    require(config.root is None, f"data.root is for timm's readers, data.path timm:..., not for '{path}'")
+    target, kwargs = _target(path)
+    require(target is None or (config.name is None and config.revision is None),
+            f"data.name and data.revision choose from a data set of the Hub, and data.path '{path}' is local")
+    return target, kwargs
 
 
 def _target(path: str) -> tuple[str | None, dict[str, Any] | None]:

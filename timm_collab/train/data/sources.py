@@ -10,80 +10,15 @@ from typing import Any
 
 import datasets
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
-from .labels import Labels, check_column, find_form, read_labels
-from .readers import open_splits
+from .image_split import ImageSplit
+from .labels import LabelForm, Labels, check_column, find_form, read_labels, stream_form
+from .readers import Streams, keep_stream, open_splits, open_streams
+from .streams import StreamSplit
 
-_FORMAT = datasets.Image()
 _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
-
-Rows = npt.NDArray[np.int64]
-Encoded = dict[str, Any]
-"""An image as it is stored: its bytes, or the path of the file that holds them."""
-
-
-@dataclass(frozen=True)
-class ImageSplit:
-    """Rows of one split of a data set, and the label to learn for each.
-
-    Args:
-        name: The split the rows come from, for messages.
-        rows: The whole split, images not decoded.
-        image_column: Column of `rows` with the images.
-        mode: PIL mode that images are converted to, 'L' or 'RGB'.
-        row_N: Which rows of `rows` these are.
-        labels: Label of each: its class index, or of several labels a row of zeros and ones.
-    """
-
-    name: str
-    rows: datasets.Dataset
-    image_column: str
-    mode: str
-    row_N: Rows
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.row_N)
-
-    def take(self, index_M: Rows) -> ImageSplit:
-        """Some of the examples, in the order given."""
-        return replace(self, row_N=self.row_N[index_M], labels=self.labels[index_M])
-
-    def with_labels(self, labels: Labels) -> ImageSplit:
-        """The same examples with other labels."""
-        return replace(self, labels=labels)
-
-    def encoded(self, index_M: Rows) -> list[Encoded]:
-        """Some of the images as they are stored."""
-        return self.rows[self.row_N[index_M].tolist()][self.image_column]
-
-    def image(self, index: int, encoded: Encoded | None = None) -> Image.Image:
-        """Decode an image.
-
-        Args:
-            index: Which of the examples.
-            encoded: What `encoded` gives for it, where that is at hand.
-
-        Raises:
-            TrainError: It doesn't decode; the message names split and row.
-        """
-        try:
-            if encoded is None:
-                encoded = self.encoded(np.array([index]))[0]
-            image = _FORMAT.decode_example(encoded)
-            if image.mode.startswith('I;16'):
-                # PIL would clip 16-bit values to 255, which turns most of such an image white.
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert(self.mode)
-        except Exception as error:  # whatever a decoder raises on bytes that are no image
-            reason = ' '.join(str(error).split())
-            raise TrainError(f"the image in row {self.row_N[index]} of split '{self.name}' can't be decoded"
-                             f' ({type(error).__name__}: {reason}): repair or remove it, or write --data.on_bad_image'
-                             ' skip') from error
 
 
 @dataclass(frozen=True)
@@ -98,7 +33,7 @@ class Source:
         given: Other labels of the whole training split, from a column of their own.
     """
 
-    train: ImageSplit
+    train: ImageSplit | StreamSplit
     val: ImageSplit | None
     test: ImageSplit | None
     label_names: list[str] | None
@@ -117,49 +52,114 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
     Raises:
         TrainError: Whatever of this doesn't exist or isn't what its key says.
     """
-    found = open_splits(config)
+    opened, available = _open(config)
     names = {
         'train': config.train_split,
-        'val': _split_name(config.val_split, 'val', found),
-        'test': _split_name(config.test_split, 'test', found),
+        'val': _split_name(config.val_split, 'val', available),
+        'test': _split_name(config.test_split, 'test', available),
     }
     chosen = {role: name for role, name in names.items() if name is not None}
     for role, name in chosen.items():
-        require(name in found, f"data.{role}_split: '{config.path}' has no split '{name}', it has"
-                               f' {", ".join(found)}{nearest(name, found)}')
-        require(len(found[name]) > 0, f"split '{name}' of data.path '{config.path}' is empty")
+        _check_split(name, f'data.{role}_split', available, config)
     require(len(set(chosen.values())) == len(chosen), f'the same split is used twice: {chosen}')
 
-    form = find_form(found[config.train_split], config)
-    mode = 'L' if config.in_chans == 1 else 'RGB'
-    splits = {
-        role: ImageSplit(
-            name=name,
-            rows=_images_only(found[name], name, config),
-            image_column=config.image_column,
-            mode=mode,
-            row_N=np.arange(len(found[name])),
-            labels=read_labels(found[name], name, config, form),
-        )
-        for role, name in chosen.items()
-    }
+    train: StreamSplit | None = None
+    if isinstance(opened, Streams):
+        require('val' in chosen, "data.streaming: images to choose the head by can't be held out of a stream, and"
+                                 f" '{config.path}' has no split 'validation' or 'val': write --data.val_split with"
+                                 f' one of {", ".join(available)}')
+        train, form = _stream(opened, config)
+        found = {name: keep_stream(opened, name, config) for role, name in chosen.items() if role != 'train'}
+    else:
+        found = opened
+        form = find_form(found[config.train_split], config)
+    splits = {role: _image_split(found[name], name, config, form) for role, name in chosen.items() if name in found}
     given = None
     if noise_column is not None:
-        train = found[config.train_split]
-        check_column(train, noise_column, 'noise.column')
-        given = read_labels(train, config.train_split, replace(config, label_column=noise_column), form)
-    return Source(splits['train'], splits.get('val'), splits.get('test'), form.names, given)
+        rows = found[config.train_split]
+        check_column(rows, noise_column, 'noise.column')
+        given = read_labels(rows, config.train_split, replace(config, label_column=noise_column), form)
+    return Source(train or splits['train'], splits.get('val'), splits.get('test'), form.names, given)
 
 
-def _split_name(asked: str | None, role: str, found: Mapping[str, datasets.Dataset]) -> str | None:
+def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | None]:
+    """One split and the names of its classes, whatever part it plays and whatever else there is.
+
+    Raises:
+        TrainError: As `load_source`.
+    """
+    opened, available = _open(config)
+    _check_split(name, 'split', available, config)
+    rows = keep_stream(opened, name, config) if isinstance(opened, Streams) else opened[name]
+    form = find_form(rows, config)
+    return _image_split(rows, name, config, form), form.names
+
+
+def _open(config: DataConfig) -> tuple[Streams | dict[str, datasets.Dataset], Mapping[str, Any]]:
+    """What `data.path` names, and its splits by name."""
+    if config.streaming:
+        streams = open_streams(config)
+        return streams, streams.splits
+    found = open_splits(config)
+    return found, found
+
+
+def _check_split(name: str, key: str, available: Mapping[str, Any], config: DataConfig) -> None:
+    require(name in available, f"{key}: '{config.path}' has no split '{name}', it has {', '.join(available)}"
+                               f'{nearest(name, available)}')
+
+
+def _image_split(rows: datasets.Dataset, name: str, config: DataConfig, form: LabelForm) -> ImageSplit:
+    require(len(rows) > 0, f"split '{name}' of data.path '{config.path}' is empty")
+    return ImageSplit(
+        name=name,
+        rows=_images_only(rows, name, config),
+        image_column=config.image_column,
+        mode=_mode(config),
+        row_N=np.arange(len(rows)),
+        labels=read_labels(rows, name, config, form),
+    )
+
+
+def _mode(config: DataConfig) -> str:
+    return 'L' if config.in_chans == 1 else 'RGB'
+
+
+def _split_name(asked: str | None, role: str, found: Mapping[str, Any]) -> str | None:
     if asked != 'auto':
         return asked
     return next((name for name in _AUTO_SPLITS[role] if name in found), None)
 
 
-def _images_only(rows: datasets.Dataset, split: str, config: DataConfig) -> datasets.Dataset:
+def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelForm]:
+    name = config.train_split
+    rows = streams.splits[name]
+    require(rows.features is not None, f"data.streaming: the columns of split '{name}' of data.path '{config.path}' are"
+                                       ' only known once it was read: leave data.streaming out')
+    form = stream_form(rows, config)
+    known = streams.lengths.get(name)
+    asked = config.num_train_samples
+    require(known is not None or asked is not None,
+            f"data.streaming: '{config.path}' doesn't say how many images split '{name}' has: write"
+            ' --data.num_train_samples with the number of an epoch')
+    require(known is None or asked is None or asked <= known,
+            f"data.num_train_samples {asked}: split '{name}' has {known} images")
+    split = StreamSplit(
+        name=name,
+        rows=_images_only(rows, name, config, config.label_column),
+        image_column=config.image_column,
+        label_column=config.label_column,
+        mode=_mode(config),
+        length=asked or known or 0,
+        digest=streams.digest,
+    )
+    return split, form
+
+
+def _images_only(rows: Any, split: str, config: DataConfig, *others: str) -> Any:
+    """The column of images, not decoded, and other columns."""
     check_column(rows, config.image_column, 'data.image_column')
-    rows = rows.select_columns([config.image_column])
+    rows = rows.select_columns([config.image_column, *others])
     if not isinstance(rows.features[config.image_column], datasets.Image):
         try:
             rows = rows.cast_column(config.image_column, datasets.Image())

@@ -5,15 +5,17 @@ Array names end in their shape: N examples, C classes; labels are class indices 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...noise import apply_noise, realised_rate
 from ..config import TrainConfig
 from ..errors import TrainError, require
+from .image_split import ImageSplit
 from .labels import Labels, outside, padded, strata
-from .sources import ImageSplit, Source
+from .sources import Source
+from .streams import StreamSplit
 
 # One stream of draws for each purpose, so that changing one of them leaves the others as they were.
 _HOLD_OUT, _SUBSET = 1, 2
@@ -23,15 +25,16 @@ _HOLD_OUT, _SUBSET = 1, 2
 class Splits:
     """What a run works with; only `train` ever carries noisy labels, and `clean` are those it had before.
 
-    `num_skipped` images could not be decoded and are in none of the splits.
+    `num_skipped` images could not be decoded and are in none of the splits. Of a stream nobody has the labels: `clean`
+    is None.
     """
 
-    train: ImageSplit
+    train: ImageSplit | StreamSplit
     val: ImageSplit
     test: ImageSplit | None
     num_classes: int
     label_names: list[str] | None
-    clean: Labels
+    clean: Labels | None
     val_origin: str
     num_skipped: int = 0
 
@@ -43,13 +46,23 @@ class Splits:
     @property
     def noise_rate(self) -> float:
         """Share of the training labels that noise changed."""
-        return realised_rate(self.clean, self.train.labels)
+        return 0.0 if self.labels is None else realised_rate(*self.labels)
+
+    @property
+    def labels(self) -> tuple[Labels, Labels] | None:
+        """The training labels before and after noise; None of a stream."""
+        if self.clean is None or isinstance(self.train, StreamSplit):
+            return None
+        return self.clean, self.train.labels
 
     @property
     def fingerprint(self) -> str:
         """A digest of which rows are trained on, with which labels, and which of them the head is chosen by."""
         digest = hashlib.sha256()
         for split in (self.train, self.val):
+            if isinstance(split, StreamSplit):
+                digest.update(f'{split.digest} {split.name} {len(split)}'.encode())
+                continue
             for array in (split.row_N, split.labels):
                 digest.update(str(len(array)).encode())
                 digest.update(np.ascontiguousarray(array, dtype='<i8' if array.ndim == 1 else '<u1').tobytes())
@@ -66,46 +79,59 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
             batch; a noise matrix of another number of classes.
     """
     num_classes = _num_classes(source, config)
-    train, val, test = (
-        None if split is None else _checked(split, num_classes, config)
-        for split in (source.train, source.val, source.test)
+    val, test = (
+        None if split is None else _checked(split, num_classes, config) for split in (source.val, source.test)
     )
-    assert train is not None
-    given = None if source.given is None else _checked(train.with_labels(source.given), num_classes, config).labels
-
-    origin = ''
-    if val is None:
-        held_out_N = stratified(strata(train.labels), config.data.val_fraction, (config.seed, _HOLD_OUT))
-        require(bool(held_out_N.any()), f"split '{train.name}' has no class with two images or more to hold one out for"
-                                        ' validation: set data.val_split')
-        val, train = train.take(np.flatnonzero(held_out_N)), train.take(np.flatnonzero(~held_out_N))
-        how = "by each image's rarest label" if config.data.multi_label else 'class by class'
-        origin = f"{config.data.val_fraction:g} of split '{train.name}', held out {how}"
-    limit = config.data.max_train_samples
-    if limit is not None and limit < len(train):
-        train = train.take(np.flatnonzero(_subset(strata(train.labels), limit, (config.seed, _SUBSET))))
-    _check_variety(train, val, test, config)
-    check_batch_size(config, train)
+    train, given, origin = source.train, None, ''
+    clean: Labels | None = None
+    if isinstance(train, StreamSplit):
+        train = replace(train, num_classes=num_classes)
+        assert val is not None
+    else:
+        train = _checked(train, num_classes, config)
+        if source.given is not None:
+            given = _checked(train.with_labels(source.given), num_classes, config).labels
+        if val is None:
+            train, val, origin = _held_out(train, config)
+        limit = config.data.max_train_samples
+        if limit is not None and limit < len(train):
+            train = train.take(np.flatnonzero(_subset(strata(train.labels), limit, (config.seed, _SUBSET))))
+        _check_variety(train, config)
+        clean = train.labels
+        train = train.with_labels(_noisy(train, given, num_classes, config))
+    for split in (val, test):
+        _check_labelled(split, config)
+    check_batch_size(config, len(train))
 
     return Splits(
-        train=train.with_labels(_noisy(train, given, num_classes, config)),
+        train=train,
         val=val,
         test=test,
         num_classes=num_classes,
         label_names=source.label_names if len(source.label_names or ()) == num_classes else None,
-        clean=train.labels,
+        clean=clean,
         val_origin=origin or f"split '{val.name}'",
     )
 
 
-def check_batch_size(config: TrainConfig, train: ImageSplit) -> None:
+def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, ImageSplit, str]:
+    """What is left to train on, what is held out, and how that was drawn."""
+    held_out_N = stratified(strata(train.labels), config.data.val_fraction, (config.seed, _HOLD_OUT))
+    require(bool(held_out_N.any()), f"split '{train.name}' has no class with two images or more to hold one out for"
+                                    ' validation: set data.val_split')
+    how = "by each image's rarest label" if config.data.multi_label else 'class by class'
+    origin = f"{config.data.val_fraction:g} of split '{train.name}', held out {how}"
+    return train.take(np.flatnonzero(~held_out_N)), train.take(np.flatnonzero(held_out_N)), origin
+
+
+def check_batch_size(config: TrainConfig, num_images: int) -> None:
     """Refuse batches larger than the training data."""
-    require(config.batch_size <= len(train), f'batch_size {config.batch_size} is larger than the training data,'
-                                             f' {len(train)} images: write --batch_size {len(train)} or less')
+    require(config.batch_size <= num_images, f'batch_size {config.batch_size} is larger than the training data,'
+                                             f' {num_images} images: write --batch_size {num_images} or less')
 
 
-def _check_variety(train: ImageSplit, val: ImageSplit, test: ImageSplit | None, config: TrainConfig) -> None:
-    """Refuse labels that nothing can be learnt from, or measured by."""
+def _check_variety(train: ImageSplit, config: TrainConfig) -> None:
+    """Refuse labels that nothing can be learnt from."""
     check = f"check data.label_column '{config.data.label_column}'"
     if train.labels.ndim == 1:
         require(np.unique(train.labels).size >= 2,
@@ -115,9 +141,13 @@ def _check_variety(train: ImageSplit, val: ImageSplit, test: ImageSplit | None, 
     require(bool((train.labels != train.labels[0]).any()),
             f"all {len(train)} training images of split '{train.name}' have the same labels, there is nothing to learn:"
             f' {check}')
-    for split in (val, test):
-        require(split is None or bool(split.labels.any()),
-                f"no image of split '{'' if split is None else split.name}' to measure by has a label: {check}")
+
+
+def _check_labelled(split: ImageSplit | None, config: TrainConfig) -> None:
+    """Refuse several labels that nothing can be measured by."""
+    require(split is None or split.labels.ndim == 1 or bool(split.labels.any()),
+            f"no image of split '{'' if split is None else split.name}' to measure by has a label: check"
+            f" data.label_column '{config.data.label_column}'")
 
 
 def _noisy(train: ImageSplit, given: Labels | None, num_classes: int, config: TrainConfig) -> Labels:
@@ -164,6 +194,9 @@ def _num_classes(source: Source, config: TrainConfig) -> int:
         return config.model.num_classes
     if source.label_names is not None:
         count = len(source.label_names)
+    elif isinstance(source.train, StreamSplit):
+        raise TrainError(f"data.streaming: split '{source.train.name}' doesn't say how many classes there are: write"
+                         ' --model.num_classes')
     else:
         labels = source.train.labels
         count = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
