@@ -165,3 +165,20 @@ def test_a_stream_is_shared_as_one_process_reads_it(tmp_path: Path, digit_shards
     weights = [load_file(tmp_path / name / 'pruned' / 'model.safetensors') for name in '12']
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=2e-3)
+
+
+def test_a_teacher_is_heard_by_both(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    argv = [
+        f'--teacher.path={runs[0]}', '--model.tree=null', '--model.heads=1', '--optim.freeze_trunk_epochs=0',
+    ]
+    for processes in (1, 2):
+        done = run(tmp_path, processes, *argv)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()] for name in '12'
+    )
+    for a, b in zip(one, two, strict=True):
+        assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-4)
+        assert a['val']['loss_heads'] == pytest.approx(b['val']['loss_heads'], rel=1e-3)
+    digests = {json.loads((tmp_path / name / 'summary.json').read_text())['teacher']['sha256'] for name in '12'}
+    assert len(digests) == 1
