@@ -8,6 +8,7 @@ import pytest
 
 from timm_collab.cli import main
 from timm_collab.study import read_rows, recorded_rows, run_study
+from timm_collab.study.status import State, study_status
 from timm_collab.train import TrainError
 
 from . import toys
@@ -29,6 +30,9 @@ def test_a_study_goes_on_with_the_file_alone(tmp_path, trainer):
         shutil.rmtree(folder / name)
     study = toys.study_in(tmp_path, settings=None, seeds=[0, 1])
     command[-1] = 'data.path=elsewhere'
+    status = {cell.name: each for cell, each in study_status(study, folder).items()}
+    assert [each.state is State.FINISHED for each in status.values()] == [name.endswith('seed-0') for name in status]
+    assert status['tree/seed-0'].error == read_rows(study, folder / 'runs.csv')[1].error
     assert main(command) == 0
     assert names(started) == ['single/seed-0', 'tree/seed-0', 'single/seed-1', 'tree/seed-1']
     after = read_rows(study, folder / 'runs.csv')

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..train.metrics import shortfall
 from ..train.run_folder import CONFIG, METRICS, is_in_use, read_summary
 from .grid import Cell, Study
+from .rows import recorded_rows
 from .runner import last_words, run_folder
 
 
@@ -50,8 +51,17 @@ class Status:
 
 
 def study_status(study: Study, folder: Path) -> dict[Cell, Status]:
-    """How far each cell is."""
-    return {cell: _status(folder, cell) for cell in study.cells}
+    """How far each cell is; those that `runs.csv` alone has are finished.
+
+    Raises:
+        TrainError: See `recorded_rows`.
+    """
+    recorded = recorded_rows(study, folder)
+    return {
+        cell: Status(State.FINISHED, cell.config.epochs, cell.config.epochs, error=recorded[cell].error)
+        if cell in recorded else _status(folder, cell)
+        for cell in study.cells
+    }
 
 
 def _status(folder: Path, cell: Cell) -> Status:
