@@ -1,15 +1,19 @@
 """The documents show the results that are committed, and are refused where they don't."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.documents import DocumentError
 from benchmarks.results import Results, main
 from tests.study import toys
+from timm_collab.study import read_study
 from timm_collab.study.rows import write_rows
 from timm_collab.train import TrainError
 from timm_collab.train.plots import can_plot
 
+ROOT = Path(__file__).parents[1]
 TEXT = """# What was found
 
 Before.
@@ -30,6 +34,14 @@ def results(tmp_path):
     (tmp_path / 'docs').mkdir()
     (tmp_path / 'docs' / 'found.md').write_text(TEXT)
     return Results(tmp_path)
+
+
+@pytest.mark.parametrize('grid', sorted((ROOT / 'benchmarks' / 'studies').glob('*.yaml')), ids=lambda path: path.stem)
+def test_every_grid_can_be_run(grid):
+    study = read_study(grid, {'data.path': 'somewhere'})
+    assert study.about and study.baseline == 'single'
+    for setting in study.settings:
+        assert {cell.seed for cell in study.cells if cell.setting == setting} == set(study.seeds)
 
 
 def test_documents_match_their_results():
