@@ -1,4 +1,4 @@
-"""A Hub on this machine that holds one data set, to be read: what `datasets` asks for, and which bytes of which file."""
+"""A Hub on this machine with one data set, to be read: what `datasets` asks for, and which bytes of which file."""
 from __future__ import annotations
 
 import hashlib
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_json({'error': 'Repository not found'}, 404, {'X-Error-Code': 'RepoNotFound'})
 
-    do_GET = do_HEAD = do_POST = answer  # noqa: N815, the names that the base class calls
+    do_GET = do_HEAD = do_POST = answer
 
     def files(self) -> list[str]:
         """Names of all files."""
