@@ -146,39 +146,35 @@ def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
             assert tensor.any() and torch.equal(tensor, second[name]), name
 
 
-def test_a_stream_is_shared_as_one_process_reads_it(tmp_path: Path, digit_shards: Path) -> None:
-    argv = [
-        f'--data.path={digit_shards}', '--data.streaming=true', '--data.num_train_samples=128',
-        '--data.max_train_samples=null', '--data.shuffle_buffer=64', '--noise.rate=0', '--batch_size=32',
-        '--data.workers=1',
-    ]
+def assert_one_and_two_agree(folder: Path, *argv: str) -> list[Path]:
+    """Run a recipe in one process and in two, and compare their curves; returns the two folders."""
     for processes in (1, 2):
-        done = run(tmp_path, processes, *argv)
+        done = run(folder, processes, *argv)
         assert done.returncode == 0, done.stderr[-3000:]
+    folders = [folder / name for name in '12']
     one, two = (
-        [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()] for name in '12'
+        [json.loads(line) for line in (each / 'metrics.jsonl').read_text().splitlines()] for each in folders
     )
     for a, b in zip(one, two, strict=True):
         assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-4)
         assert a['val']['loss_heads'] == pytest.approx(b['val']['loss_heads'], rel=1e-3)
-        assert a['val']['count'] == b['val']['count'] == 40
-    weights = [load_file(tmp_path / name / 'pruned' / 'model.safetensors') for name in '12']
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=2e-3)
+        assert a['val']['count'] == b['val']['count']
+    return folders
+
+
+def test_a_stream_is_shared_as_one_process_reads_it(tmp_path: Path, digit_shards: Path) -> None:
+    folders = assert_one_and_two_agree(
+        tmp_path, f'--data.path={digit_shards}', '--data.streaming=true', '--data.num_train_samples=128',
+        '--data.max_train_samples=null', '--data.shuffle_buffer=64', '--noise.rate=0', '--batch_size=32',
+        '--data.workers=1')
+    one, two = (load_file(folder / 'pruned' / 'model.safetensors') for folder in folders)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=2e-3)
 
 
 def test_a_teacher_is_heard_by_both(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    argv = [
-        f'--teacher.path={runs[0]}', '--model.tree=null', '--model.heads=1', '--optim.freeze_trunk_epochs=0',
-    ]
-    for processes in (1, 2):
-        done = run(tmp_path, processes, *argv)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()] for name in '12'
-    )
-    for a, b in zip(one, two, strict=True):
-        assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-4)
-        assert a['val']['loss_heads'] == pytest.approx(b['val']['loss_heads'], rel=1e-3)
-    digests = {json.loads((tmp_path / name / 'summary.json').read_text())['teacher']['sha256'] for name in '12'}
-    assert len(digests) == 1
+    folders = assert_one_and_two_agree(
+        tmp_path, f'--teacher.path={runs[0]}', '--model.tree=null', '--model.heads=1',
+        '--optim.freeze_trunk_epochs=0')
+    one, two = (json.loads((folder / 'summary.json').read_text())['teacher']['sha256'] for folder in folders)
+    assert one == two
