@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_ON_CPU, BLOCK = 2**19, 2**26
+BLOCK_ON_CPU, BLOCK = 2**18, 2**26
 """Numbers worked on at once: what a CPU's cache holds; on an accelerator enough to keep it busy."""
 
 _LOG2_E = math.log2(math.e)  # exp2 is several times faster than exp on CPUs
+_UNDERFLOW = 1e-20  # sums above have all their digits
 
 
 @dataclass(frozen=True)
@@ -136,25 +137,26 @@ def _compute(
         if smoothing:
             aimed_HN1 = (1. - smoothing) * aimed_HN1 + smoothing * g_HNC.mean(dim=-1, keepdim=True)
 
-        # The consensus of the others.
-        torch.sub(z_HNC.sum(dim=0, keepdim=True), z_HNC, out=peers_HNC)
-        peers_HNC.sub_(peers_HNC.amax(dim=-1, keepdim=True)).mul_(to_mean).exp2_()
-        peers_sum_HN1 = peers_HNC.sum(dim=-1, keepdim=True)
+        peers_sum_HN1 = _exponentials_of_peers(g_HNC, to_mean, peers_HNC)
         agreed_HN1 = torch.mul(peers_HNC, g_HNC, out=own_HNC).sum(dim=-1, keepdim=True) / peers_sum_HN1
 
-        # The head itself, at T and at 1.
+        # The head itself, at T and at 1. With the paper's T of 2 exp(z) is the square of exp(z / T): no exponential.
         torch.mul(g_HNC, _LOG2_E / temperature, out=own_HNC).exp2_()
-        if temperature == 2.:  # the paper's: exp(z) is the square of exp(z / 2), which saves an exponential
-            torch.mul(own_HNC, own_HNC, out=g_HNC)
+        sum_at_t_HN1 = own_HNC.sum(dim=-1, keepdim=True)
+        is_square = temperature == 2.
+        if is_square:
+            sum_HN1 = torch.linalg.vector_norm(own_HNC, dim=-1, keepdim=True).square()
         else:
-            g_HNC.mul_(_LOG2_E).exp2_()
-        sum_at_t_HN1, sum_HN1 = own_HNC.sum(dim=-1, keepdim=True), g_HNC.sum(dim=-1, keepdim=True)
+            sum_HN1 = g_HNC.mul_(_LOG2_E).exp2_().sum(dim=-1, keepdim=True)
         hard_H += (share_N1 * (weight_N1 * sum_HN1.log() - aimed_HN1)).sum(dim=(1, 2))
         soft_H += soft_share * (sum_at_t_HN1.log() - agreed_HN1 / temperature).sum(dim=(1, 2))
 
         if gradient_HBC is not None:
-            g_HNC.mul_(hard_weight_N1 * weight_N1 / sum_HN1)
-            g_HNC.addcmul_(own_HNC, soft_weight / sum_at_t_HN1)
+            hard_HN1, soft_HN1 = hard_weight_N1 * weight_N1 / sum_HN1, soft_weight / sum_at_t_HN1
+            if is_square:
+                torch.addcmul(soft_HN1, own_HNC, hard_HN1, out=g_HNC).mul_(own_HNC)
+            else:
+                g_HNC.mul_(hard_HN1).addcmul_(own_HNC, soft_HN1)
             g_HNC.addcmul_(peers_HNC, -soft_weight / peers_sum_HN1)
             if target.ndim == 1:
                 g_HNC.scatter_add_(-1, index_HN1, (hard_weight_N1 * (smoothing - 1.)).expand(heads, -1, -1))
@@ -163,3 +165,23 @@ def _compute(
             if smoothing:
                 g_HNC.sub_(hard_weight_N1 * (smoothing / classes))
     return hard_H, soft_H, gradient_HBC
+
+
+def _exponentials_of_peers(g_HNC: Tensor, to_mean: float, out_HNC: Tensor) -> Tensor:
+    """The consensus of the others, but for a factor that an example's classes share, and its sum over them [H, N, 1].
+
+    Args:
+        g_HNC: Differences from the largest logit.
+        to_mean: What makes of a sum of logits an exponent of 2.
+        out_HNC: Where to.
+    """
+    total_1NC = g_HNC.sum(dim=0, keepdim=True)
+    if g_HNC.device.type == 'cpu':
+        # Sums of such differences are 0 at most: nothing overflows, and where all of a row underflows its sum tells.
+        torch.add(to_mean * total_1NC, g_HNC, alpha=-to_mean, out=out_HNC).exp2_()
+        sum_HN1 = out_HNC.sum(dim=-1, keepdim=True)
+        if sum_HN1.amin() > _UNDERFLOW:  # looking at it would stall an accelerator
+            return sum_HN1
+    torch.sub(total_1NC, g_HNC, out=out_HNC)
+    out_HNC.sub_(out_HNC.amax(dim=-1, keepdim=True)).mul_(to_mean).exp2_()
+    return out_HNC.sum(dim=-1, keepdim=True)
