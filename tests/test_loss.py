@@ -104,6 +104,23 @@ def test_loss_and_gradient_equal_the_formulas(
     assert relative_error(gradient_HBC, expected_gradient_HBC) < 1e-10
 
 
+@pytest.mark.parametrize('kind', TARGETS)
+@pytest.mark.parametrize('num_heads', [1, 2, 4])
+@pytest.mark.parametrize('beta', [0.2, 0.5, 1.])
+def test_full_labels_divide_by_beta(kind: str, num_heads: int, beta: float) -> None:
+    logits_HBC, target = make_logits(num_heads), make_target(kind)
+    loss_fn = make_loss(kind, beta=beta, full_labels=True)
+    expected = reference(logits_HBC, target, kind, 2., beta, True) / (1. if num_heads == 1 else beta)
+    expected_gradient_HBC, = torch.autograd.grad(expected, logits_HBC)
+    for loss in (loss_fn(logits_HBC, target), loss_fn.combine(*loss_fn.terms(logits_HBC, target))):
+        gradient_HBC, = torch.autograd.grad(loss, logits_HBC)
+        assert relative_error(loss, expected) < 1e-10
+        assert relative_error(gradient_HBC, expected_gradient_HBC) < 1e-10
+    assert loss_fn.hard_weight == 1.
+    with pytest.raises(ValueError, match='beta is 0'):
+        CollaborativeLoss(beta=0., full_labels=True)
+
+
 @pytest.mark.parametrize('scale_by_t2', [True, False])
 def test_gradient_in_closed_form(scale_by_t2: bool) -> None:
     """d L / d z_h = beta (p_h - y) / B + (1 - beta) T^2 (p_h^T - q_h) / (T B): no term for h's part in other q_j."""

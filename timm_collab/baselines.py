@@ -98,7 +98,7 @@ class GatedEnsembleLoss(CollaborativeLoss):
         hard_H, soft_H = self.terms(logits_HBC, target)
         loss = self.combine(hard_H, soft_H)
         if len(hard_H) > 1:
-            loss = loss + self.beta * self._hard_term(self.ensemble(logits_HBC), target)
+            loss = loss + self.hard_weight * self._hard_term(self.ensemble(logits_HBC), target)
         return loss, hard_H.detach(), soft_H.detach()
 
     def ensemble(self, logits_HBC: Tensor) -> Tensor:

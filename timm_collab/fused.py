@@ -4,7 +4,7 @@ Written as a sum of torch's functions, the objective keeps or makes about ten te
 several times. Its gradient is known in closed form, with r_b the share of an example in the reduction and y_b the
 target's distribution:
 
-    dL / dz_hb = beta r_b (softmax(z_hb) - y_b) + (1 - beta) T^2 / T r_b (softmax(z_hb / T) - q_hb)
+    dL / dz_hb = hard r_b (softmax(z_hb) - y_b) + soft T^2 / T r_b (softmax(z_hb / T) - q_hb)
 
 so the forward pass computes it along with the value, and besides it nothing of the logits' size is made.
 
@@ -32,7 +32,8 @@ class Weights:
 
     Args:
         temperature: T.
-        beta: Weight of the hard term.
+        hard: Weight of the hard term.
+        soft: Weight of the soft term.
         scale_by_t2: Whether the soft term is multiplied by T^2.
         sum_batch: Whether terms are summed over the batch, and not averaged.
         label_smoothing: Share of the target that is spread evenly over the classes.
@@ -40,7 +41,8 @@ class Weights:
     """
 
     temperature: float
-    beta: float
+    hard: float
+    soft: float
     scale_by_t2: bool
     sum_batch: bool
     label_smoothing: float
@@ -73,7 +75,7 @@ class _Objective(torch.autograd.Function):
         ctx.save_for_backward(logits_HBC, target)
         ctx.weights, ctx.gradient_HBC = weights, gradient_HBC
         ctx.mark_non_differentiable(hard_H, soft_H)
-        return (weights.beta * hard_H + (1. - weights.beta) * soft_H).sum(), hard_H, soft_H
+        return (weights.hard * hard_H + weights.soft * soft_H).sum(), hard_H, soft_H
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
@@ -109,7 +111,7 @@ def _compute(
     if not weights.sum_batch:
         share_B = share_B / (share_B.sum() if target.ndim == 1 else batch)
     soft_share = (temperature ** 2 if weights.scale_by_t2 else 1.) / (1 if weights.sum_batch else batch)
-    soft_weight = (1. - weights.beta) * soft_share / temperature
+    soft_weight = weights.soft * soft_share / temperature
 
     step = min(max(1, (BLOCK_ON_CPU if logits_HBC.device.type == 'cpu' else BLOCK) // (heads * classes)), batch)
     gradient_HBC = logits_HBC.new_empty(logits_HBC.shape, dtype=dtype) if with_gradient else None
@@ -123,7 +125,7 @@ def _compute(
         peers_HNC, own_HNC, *spare = (block_HNC[:, :z_HNC.shape[1]] for block_HNC in work)
         g_HNC = spare[0] if gradient_HBC is None else gradient_HBC[:, rows]
         share_N1 = share_B[rows, None]
-        hard_weight_N1 = weights.beta * share_N1
+        hard_weight_N1 = weights.hard * share_N1
 
         # Differences from the largest logit: terms that are the difference of two of them keep all their digits.
         torch.sub(z_HNC, z_HNC.amax(dim=-1, keepdim=True), out=g_HNC)

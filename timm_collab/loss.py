@@ -8,6 +8,10 @@ With H heads, logits z_h, label y, temperature T and weight beta:
     L_h = beta * CE(y, softmax(z_h)) + (1 - beta) * T^2 * CE(q_h, softmax(z_h / T))
     L   = sum_h L_h
 
+What heads teach each other hardly moves their mean, so a sum of heads that weigh the labels with beta learns them at
+beta times the rate of one network alone, which a short schedule suffers from. With `full_labels` the loss is divided by
+beta: the labels keep the weight 1 that they have without heads, the consensus has (1 - beta) / beta.
+
 Shapes: H heads, B batch, C classes.
 """
 from __future__ import annotations
@@ -85,11 +89,12 @@ class CollaborativeLoss(nn.Module):
         beta: Weight of the hard term, 1 - beta is that of the soft term. 1 trains every head on the target alone.
         scale_by_t2: Multiply the soft term by T^2, so that the size of its gradient doesn't depend on T
             (https://arxiv.org/abs/1503.02531, section 2).
+        full_labels: Divide the loss by beta: the hard term has weight 1, the soft term (1 - beta) / beta.
         multi_label: Classes are independent binary labels. None asks the criterion: true for the sigmoid losses of
             torch and timm, false for any other.
 
     Raises:
-        ValueError: If temperature is not positive and finite, or beta is outside [0, 1].
+        ValueError: If temperature is not positive and finite, beta is outside [0, 1], or 0 with `full_labels`.
 
     Examples:
 
@@ -107,16 +112,20 @@ class CollaborativeLoss(nn.Module):
             beta: float = 0.5,
             scale_by_t2: bool = True,
             multi_label: bool | None = None,
+            full_labels: bool = False,
     ) -> None:
         super().__init__()
         if not 0. < temperature < float('inf'):
             raise ValueError(f'temperature is {temperature}; it must be a positive number, the paper uses 2.')
         if not 0. <= beta <= 1.:
             raise ValueError(f'beta is {beta}; it must lie in [0, 1], 1 is the hard loss alone, the paper uses 0.5.')
+        if full_labels and beta == 0.:
+            raise ValueError('beta is 0, labels of no weight, and full_labels gives them weight 1; use a beta above 0.')
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.temperature = temperature
         self.beta = beta
         self.scale_by_t2 = scale_by_t2
+        self.full_labels = full_labels
         self.multi_label = isinstance(criterion, _MULTI_LABEL_CRITERIA) if multi_label is None else multi_label
 
         # The asymmetric loss of older timm sums over all and has no option to say so.
@@ -124,6 +133,16 @@ class CollaborativeLoss(nn.Module):
         reduction = getattr(self.criterion, 'reduction', unnamed)
         self._sum_batch = reduction == 'sum'
         self._sum_classes = reduction in ('sum', 'batchmean') or getattr(self.criterion, 'sum_classes', False)
+
+    @property
+    def hard_weight(self) -> float:
+        """Weight of the hard terms, of several heads."""
+        return 1. if self.full_labels else self.beta
+
+    @property
+    def soft_weight(self) -> float:
+        """Weight of the soft terms."""
+        return (1. - self.beta) / self.beta if self.full_labels else 1. - self.beta
 
     def forward(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
         """Compute the training loss, one number.
@@ -175,7 +194,8 @@ class CollaborativeLoss(nn.Module):
             return None
         return Weights(
             temperature=self.temperature,
-            beta=self.beta,
+            hard=self.hard_weight,
+            soft=self.soft_weight,
             scale_by_t2=self.scale_by_t2,
             sum_batch=self._sum_batch,
             label_smoothing=criterion.label_smoothing,
@@ -183,7 +203,7 @@ class CollaborativeLoss(nn.Module):
         )
 
     def terms(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute each head's hard and soft term, before they are weighted by beta and 1 - beta.
+        """Compute each head's hard and soft term, before they are weighted.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
@@ -212,7 +232,7 @@ class CollaborativeLoss(nn.Module):
         """
         if len(hard_H) == 1:
             return hard_H[0]
-        return (self.beta * hard_H + (1. - self.beta) * soft_H).sum()
+        return (self.hard_weight * hard_H + self.soft_weight * soft_H).sum()
 
     def _hard_term(self, logits_BC: Tensor, target: Tensor) -> Tensor:
         hard = self.criterion(logits_BC, target)

@@ -44,10 +44,12 @@ class CollaborativeTask(ClassificationTask):
         device: Device for the criterion; the model stays where it is, as in timm's tasks.
         dtype: Dtype for task tensors.
         verbose: Log the objective.
+        full_labels: See `CollaborativeLoss`.
 
     Raises:
-        ValueError: If temperature or beta is out of range; if criterion_kwargs, temperature, beta or scale_by_t2 are
-            given along with the criterion that they would have made; if timm can't make one from criterion_kwargs.
+        ValueError: If temperature or beta is out of range; if criterion_kwargs, temperature, beta, scale_by_t2 or
+            full_labels are given along with the criterion that they would have made; if timm can't make one from
+            criterion_kwargs.
 
     Examples:
 
@@ -71,6 +73,7 @@ class CollaborativeTask(ClassificationTask):
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
             verbose: bool = True,
+            full_labels: bool = False,
     ) -> None:
         if criterion_kwargs:
             if criterion is not None:
@@ -85,13 +88,13 @@ class CollaborativeTask(ClassificationTask):
                 )
             criterion = timm.loss.create_classification_loss(**criterion_kwargs)
         if not isinstance(criterion, CollaborativeLoss):
-            objective = CollaborativeLoss(criterion, temperature, beta, scale_by_t2)
-        elif (temperature, beta, scale_by_t2) == (2.0, 0.5, True):
+            objective = CollaborativeLoss(criterion, temperature, beta, scale_by_t2, full_labels=full_labels)
+        elif (temperature, beta, scale_by_t2, full_labels) == (2.0, 0.5, True, False):
             objective = criterion
         else:
             raise ValueError(
-                f'temperature={temperature}, beta={beta}, scale_by_t2={scale_by_t2} would be ignored: '
-                f'set them on the CollaborativeLoss that is passed as criterion.'
+                f'temperature={temperature}, beta={beta}, scale_by_t2={scale_by_t2} and full_labels={full_labels} '
+                f'would be ignored: set them on the CollaborativeLoss that is passed as criterion.'
             )
         super().__init__(model, objective, device=device, dtype=dtype, verbose=False)
         self._compiled_objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None

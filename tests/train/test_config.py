@@ -42,6 +42,7 @@ from timm_collab.weights import BRANCH_INITS
     (lambda: OptimConfig(momentum=1.0), r'optim.momentum must lie in \[0, 1\), got 1.0'),
     (lambda: SchedConfig(warmup_epochs=-1), 'sched.warmup_epochs must be 0 or more, got -1'),
     (lambda: ObjectiveConfig(beta=1.1), r'objective.beta must lie in \[0, 1\], got 1.1'),
+    (lambda: ObjectiveConfig(beta=0.0, full_labels=True), 'full_labels divides by objective.beta, which is 0'),
     (lambda: ObjectiveConfig(temperature=0.0), 'objective.temperature must be positive, got 0.0'),
     (lambda: NoiseConfig(rate=-0.1), r'noise.rate must lie in \[0, 1\], got -0.1'),
 ])

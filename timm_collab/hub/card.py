@@ -148,8 +148,11 @@ def _how(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
     if run.num_heads == 1:
         return 'this is the network alone, without a tree of heads.'
     objective = recipe['objective']
+    soft = 1 - objective['beta']
+    if objective.get('full_labels'):
+        soft = round(soft / objective['beta'], 4)
     learn = ('from the labels alone' if objective['beta'] == 1 else
-             f'from the labels and, with a weight of {1 - objective["beta"]:g}, from what the others agree on'
+             f'from the labels and, with a weight of {soft:g}, from what the others agree on'
              f' (temperature {objective["temperature"]:g})')
     return (f'{run.num_heads} heads grew on a tree (`{run.summary["tree"]}`), each learning {learn}; one of them was'
             ' kept, which is this network.')

@@ -90,7 +90,8 @@ def build_criterion(config: ObjectiveConfig, num_heads: int, num_classes: int, m
         hard = timm.loss.BinaryCrossEntropy(
             smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)
     options: dict[str, Any] = {
-        'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2}
+        'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2,
+        'full_labels': config.full_labels}
     if config.kind == 'gated' and num_heads > 1:
         return GatedEnsembleLoss(num_heads, num_classes, hard, **options)
     return (MutualLearningLoss if config.kind == 'mutual' else CollaborativeLoss)(hard, **options)

@@ -16,6 +16,8 @@ class ObjectiveConfig:
     beta: float = key(0.5, 'weight of the labels; 1 - beta is that of the consensus of the other heads')
     temperature: float = key(2.0, 'temperature of the consensus term')
     scale_by_t2: bool = key(True, 'multiply the consensus term by the square of the temperature')
+    full_labels: bool = key(False, 'divide the loss by beta: the labels keep the weight 1 that they have without heads,'
+                                   ' and the consensus has (1 - beta) / beta')
     hard: Literal['ce', 'bce'] = key(
         'ce', 'loss against the labels: cross-entropy, or (bce) binary cross-entropy of each class, with a consensus on'
               ' each class as well')
@@ -37,6 +39,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require(0.0 <= self.beta <= 1.0, f'objective.beta must lie in [0, 1], got {self.beta}')
+        require(self.beta > 0 or not self.full_labels, 'objective.full_labels divides by objective.beta, which is 0')
         require(math.isfinite(self.temperature) and self.temperature > 0,
                 f'objective.temperature must be positive, got {self.temperature}')
         require(math.isfinite(self.ramp_up_epochs) and self.ramp_up_epochs >= 0,
