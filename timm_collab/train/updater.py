@@ -7,7 +7,6 @@ Shapes: H heads, B batch, C classes.
 """
 from __future__ import annotations
 
-import random
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from accelerate.utils import gather, set_seed
+from accelerate.utils import gather
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor
@@ -26,7 +25,7 @@ from torch.utils._pytree import tree_map
 from ..task import CollaborativeTask
 from .build import build_criterion, build_mixup, build_optimizer, build_scheduler
 from .config import TrainConfig
-from .data.keyed import keyed_randomness
+from .data.keyed import keyed_randomness, seed_generators
 from .distillation import DistillationTask
 from .freezing import FrozenTrunk
 from .metrics import metric_for
@@ -121,8 +120,8 @@ class Updater:
             A row [3 + 2 H], see `LossMeter.add`.
         """
         images, target = self._mixed(images, given, epoch, step)
-        key = (self.config.seed, 'update', epoch, step, self.accelerator.process_index)
-        set_seed(random.Random('/'.join(map(str, key))).getrandbits(32))
+        seed_generators(
+            self.accelerator.device, self.config.seed, 'update', epoch, step, self.accelerator.process_index)
         before = epoch * self.updates_per_epoch + step
         schedule_objective(self.task.criterion, self.config.objective, before / self.updates_per_epoch)
         steps = self.config.grad_accum_steps
@@ -134,8 +133,9 @@ class Updater:
             with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
                 result = self.task(images_part, target_part)
                 self.accelerator.backward(result['loss'] / steps)
-            scores = [self.metric.in_training(result['logits'], labels) for labels in (given_part, clean_part)]
-            numbers = torch.stack([result['loss'].detach().float(), *scores])
+            score = self.metric.in_training(result['logits'], given_part)
+            by_clean = score if clean is given else self.metric.in_training(result['logits'], clean_part)
+            numbers = torch.stack([result['loss'].detach().float(), score, by_clean])
             rows.append(torch.cat([numbers, result['hard'].float(), result['soft'].float()]))
         self.frozen_trunk.drop_gradients()
         for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages

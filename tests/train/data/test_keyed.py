@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import set_seed
 
-from timm_collab.train.data.keyed import Draws, Purpose, between, keyed_randomness
+from timm_collab.train.data.keyed import Draws, Purpose, between, keyed_randomness, seed_generators
 
 
 def test_a_row_depends_on_its_key_alone() -> None:
@@ -63,3 +64,14 @@ def test_keyed_randomness_leaves_other_draws_alone() -> None:
     with keyed_randomness(0, 0, 0):
         inside = draw()
     assert draw() == expected != inside
+
+
+def test_generators_are_seeded_as_accelerate_seeds_them() -> None:
+    key = (3, 'update', 1, 2, 0)
+    seed_generators(torch.device('cpu'), *key)
+    drawn = random.random(), np.random.rand(), torch.rand(3)
+    set_seed(random.Random('3/update/1/2/0').getrandbits(32))
+    assert drawn[:2] == (random.random(), np.random.rand())
+    assert torch.equal(drawn[2], torch.rand(3))
+    seed_generators(torch.device('cpu'), 3, 'update', 1, 3, 0)
+    assert random.random() != drawn[0] and not torch.equal(torch.rand(3), drawn[2])

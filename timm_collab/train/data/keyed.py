@@ -76,6 +76,23 @@ def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def seed_generators(device: torch.device, seed: int, *key: int | str) -> None:
+    """Seed Python's, NumPy's and PyTorch's generators, that of the device included.
+
+    Args:
+        device: Where will be drawn.
+        seed: Seed of the run.
+        key: What the draws are for.
+    """
+    number = random.Random('/'.join(map(str, (seed, *key)))).getrandbits(32)
+    random.seed(number)
+    np.random.seed(number)
+    if device.type == 'cpu':  # `torch.manual_seed` would note for a GPU that isn't used where it was called from
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
+
+
 @contextlib.contextmanager
 def keyed_randomness(seed: int, *key: int | str) -> Iterator[None]:
     """Seed the generators that timm's and torchvision's transforms draw from; put them back afterwards.
