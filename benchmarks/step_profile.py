@@ -27,7 +27,8 @@ from .cost import NETWORKS, Bench
 from .measure import Side, in_turn, machine
 
 GROUPS = {
-    'convolutions': ('conv',), 'normalisation': ('norm',), 'matrix products': ('mm', 'attention', 'linear'),
+    'convolutions': ('conv',), 'normalisation': ('batch_norm', 'layer_norm', 'group_norm', 'rms_norm'),
+    'matrix products': ('mm', 'attention', 'linear'),
     'elementwise, pooling': ('relu', 'threshold', 'clamp', 'gelu', 'silu', 'sigmoid', 'add', 'mul', 'div', 'sum',
                              'mean', 'pool', 'exp', 'copy', 'fill', 'zero', 'sub', 'pow'),
 }

@@ -79,16 +79,15 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
             batch; a noise matrix of another number of classes.
     """
     num_classes = _num_classes(source, config)
+    train = (replace(source.train, num_classes=num_classes) if isinstance(source.train, StreamSplit)
+             else _checked(source.train, num_classes, config))
     val, test = (
         None if split is None else _checked(split, num_classes, config) for split in (source.val, source.test)
     )
-    train, given, origin = source.train, None, ''
-    clean: Labels | None = None
+    clean, given, origin = None, None, ''
     if isinstance(train, StreamSplit):
-        train = replace(train, num_classes=num_classes)
         assert val is not None
     else:
-        train = _checked(train, num_classes, config)
         if source.given is not None:
             given = _checked(train.with_labels(source.given), num_classes, config).labels
         if val is None:
