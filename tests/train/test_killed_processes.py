@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.train.sharded import settings
+
 ROOT = Path(__file__).parents[2]
 EPOCHS = 20
 RECIPE = [
@@ -27,8 +29,9 @@ RECIPE = [
 ]
 
 
-def start(folder: Path, output: str, processes: int) -> list[subprocess.Popen[str]]:
+def start(folder: Path, output: str, processes: int, sharded: bool = False) -> list[subprocess.Popen[str]]:
     """One process a rank, as a launcher starts them."""
+    program = 'tests.train.sharded' if sharded else 'timm_collab.train'
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -37,6 +40,7 @@ def start(folder: Path, output: str, processes: int) -> list[subprocess.Popen[st
         environment = {
             **os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
             'HF_DATASETS_CACHE': str(folder / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '',
+            **(settings() if sharded else {}),
         }
         if processes > 1:
             environment |= {
@@ -44,7 +48,7 @@ def start(folder: Path, output: str, processes: int) -> list[subprocess.Popen[st
                 'LOCAL_WORLD_SIZE': str(processes), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
             }
         started.append(subprocess.Popen(
-            [sys.executable, '-m', 'timm_collab.train', *RECIPE, f'--output={folder / output}'], env=environment,
+            [sys.executable, '-m', program, *RECIPE, f'--output={folder / output}'], env=environment,
             cwd=folder, stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     return started
 
@@ -69,15 +73,15 @@ def end(ranks: list[subprocess.Popen[str]]) -> None:
         rank.communicate()
 
 
-@pytest.mark.parametrize('processes', [1, 2])
-def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize(('processes', 'sharded'), [(1, False), (2, False), (2, True)])
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: int, sharded: bool) -> None:
     """First a rank is killed, then another is told to stop: between evaluations each has BatchNorm statistics, and
     running averages of them, of its own."""
     draw = random.Random(time.time_ns())
-    finish(start(tmp_path, 'whole', processes))
+    finish(start(tmp_path, 'whole', processes, sharded))
     moments = []
     for signal_number in (signal.SIGKILL, signal.SIGTERM):
-        ranks = start(tmp_path, 'run', processes)
+        ranks = start(tmp_path, 'run', processes, sharded)
         wait_for_epoch(ranks[0])
         moments.append((draw.randrange(processes), draw.random() / 4))
         time.sleep(moments[-1][1])
@@ -87,7 +91,7 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: in
             assert [rank.returncode for rank in ranks] == [75] * processes, (moments, outputs[0][1][-3000:])
             assert 'stopped and saved after' in outputs[0][0]
         end(ranks)  # as a launcher does
-    lines = finish(start(tmp_path, 'run', processes))
+    lines = finish(start(tmp_path, 'run', processes, sharded))
     assert any(line.startswith('going on after') for line in lines)
 
     whole, run = (load_file(tmp_path / name / 'tree.safetensors') for name in ('whole', 'run'))

@@ -21,9 +21,10 @@ from .data.sources import load_source
 from .data.splits import Splits, check_batch_size, make_splits
 from .data.streams import StreamedImages
 from .errors import TrainError, require
+from .sharding import check_sharding
 from .teacher import Teacher, check_teacher, load_teacher
 
-PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise TrainError(f'mixed_precision {config.mixed_precision}: {error}') from error
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
-            ' launch with --multi_gpu')
+            ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
+    check_sharding(accelerator, config)
     launched = int(os.environ.get('WORLD_SIZE', 1))
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'

@@ -159,7 +159,7 @@ class ModelRun:
             say(accelerator, f'stopped and saved after {trainer.num_updates} updates; {again} goes on')
             raise
         test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
-        trainer.release()
+        model = trainer.release()
 
         summary = run_summary(config, model, prepared, rows, test)
         summary['num_processes'] = accelerator.num_processes

@@ -188,8 +188,9 @@ class Trainer:
 
     def release(self) -> nn.Module:
         """The trained model on the CPU, as it was validated, free of what Accelerate put around it."""
-        self.model.kept_head = self.rows[-1]['kept_head']
-        return self.updater.release()
+        model = self.updater.release()
+        model.kept_head = self.rows[-1]['kept_head']
+        return model
 
     def _train_epoch(self) -> tuple[bool, float]:
         """What is left of the epoch; returns whether the run is to stop, and images per second."""

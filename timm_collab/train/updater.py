@@ -7,6 +7,7 @@ Shapes: H heads, B batch, C classes.
 """
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -30,6 +31,7 @@ from .distillation import DistillationTask
 from .freezing import FrozenTrunk
 from .metrics import metric_for
 from .schedule import schedule_objective
+from .sharding import explain, optimizer_shared_out, shard_copy, shared_out, whole
 from .teacher import Teacher
 
 
@@ -59,12 +61,15 @@ class Updater:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         if config.sync_bn and accelerator.num_processes > 1:
             convert_sync_batchnorm(model)
-        model.to(memory_format=self.memory_format)
+        if not accelerator.is_fsdp2:  # which shards contiguous weights only; images alone choose the kernels as well
+            model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
             model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)  # type: ignore[operator]
         self.ema = None
         if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
-            self.ema = ModelEmaV3(model, decay=config.ema.decay, use_warmup=config.ema.warmup)
+            # Sharded weights beside whole buffers can't be averaged all at once.
+            self.ema = ModelEmaV3(
+                model, decay=config.ema.decay, use_warmup=config.ema.warmup, foreach=not accelerator.is_fsdp2)
             self.ema.to(accelerator.device)
         criterion = build_criterion(
             config.objective,
@@ -77,10 +82,8 @@ class Updater:
         if accelerator.ddp_handler is not None:
             # Buffers that change in training are statistics of batch normalisation; others are equal everywhere.
             accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
-        with warnings.catch_warnings():
-            # Its successor isn't in every torch that is supported.
-            warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
-            wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
+        wrapped, self.optimizer = self._prepared(optimizer)
         if teacher is None:
             self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
         else:
@@ -156,32 +159,32 @@ class Updater:
         return torch.stack(rows).mean(dim=0)
 
     def state_dict(self, apart: bool) -> dict[str, Any]:
-        """Everything that the next update depends on; every process has to ask for it.
+        """Everything that the next update depends on, whole; every process has to ask for it.
 
         Args:
             apart: Whether each process has statistics of normalisation layers of its own just now; weights and buffers
                 are the main process's, and those statistics come besides, in `process_buffers`.
         """
         scaler = self.accelerator.scaler
-        return {
+        return whole({
             'model': self.model.state_dict(),
             'ema': None if self.ema is None else self.ema.module.state_dict(),
             'process_buffers': [self._gathered_buffers(each) if apart else {} for each in self._models()],
             'optimizer': self.optimizer.optimizer.state_dict(),
             'scaler': None if scaler is None else scaler.state_dict(),
             'criterion': self.task.criterion.state_dict(),
-        }
+        })
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another updater of the same recipe was."""
-        self.model.load_state_dict(state['model'])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state['ema'])
-        for model, buffers in zip(self._models(), state['process_buffers'], strict=True):
+        saved = [state['model'], state['ema']]
+        for model, tensors, buffers in zip(self._models(), saved, state['process_buffers'], strict=False):
+            model.load_state_dict(shared_out(tensors, model))
             rank = self.accelerator.process_index
             own = {name: gathered[rank % len(gathered)] for name, gathered in buffers.items()}
             model.load_state_dict(own, strict=False)
-        _restore(self.optimizer.optimizer, state['optimizer'])
+        optimizer = self.optimizer.optimizer
+        _restore(optimizer, optimizer_shared_out(state['optimizer'], optimizer))
         if self.accelerator.scaler is not None and state['scaler'] is not None:
             self.accelerator.scaler.load_state_dict(state['scaler'])
         self.task.criterion.load_state_dict(state['criterion'])
@@ -189,14 +192,37 @@ class Updater:
     def release(self) -> nn.Module:
         """The model on the CPU, free of what Accelerate put around it, with the running average of its weights if any.
 
+        It is the model that was given, or a copy where that one is sharded.
+
         Nothing can be updated afterwards.
         """
-        model = self.accelerator.unwrap_model(
-            self.task.trainable_module, keep_fp32_wrapper=False, keep_torch_compile=False)
-        if self.ema is not None:
-            model.load_state_dict(self.ema.module.state_dict())
+        if self._unsharded is not None:
+            model = self._unsharded
+            model.load_state_dict(whole(self._models()[-1].state_dict()))
+        else:
+            model = self.accelerator.unwrap_model(
+                self.task.trainable_module, keep_fp32_wrapper=False, keep_torch_compile=False)
+            if self.ema is not None:
+                model.load_state_dict(self.ema.module.state_dict())
         self.accelerator.free_memory()
         return model.cpu().to(memory_format=torch.contiguous_format)
+
+    def _prepared(self, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        """The model and its optimizer as Accelerate puts them to work; the running average is sharded as the model is.
+
+        Raises:
+            TrainError: The model can't be sharded.
+        """
+        with warnings.catch_warnings():
+            # Its successor isn't in every torch that is supported.
+            warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
+            try:
+                if self.accelerator.is_fsdp2 and self.ema is not None:
+                    shard_copy(self.ema.module, self.accelerator)
+                prepared: tuple[nn.Module, Any] = self.accelerator.prepare(self.model, optimizer)
+            except (NotImplementedError, ValueError) as error:
+                raise explain(error) if self.accelerator.is_fsdp2 else error from error
+        return prepared
 
     def _mixed(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
