@@ -42,7 +42,7 @@ def run(program: list[str], folder: Path, sharded: bool = True, fails: bool = Fa
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *program],
         capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
-    assert (done.returncode != 0) == fails, done.stderr[:3000]
+    assert (done.returncode != 0) == fails, done.stderr[-12000:]
     return done.stderr if fails else done.stdout
 
 
