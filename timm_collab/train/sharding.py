@@ -11,7 +11,7 @@ import os
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import fsdp2_prepare_model
+from accelerate.utils import fsdp2_prepare_model, is_torch_version
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -30,6 +30,9 @@ OPTIMIZERS = frozenset({
 })
 """Optimizers of timm whose every step is that of unsharded weights, and whose state is shaped like the weights."""
 
+TORCH = '2.9'
+"""The oldest torch that they were compared with; older ones shard on GPUs alone, where no test could look."""
+
 
 def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
     """Refuse what isn't proven to be exact with sharded weights, and sharding that was asked for but isn't there.
@@ -43,6 +46,8 @@ def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
             ' and `fsdp_version: 2`, as in --launch accelerate/fsdp2')
     if not accelerator.is_fsdp2:
         return
+    require(is_torch_version('>=', TORCH), f'FSDP2 is proven with torch {TORCH} or later: update it, or launch with'
+                                           ' accelerate/ddp')
     plugin = accelerator.state.fsdp_plugin
     for is_on, what, instead in (
         (accelerator.mixed_precision == 'fp16', 'mixed_precision fp16', 'write bf16'),
