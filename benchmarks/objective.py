@@ -8,10 +8,10 @@ Memory: the most bytes of storages that torch made and still had at once, gradie
 those of the logits; the meter sees every operator, so the figure is exact. It is taken at two numbers of heads, with
 time and memory per head, to see that both grow linearly.
 
-On Linux, `MALLOC_TOP_PAD_=67108864` keeps the allocator from giving memory back to the system after each round: what
-it takes to get it again comes and goes with what ran before, on both sides.
+On Linux, two variables keep the allocator from giving memory back to the system after each round: what it takes to get
+it again comes and goes with what ran before, on both sides.
 
-    MALLOC_TOP_PAD_=67108864 python -m benchmarks.objective
+    MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824 python -m benchmarks.objective
     python -m benchmarks.objective --device cuda --rounds 200
 """
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_ON_CPU, BLOCK = 2**18, 2**26
+BLOCK_ON_CPU, BLOCK = 2**19, 2**26
 """Numbers worked on at once: what a CPU's cache holds; on an accelerator enough to keep it busy."""
 
 _LOG2_E = math.log2(math.e)  # exp2 is several times faster than exp on CPUs
@@ -115,75 +115,88 @@ def _compute(
 
     step = min(max(1, (BLOCK_ON_CPU if logits_HBC.device.type == 'cpu' else BLOCK) // (heads * classes)), batch)
     gradient_HBC = logits_HBC.new_empty(logits_HBC.shape, dtype=dtype) if with_gradient else None
-    work = [logits_HBC.new_empty((heads, step, classes), dtype=dtype) for _ in range(2 if with_gradient else 3)]
-    hard_H, soft_H = logits_HBC.new_zeros(heads, dtype=dtype), logits_HBC.new_zeros(heads, dtype=dtype)
+    work = [logits_HBC.new_empty((heads, step, classes), dtype=dtype) for _ in range(3)]
+    # Sums over classes; what is made of them is made once, after the last block.
+    top_HB1, aimed_HB1, mean_HB1, agreed_HB1, peers_HB1, own_HB1, sum_HB1 = (
+        logits_HBC.new_empty((heads, batch, 1), dtype=dtype) for _ in range(7))
     to_mean = _LOG2_E / temperature / (heads - 1)
+    is_square = temperature == 2.  # the paper's: exp(z) is the square of exp(z / T), no exponential
+
+    hard_weight_B1 = weights.hard * share_B[:, None]
+    if target.ndim == 1:
+        weight_B1 = torch.ones_like(hard_weight_B1)
+    else:
+        target = target.to(dtype)
+        weight_B1 = (1. - smoothing) * target.sum(dim=-1, keepdim=True) + smoothing
 
     for start in range(0, batch, step):
         rows = slice(start, start + step)
         z_HNC = logits_HBC[:, rows].to(dtype)
-        peers_HNC, own_HNC, *spare = (block_HNC[:, :z_HNC.shape[1]] for block_HNC in work)
-        g_HNC = spare[0] if gradient_HBC is None else gradient_HBC[:, rows]
-        share_N1 = share_B[rows, None]
-        hard_weight_N1 = weights.hard * share_N1
+        g_HNC, peers_HNC, own_HNC = (block_HNC[:, :z_HNC.shape[1]] for block_HNC in work)
+        top_HN1, own_HN1, sum_HN1 = top_HB1[:, rows], own_HB1[:, rows], sum_HB1[:, rows]
 
         # Differences from the largest logit: terms that are the difference of two of them keep all their digits.
-        torch.sub(z_HNC, z_HNC.amax(dim=-1, keepdim=True), out=g_HNC)
-        if target.ndim == 1:
-            index_HN1 = target[rows].expand(heads, -1).unsqueeze(-1)
-            weight_N1, aimed_HN1 = torch.ones_like(share_N1), g_HNC.gather(-1, index_HN1)
-        else:
-            y_NC = target[rows].to(dtype)
-            weight_N1 = (1. - smoothing) * y_NC.sum(dim=-1, keepdim=True) + smoothing
-            aimed_HN1 = torch.mul(g_HNC, y_NC, out=own_HNC).sum(dim=-1, keepdim=True)
+        torch.sub(z_HNC, torch.amax(z_HNC, dim=-1, keepdim=True, out=top_HN1), out=g_HNC)
+        if target.ndim == 2:
+            _sum(torch.mul(g_HNC, target[rows], out=own_HNC), aimed_HB1[:, rows])
         if smoothing:
-            aimed_HN1 = (1. - smoothing) * aimed_HN1 + smoothing * g_HNC.mean(dim=-1, keepdim=True)
+            torch.mean(g_HNC, dim=-1, keepdim=True, out=mean_HB1[:, rows])
 
-        peers_sum_HN1 = _exponentials_of_peers(g_HNC, to_mean, peers_HNC)
-        agreed_HN1 = torch.mul(peers_HNC, g_HNC, out=own_HNC).sum(dim=-1, keepdim=True) / peers_sum_HN1
+        peers_HN1 = _exponentials_of_peers(g_HNC, to_mean, peers_HNC, peers_HB1[:, rows])
+        _sum(torch.mul(peers_HNC, g_HNC, out=own_HNC), agreed_HB1[:, rows])
 
-        # The head itself, at T and at 1. With the paper's T of 2 exp(z) is the square of exp(z / T): no exponential.
+        # The head itself, at T and at 1.
         torch.mul(g_HNC, _LOG2_E / temperature, out=own_HNC).exp2_()
-        sum_at_t_HN1 = own_HNC.sum(dim=-1, keepdim=True)
-        is_square = temperature == 2.
+        _sum(own_HNC, own_HN1)
         if is_square:
-            sum_HN1 = torch.linalg.vector_norm(own_HNC, dim=-1, keepdim=True).square()
+            torch.linalg.vector_norm(own_HNC, dim=-1, keepdim=True, out=sum_HN1).square_()
         else:
-            sum_HN1 = g_HNC.mul_(_LOG2_E).exp2_().sum(dim=-1, keepdim=True)
-        hard_H += (share_N1 * (weight_N1 * sum_HN1.log() - aimed_HN1)).sum(dim=(1, 2))
-        soft_H += soft_share * (sum_at_t_HN1.log() - agreed_HN1 / temperature).sum(dim=(1, 2))
+            _sum(g_HNC.mul_(_LOG2_E).exp2_(), sum_HN1)
 
         if gradient_HBC is not None:
-            hard_HN1, soft_HN1 = hard_weight_N1 * weight_N1 / sum_HN1, soft_weight / sum_at_t_HN1
+            toward_HN1, soft_HN1 = hard_weight_B1[rows] * weight_B1[rows] / sum_HN1, soft_weight / own_HN1
+            d_HNC = gradient_HBC[:, rows]
             if is_square:
-                torch.addcmul(soft_HN1, own_HNC, hard_HN1, out=g_HNC).mul_(own_HNC)
+                torch.mul(own_HNC, toward_HN1, out=d_HNC).add_(soft_HN1).mul_(own_HNC)
             else:
-                g_HNC.mul_(hard_HN1).addcmul_(own_HNC, soft_HN1)
-            g_HNC.addcmul_(peers_HNC, -soft_weight / peers_sum_HN1)
-            if target.ndim == 1:
-                g_HNC.scatter_add_(-1, index_HN1, (hard_weight_N1 * (smoothing - 1.)).expand(heads, -1, -1))
-            else:
-                g_HNC.addcmul_(y_NC, hard_weight_N1, value=smoothing - 1.)
+                torch.mul(g_HNC, toward_HN1, out=d_HNC).addcmul_(own_HNC, soft_HN1)
+            d_HNC.addcmul_(peers_HNC, -soft_weight / peers_HN1)
+            if target.ndim == 2:
+                d_HNC.addcmul_(target[rows], hard_weight_B1[rows], value=smoothing - 1.)
             if smoothing:
-                g_HNC.sub_(hard_weight_N1 * (smoothing / classes))
+                d_HNC.sub_(hard_weight_B1[rows] * (smoothing / classes))
+
+    if target.ndim == 1:
+        index_HB1 = target.expand(heads, -1).unsqueeze(-1)
+        aimed_HB1 = logits_HBC.gather(-1, index_HB1).to(dtype) - top_HB1
+        if gradient_HBC is not None:
+            gradient_HBC.scatter_add_(-1, index_HB1, (hard_weight_B1 * (smoothing - 1.)).expand(heads, -1, -1))
+    if smoothing:
+        aimed_HB1 = (1. - smoothing) * aimed_HB1 + smoothing * mean_HB1
+    hard_H = (share_B[:, None] * (weight_B1 * sum_HB1.log() - aimed_HB1)).sum(dim=(1, 2))
+    soft_H = soft_share * (own_HB1.log() - agreed_HB1 / peers_HB1 / temperature).sum(dim=(1, 2))
     return hard_H, soft_H, gradient_HBC
 
 
-def _exponentials_of_peers(g_HNC: Tensor, to_mean: float, out_HNC: Tensor) -> Tensor:
+def _sum(values_HNC: Tensor, out_HN1: Tensor) -> Tensor:
+    return torch.sum(values_HNC, dim=-1, keepdim=True, out=out_HN1)
+
+
+def _exponentials_of_peers(g_HNC: Tensor, to_mean: float, out_HNC: Tensor, sum_HN1: Tensor) -> Tensor:
     """The consensus of the others, but for a factor that an example's classes share, and its sum over them [H, N, 1].
 
     Args:
         g_HNC: Differences from the largest logit.
         to_mean: What makes of a sum of logits an exponent of 2.
         out_HNC: Where to.
+        sum_HN1: Where their sum is written, and what is returned.
     """
     total_1NC = g_HNC.sum(dim=0, keepdim=True)
     if g_HNC.device.type == 'cpu':
         # Sums of such differences are 0 at most: nothing overflows, and where all of a row underflows its sum tells.
         torch.add(to_mean * total_1NC, g_HNC, alpha=-to_mean, out=out_HNC).exp2_()
-        sum_HN1 = out_HNC.sum(dim=-1, keepdim=True)
-        if sum_HN1.amin() > _UNDERFLOW:  # looking at it would stall an accelerator
+        if _sum(out_HNC, sum_HN1).amin() > _UNDERFLOW:  # looking at it would stall an accelerator
             return sum_HN1
     torch.sub(total_1NC, g_HNC, out=out_HNC)
     out_HNC.sub_(out_HNC.amax(dim=-1, keepdim=True)).mul_(to_mean).exp2_()
-    return out_HNC.sum(dim=-1, keepdim=True)
+    return _sum(out_HNC, sum_HN1)
