@@ -130,12 +130,13 @@ class Updater:
         steps = self.config.grad_accum_steps
         images = images.contiguous(memory_format=self.memory_format)
         rows = []
-        parts = zip(*(each.chunk(steps) for each in (images, target, given, clean)), strict=True)
+        batch = images, target, given, clean
+        parts = [batch] if steps == 1 else zip(*(each.chunk(steps) for each in batch), strict=True)
         for part, (images_part, target_part, given_part, clean_part) in enumerate(parts):
             last = part == steps - 1
             with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
                 result = self.task(images_part, target_part)
-                self.accelerator.backward(result['loss'] / steps)
+                self.accelerator.backward(result['loss'] if steps == 1 else result['loss'] / steps)
             score = self.metric.in_training(result['logits'], given_part)
             by_clean = score if clean is given else self.metric.in_training(result['logits'], clean_part)
             numbers = torch.stack([result['loss'].detach().float(), score, by_clean])
@@ -156,7 +157,7 @@ class Updater:
             self.ema.update(self.model, step=before + 1)
         if self.scheduler is not None:
             self.scheduler.step_update(before + 1)
-        return torch.stack(rows).mean(dim=0)
+        return rows[0] if steps == 1 else torch.stack(rows).mean(dim=0)
 
     def state_dict(self, apart: bool) -> dict[str, Any]:
         """Everything that the next update depends on, whole; every process has to ask for it.

@@ -84,8 +84,8 @@ def seed_generators(device: torch.device, seed: int, *key: int | str) -> None:
         seed: Seed of the run.
         key: What the draws are for.
     """
-    number = random.Random('/'.join(map(str, (seed, *key)))).getrandbits(32)
-    random.seed(number)
+    random.seed('/'.join(map(str, (seed, *key))))
+    number = random.getrandbits(32)
     np.random.seed(number)
     if device.type == 'cpu':  # `torch.manual_seed` would note for a GPU that isn't used where it was called from
         torch.default_generator.manual_seed(number)
