@@ -137,6 +137,10 @@ for name, clip in [*((name, 'norm') for name in sorted(OPTIMIZERS)), ('sgd', 'va
             for key, value in values.items():
                 assert getattr(value, 'ndim', 0) == 0 or value.placements == parameter.placements, (name, key)
     state = trainer.state_dict()
+    if not accelerator.is_main_process and 'sharded' in options:
+        assert all(value is None for key, value in state['model'].items() if 'nodes' in key), name
+        trainer.release()
+        continue
     tensors = {f'state.{key}': value for key, value in state['model'].items()}
     tensors |= {f'{index}.{key}': value for index, values in state['optimizer']['state'].items()
                 for key, value in values.items() if isinstance(value, torch.Tensor)}

@@ -74,12 +74,22 @@ def shard_copy(model: nn.Module, accelerator: Accelerator) -> None:
     fsdp2_prepare_model(accelerator, model)
 
 
-def whole(state: T) -> T:
-    """Nested state with every sharded tensor gathered; every process has to ask for it.
+def whole(state: T, keep: bool = True) -> T:
+    """Nested state with every sharded tensor gathered on the CPU, one after the other; every process has to ask for it.
 
     What is not sharded is passed through, and not copied.
+
+    Args:
+        state: The state.
+        keep: Whether this process wants them: None is in their place where it doesn't.
     """
-    return tree_map(lambda value: value.full_tensor() if isinstance(value, DTensor) else value, state)
+    def gathered(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        tensor = value.full_tensor()  # on a device that may not hold them all
+        return tensor.cpu() if keep else None
+
+    return tree_map(gathered, state)
 
 
 def shared_out(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

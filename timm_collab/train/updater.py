@@ -70,7 +70,8 @@ class Updater:
             # Sharded weights beside whole buffers can't be averaged all at once.
             self.ema = ModelEmaV3(
                 model, decay=config.ema.decay, use_warmup=config.ema.warmup, foreach=not accelerator.is_fsdp2)
-            self.ema.to(accelerator.device)
+            if not accelerator.is_fsdp2:  # which moves a shard of it
+                self.ema.to(accelerator.device)
         criterion = build_criterion(
             config.objective,
             model.num_heads,  # type: ignore[arg-type]
@@ -160,7 +161,9 @@ class Updater:
         return rows[0] if steps == 1 else torch.stack(rows).mean(dim=0)
 
     def state_dict(self, apart: bool) -> dict[str, Any]:
-        """Everything that the next update depends on, whole; every process has to ask for it.
+        """Everything that the next update depends on; every process has to ask for it.
+
+        Of weights that are sharded the main process alone has them, whole.
 
         Args:
             apart: Whether each process has statistics of normalisation layers of its own just now; weights and buffers
@@ -174,7 +177,7 @@ class Updater:
             'optimizer': self.optimizer.optimizer.state_dict(),
             'scaler': None if scaler is None else scaler.state_dict(),
             'criterion': self.task.criterion.state_dict(),
-        })
+        }, keep=self.accelerator.is_main_process)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another updater of the same recipe was."""
@@ -222,7 +225,9 @@ class Updater:
                     shard_copy(self.ema.module, self.accelerator)
                 prepared: tuple[nn.Module, Any] = self.accelerator.prepare(self.model, optimizer)
             except (NotImplementedError, ValueError) as error:
-                raise explain(error) if self.accelerator.is_fsdp2 else error from error
+                if not self.accelerator.is_fsdp2:
+                    raise
+                raise explain(error) from error
         return prepared
 
     def _mixed(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
