@@ -51,7 +51,9 @@ def test_the_steps_are_those_of_a_run_that_is_not_compiled(recipe, backend: str,
 def test_a_compiled_run_is_saved_as_any(recipe, tmp_path) -> None:
     torch.compiler.reset()
     train(recipe('--compile=true', '--compile_backend=eager', '--batch_size=64', '--ema.decay=0.5'))
-    timm.create_model(f'local-dir:{tmp_path / "run" / "pruned"}', pretrained=True)
+    saved = timm.create_model(f'local-dir:{tmp_path / "run" / "pruned"}', pretrained=True)
+    plain = timm.create_model('test_resnet', in_chans=1, num_classes=10)
+    assert saved.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_what_cannot_compile_is_refused(recipe) -> None:
