@@ -86,6 +86,7 @@ def seed_generators(device: torch.device, seed: int, *key: int | str) -> None:
     """
     random.seed('/'.join(map(str, (seed, *key))))
     number = random.getrandbits(32)
+    random.seed(number)
     np.random.seed(number)
     if device.type == 'cpu':  # `torch.manual_seed` would note for a GPU that isn't used where it was called from
         torch.default_generator.manual_seed(number)
