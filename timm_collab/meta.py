@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -42,19 +43,27 @@ def on_meta() -> Iterator[None]:
         yield
 
 
-# Layout of what these functions return, which has its first argument's shape.
+# Layout of what these functions return, which has its first argument's shape. None: channels come last if they did.
 _LIKE_INPUT = {
     F.batch_norm: torch.preserve_format,
-    F.group_norm: torch.preserve_format,
+    F.group_norm: None,
     F.layer_norm: torch.contiguous_format,
+    F.rms_norm: None,
+    F.normalize: torch.preserve_format,
     F.gelu: torch.preserve_format,
+    F.hardtanh: torch.preserve_format,
+    F.hardswish: torch.preserve_format,
+    F.relu6: torch.preserve_format,
 }
+# Of those, where the argument `inplace` stands.
+_INPLACE_AT = {F.hardtanh: 3, F.hardswish: 1, F.relu6: 1}
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """While open, normalisation on the meta device is only as dear as its answer, a tensor like its input.
+    """While open, what networks do most on the meta device is only as dear as its answer, a tensor of some shape.
 
-    PyTorch itself goes through the statistics of a tensor without data, operation by operation, in Python.
+    PyTorch itself goes through the statistics, bounds and biases of a tensor without data, operation by operation, in
+    Python.
     """
 
     def __torch_function__(
@@ -64,9 +73,16 @@ class _ShapesOnly(TorchFunctionMode):
             args: tuple[Any, ...] = (),
             kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in _LIKE_INPUT and args and type(args[0]) is Tensor and args[0].is_meta:
-            return torch.empty_like(args[0], memory_format=_LIKE_INPUT[func])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if args and type(args[0]) is Tensor and args[0].is_meta:
+            if func in _LIKE_INPUT:
+                at = _INPLACE_AT.get(func)
+                if at is not None and kwargs.get('inplace', args[at] if len(args) > at else False):
+                    return args[0].zero_()  # the cheapest way to have been written to
+                return torch.empty_like(args[0], memory_format=_LIKE_INPUT[func] or suggest_memory_format(args[0]))
+            if func is F.linear:  # a bias changes nothing that is seen here, multiply-adds included
+                return func(args[0], args[1] if len(args) > 1 else kwargs['weight'])
+        return func(*args, **kwargs)
 
 
 def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ Found rows go to a CSV at once; the same command goes on where it stopped. Ends 
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import sys
@@ -103,7 +104,7 @@ def _run(
     """Do the work for each task, in several processes, and keep each row as it comes."""
     context = multiprocessing.get_context('spawn')
     bar = tqdm(total=len(tasks), desc=what, unit='arch', disable=not tasks)
-    with bar, ProcessPoolExecutor(args.jobs, context, torch.set_num_threads, (1,)) as pool:
+    with bar, ProcessPoolExecutor(args.jobs, context, _start_worker) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         for future in as_completed(futures):
             row = future.result()
@@ -112,6 +113,12 @@ def _run(
             bar.update()
             if row.failed:
                 bar.write(f'{row.arch}: structure {row.structure}, numbers {row.numbers or "not tried"}')
+
+
+def _start_worker() -> None:
+    """One thread each; and seldom look through all objects for garbage, of which networks without weights are many."""
+    torch.set_num_threads(1)
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _report(rows: Iterable[Row]) -> int:
