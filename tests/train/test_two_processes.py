@@ -115,13 +115,6 @@ def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
     assert max((two[name] - tensor).abs().max() for name, tensor in one.items() if tensor.numel()) > 0  # two did it
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, 2, '--batch_size=60', '--grad_accum_steps=4')
-    assert done.returncode != 0
-    assert 'must be a multiple of their number, 2 times grad_accum_steps, 4' in done.stderr
-    assert not (tmp_path / '2').exists()
-
-
 def train_a_gate(rank: int, folder: Path) -> None:
     os.environ |= {'ACCELERATE_USE_CPU': 'true', 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2',
                    'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': (folder / 'port').read_text()}
@@ -134,6 +127,18 @@ def train_a_gate(rank: int, folder: Path) -> None:
     trainer.fit()
     torch.save([trainer.updater.task.criterion.state_dict(), model.state_dict()], folder / f'{rank}.pt')
     torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['--optim.learning_rate=1'], 'learning_rate'),
+    (['--batch_size=60', '--grad_accum_steps=4'], 'must be a multiple of their number, 2 times grad_accum_steps, 4'),
+    (['--data.train_split=none'], "'none'"),
+])
+def test_what_every_process_finds_one_of_them_says(tmp_path: Path, argv: list[str], message: str) -> None:
+    done = run(tmp_path, 2, *argv)
+    assert done.returncode != 0 and not (tmp_path / '2').exists()
+    [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert message in line
 
 
 def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """`python -m timm_collab.train` and `accelerate launch -m timm_collab.train`."""
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from .errors import TrainError
+from .errors import TrainError, found_everywhere
 from .parse import parse_config
 
 
@@ -15,11 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process when None.
 
     Returns:
-        Exit status: 0; 2 for a mistake in the recipe or the data, which one line on stderr explains; 75 when a signal
-        stopped the run after it was saved, 130 when that was Ctrl-C.
+        Exit status: 0; 2 for a mistake in the recipe or the data, which one line on stderr explains (what every process
+        finds, the first one of each machine says); 75 when a signal stopped the run after it was saved, 130 when that
+        was Ctrl-C.
     """
     try:
-        config = parse_config(sys.argv[1:] if argv is None else argv)
+        with found_everywhere():
+            config = parse_config(sys.argv[1:] if argv is None else argv)
         # Imported late: a misspelt key is refused before anything heavy is loaded.
         from .processes import leave
         from .run import train
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.exit_status
         leave()
     except TrainError as error:
-        print(f'error: {_one_line(error)}', file=sys.stderr)
+        if not error.everywhere or os.environ.get('LOCAL_RANK', '0') == '0':  # once a machine, not once a GPU
+            print(f'error: {_one_line(error)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

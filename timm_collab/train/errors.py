@@ -2,11 +2,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TrainError(ValueError):
-    """A mistake in a recipe, a command line or the data; its message is all that a user needs to see."""
+    """A mistake in a recipe, a command line or the data; its message is all that a user needs to see.
+
+    Attributes:
+        everywhere: Whether every process of the launch finds it, so that one of them may speak for all.
+    """
+
+    everywhere = False
+
+
+@contextmanager
+def found_everywhere() -> Iterator[None]:
+    """Around what all processes do alike: an error in it is one that every process finds."""
+    try:
+        yield
+    except TrainError as error:
+        error.everywhere = True
+        raise
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 
-from .errors import TrainError
+from .errors import TrainError, found_everywhere
 
 T = TypeVar('T')
 
@@ -34,7 +34,8 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if accelerator.num_processes > 1:
         outcome = broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise outcome[1]
+        with found_everywhere():
+            raise outcome[1]
     return outcome[0]
 
 

@@ -18,7 +18,7 @@ from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
 from .data.streams import StreamedImages, StreamSampler
-from .errors import TrainError, require
+from .errors import TrainError, found_everywhere, require
 from .export import export_head
 from .meter import ExplodedLossError
 from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
@@ -52,9 +52,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         StoppedError: A signal asked the run to stop. It was saved; the same command goes on.
         ExportError: The saved model doesn't give the logits of the head that it was saved from.
     """
-    check_trackers(config.track)
-    check_trackers(config.track)
-    accelerator = make_accelerator(config)
+    with found_everywhere():
+        check_trackers(config.track)
+        accelerator = make_accelerator(config)
     folder = Path(on_main(accelerator, lambda: str(choose_folder(config))))
     runs = [(config, folder)]
     if config.compare_single and config.model.num_heads > 1:
