@@ -36,6 +36,17 @@ def test_timm_reads_the_data_config_of_the_architecture() -> None:
     assert not hasattr(model, 'no_such_attribute')
 
 
+def test_what_only_the_plain_network_has_says_so() -> None:
+    model = make()
+    for name in ('forward_features', 'forward_intermediates', 'layer1'):
+        assert not hasattr(model, name)
+    hints = {'forward_head': ': a ResNet has one, write model.prune().forward_head', 'nothing': '', '_x': ''}
+    for name, hint in hints.items():
+        with pytest.raises(AttributeError) as error:
+            getattr(model, name)
+        assert str(error.value) == f"'CollabModel' object has no attribute '{name}'{hint}"
+
+
 def test_layer_decay_treats_each_branch_as_the_plain_network() -> None:
     model, plain = make('test_vit', tree='blocks.2:2,blocks.4:2'), timm.create_model('test_vit', num_classes=5)
 

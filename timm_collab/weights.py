@@ -168,9 +168,15 @@ class TreeWeights(nn.Module):
         return groups.__getitem__
 
     def __getattr__(self, name: str) -> Any:
-        if name in _TEMPLATE_ATTRIBUTES and '_template' in self.__dict__:
-            return getattr(self._template, name)
-        return super().__getattr__(name)
+        template = self.__dict__.get('_template')
+        if name in _TEMPLATE_ATTRIBUTES and template is not None:
+            return getattr(template, name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if not hasattr(type(template), name) or name.startswith('_'):
+                raise
+            raise AttributeError(f'{error}: a {type(template).__name__} has one, write model.prune().{name}') from None
 
     def _original_names(self) -> Iterator[tuple[str, str]]:
         """Each parameter's name here and in the plain network, where a tensor of several names goes by the first."""
