@@ -17,6 +17,10 @@ TITLES = {
 }
 PANELS_WIDE = 2
 POINTS_APART = 3
+MARKERS = 'osD^v'
+
+Point = tuple[float, float, float]
+"""Place on the x axis, place on the y axis, length of the bar to either side of it."""
 
 
 def pictures_of(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -49,13 +53,14 @@ def draw_pictures(study: Study, rows: Sequence[Row], folder: Path, metadata: dic
 def draw_errors(study: Study, rows: Sequence[Row]) -> Any:
     """A panel for each setting: a point for each run and a bar for mean and deviation."""
     from matplotlib.figure import Figure
-    shown = _settings(study, rows)
-    figure = Figure(figsize=(8, 1 + 0.45 * len(study.methods) * len(shown)), dpi=120, layout='constrained')
-    for row, (setting, axes) in enumerate(zip(shown, figure.subplots(len(shown), 1, squeeze=False)[:, 0], strict=True)):
-        for place, method in enumerate(study.methods):
+    shown = {setting: [method for method in study.methods if by_seed(rows, setting, method)]
+             for setting in _settings(study, rows)}
+    heights = [len(methods) for methods in shown.values()]
+    figure = Figure(figsize=(8, 1 + 0.45 * sum(heights) + 0.3 * len(shown)), dpi=120, layout='constrained')
+    panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for (setting, methods), axes in zip(shown.items(), panels, strict=True):
+        for place, method in enumerate(methods):
             values = list(by_seed(rows, setting, method).values())
-            if not values:
-                continue
             color = _color(study, method)
             mean, std = mean_and_std(values)
             axes.scatter(values, [place] * len(values), s=14, color=color, alpha=0.5, linewidths=0)
@@ -64,12 +69,12 @@ def draw_errors(study: Study, rows: Sequence[Row]) -> Any:
                           ha='center', color=color)
             if method == study.baseline:
                 axes.axvline(mean, color=BLACK, linewidth=0.8, linestyle=':')
-        axes.set_yticks(range(len(study.methods)), study.methods, fontsize=9)
-        axes.set_ylim(len(study.methods) - 0.4, -0.7)
+        axes.set_yticks(range(len(methods)), methods, fontsize=9)
+        axes.set_ylim(len(methods) - 0.4, -0.7)
         axes.grid(axis='x', alpha=0.25)
         _plain(axes, setting or study.about)
-        if row == len(shown) - 1:
-            axes.set_xlabel('error in %, left is better: a point a seed, mean and standard deviation; dotted: baseline')
+    figure.supxlabel('error in %, left is better: a point a seed, mean and standard deviation; dotted: baseline',
+                     fontsize=10)
     return figure
 
 
@@ -84,11 +89,14 @@ def draw_gain(study: Study, rows: Sequence[Row]) -> Any:
     for setting, axes in zip(shown, panels, strict=True):
         axes.axhline(0, color=BLACK, linewidth=0.8)
         axes.plot(1, 0, 'o', markersize=4, color=BLACK, label=study.baseline)
+        costs: list[float] = []
         for method in _compared(study, rows, setting):
             difference = paired_difference(by_seed(rows, setting, method), by_seed(rows, setting, study.baseline))
             ratio = relative(study, rows, setting, method, column)
             assert difference is not None and ratio is not None
-            _bars(axes, study, method, [ratio], [difference.mean], [difference.half_width])
+            alike = sum(abs(other - ratio) < 0.02 for other in costs)  # those before it at the same place
+            costs.append(ratio)
+            _bars(axes, study, method, [(ratio, difference.mean, difference.half_width)], beside=alike)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}x'))
         axes.margins(x=0.15)
         _plain(axes, setting or study.about)
@@ -101,15 +109,18 @@ def draw_noise(study: Study, rows: Sequence[Row]) -> Any:
     curves = _curves(study, rows)
     figure, panels = _panels(len(curves), 'wrong labels in %, as asked for', 'error in %')
     for (title, settings), axes in zip(curves.items(), panels, strict=True):
+        drawn: list[tuple[str, list[Point]]] = []
         for method in study.methods:
-            points = []
+            points: list[Point] = []
             for rate, setting in sorted(settings.items()):
                 values = list(by_seed(rows, setting, method).values())
                 if values:
                     mean, std = mean_and_std(values)
                     points.append((100 * rate, mean, std))
-            if points:
-                _bars(axes, study, method, *zip(*points, strict=True))
+            if len(points) > 1:
+                drawn.append((method, points))
+        for place, (method, points) in enumerate(drawn):
+            _bars(axes, study, method, points, beside=place - (len(drawn) - 1) / 2)
         _plain(axes, title or study.about)
     _legend(figure, panels)
     return figure
@@ -156,16 +167,16 @@ def _panels(count: int, x: str, y: str) -> tuple[Any, list[Any]]:
     return figure, panels[:count]
 
 
-def _bars(axes: Any, study: Study, method: str, x: Sequence[float], y: Sequence[float], error: Sequence[float]) -> None:
-    """Points of a method with their bars, a hair beside those of other methods at the same place."""
+def _bars(axes: Any, study: Study, method: str, points: Sequence[Point], beside: float) -> None:
+    """Points of a method with their bars, as many hairs beside those of other methods at the same place."""
     from matplotlib.transforms import ScaledTranslation
-    beside = (study.methods.index(method) - (len(study.methods) - 1) / 2) * POINTS_APART / 72
-    error = [0.0 if each != each else each for each in error]
+    points = [(x, y, 0. if error != error else error) for x, y, error in points]
     # What is moved aside doesn't count for the limits of an axis.
-    axes.update_datalim([(place, value + sign * half) for place, value, half in zip(x, y, error, strict=True)
-                         for sign in (-1, 1)])
-    axes.errorbar(x, y, yerr=error, marker='o', markersize=4, capsize=2, color=_color(study, method), label=method,
-                  transform=axes.transData + ScaledTranslation(beside, 0, axes.figure.dpi_scale_trans))
+    axes.update_datalim([(x, y + sign * error) for x, y, error in points for sign in (-1, 1)])
+    x, y, error = zip(*points, strict=True)
+    aside = ScaledTranslation(beside * POINTS_APART / 72, 0, axes.figure.dpi_scale_trans)
+    axes.errorbar(x, y, yerr=error, marker=_marker(study, method), markersize=4, capsize=2,
+                  color=_color(study, method), label=method, transform=axes.transData + aside)
 
 
 def _plain(axes: Any, title: str) -> None:
@@ -184,3 +195,8 @@ def _color(study: Study, method: str) -> str:
     if method == study.baseline:
         return BLACK
     return COLORS[study.methods.index(method) % len(COLORS)]
+
+
+def _marker(study: Study, method: str) -> str:
+    """Of the methods that share a colour each has its own."""
+    return MARKERS[study.methods.index(method) // len(COLORS) % len(MARKERS)]
