@@ -97,3 +97,22 @@ def test_the_pictures_show_the_numbers(study):
     [curves] = draw_noise(study, rows).axes
     assert {each.get_label(): each[0].get_xydata().tolist() for each in curves.containers} == {
         'single': [[0.0, 5.5], [40.0, 24.0]], 'tree': [[0.0, 5.25], [40.0, 22.0]]}
+
+
+@pytest.mark.skipif(not can_plot(), reason='needs matplotlib')
+def test_a_panel_shows_what_ran_there(study):
+    from timm_collab.study.pictures import draw_errors, draw_noise
+    rows = [row for row in toys.rows() if (row.setting, row.method) != ('clean', 'tree')]
+    clean, noisy = draw_errors(study, rows).axes
+    assert [label.get_text() for label in clean.get_yticklabels()] == ['single']
+    assert [label.get_text() for label in noisy.get_yticklabels()] == ['single', 'tree']
+    [curves] = draw_noise(study, rows).axes
+    assert [each.get_label() for each in curves.containers] == ['single']  # of the tree there is one rate only
+
+
+@pytest.mark.skipif(not can_plot(), reason='needs matplotlib')
+def test_methods_of_one_colour_differ_by_marker(study):
+    from timm_collab.study.pictures import _color, _marker
+    many = dataclasses.replace(study, methods=tuple(f'method {index}' for index in range(24)))
+    looks = {(_color(many, method), _marker(many, method)) for method in many.methods}
+    assert len(looks) == len(many.methods)
