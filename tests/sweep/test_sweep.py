@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,13 @@ def test_the_command_ends_with_what_failed(tmp_path: Path, capsys: pytest.Captur
     assert 'test_resnet: structure ok, numbers failed: CheckError: logits' in capsys.readouterr().out
     write_table(tmp_path / 'table.md', rows)
     assert '- test_resnet: structure ok; numbers failed' in (tmp_path / 'table.md').read_text()
+
+
+def test_the_command_as_it_is_typed(tmp_path: Path) -> None:
+    command = [sys.executable, '-m', 'timm_collab.sweep', 'test_resnet', '--jobs', '1', '--output', 'sweep.csv']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith('1 of 1 architectures make a head tree') and list(read_rows(tmp_path / 'sweep.csv'))
 
 
 def test_numbers_are_tried_from_the_smallest_up() -> None:

@@ -13,7 +13,6 @@ Found rows go to a CSV at once; the same command goes on where it stopped. Ends 
 from __future__ import annotations
 
 import argparse
-import gc
 import multiprocessing
 import os
 import sys
@@ -24,12 +23,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import timm
-import torch
 from tqdm import tqdm
 
 import timm_collab  # noqa: F401  (registers the head trees)
 
-from .examine import OK, Row, examine, try_numbers
+from .examine import OK, Row, examine, start_worker, try_numbers
 from .records import append_row, read_rows, write_rows
 from .table import write_table
 
@@ -104,7 +102,7 @@ def _run(
     """Do the work for each task, in several processes, and keep each row as it comes."""
     context = multiprocessing.get_context('spawn')
     bar = tqdm(total=len(tasks), desc=what, unit='arch', disable=not tasks)
-    with bar, ProcessPoolExecutor(args.jobs, context, _start_worker) as pool:
+    with bar, ProcessPoolExecutor(args.jobs, context, start_worker) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         for future in as_completed(futures):
             row = future.result()
@@ -113,12 +111,6 @@ def _run(
             bar.update()
             if row.failed:
                 bar.write(f'{row.arch}: structure {row.structure}, numbers {row.numbers or "not tried"}')
-
-
-def _start_worker() -> None:
-    """One thread each; and seldom look through all objects for garbage, of which networks without weights are many."""
-    torch.set_num_threads(1)
-    gc.set_threshold(100_000, 50, 100)
 
 
 def _report(rows: Iterable[Row]) -> int:

@@ -57,6 +57,12 @@ class Row:
         return self.structure not in (OK, NO_CLASSIFIER) or self.numbers.startswith('failed')
 
 
+def start_worker() -> None:
+    """One thread each; and seldom look through all objects for garbage, of which networks without weights are many."""
+    torch.set_num_threads(1)
+    gc.set_threshold(100_000, 50, 100)
+
+
 def examine(arch: str) -> Row:
     """Build the default tree of four heads on the meta device, list the split points, prune the first and last head.
 
