@@ -115,12 +115,13 @@ def _compute(
 
     step = min(max(1, (BLOCK_ON_CPU if logits_HBC.device.type == 'cpu' else BLOCK) // (heads * classes)), batch)
     gradient_HBC = logits_HBC.new_empty(logits_HBC.shape, dtype=dtype) if with_gradient else None
-    work = [logits_HBC.new_empty((heads, step, classes), dtype=dtype) for _ in range(3)]
+    is_square = temperature == 2.  # the paper's: exp(z) is the square of exp(z / T), no exponential
+    # Without a gradient its place is taken by a fourth.
+    work = [logits_HBC.new_empty((heads, step, classes), dtype=dtype) for _ in range(4 - is_square - with_gradient)]
     # Sums over classes; what is made of them is made once, after the last block.
     top_HB1, aimed_HB1, mean_HB1, agreed_HB1, peers_HB1, own_HB1, sum_HB1 = (
         logits_HBC.new_empty((heads, batch, 1), dtype=dtype) for _ in range(7))
-    to_mean = _LOG2_E / temperature / (heads - 1)
-    is_square = temperature == 2.  # the paper's: exp(z) is the square of exp(z / T), no exponential
+    scale = _LOG2_E / temperature
 
     hard_weight_B1 = weights.hard * share_B[:, None]
     if target.ndim == 1:
@@ -132,34 +133,34 @@ def _compute(
     for start in range(0, batch, step):
         rows = slice(start, start + step)
         z_HNC = logits_HBC[:, rows].to(dtype)
-        g_HNC, peers_HNC, own_HNC = (block_HNC[:, :z_HNC.shape[1]] for block_HNC in work)
+        own_HNC, peers_HNC, *others = (block_HNC[:, :z_HNC.shape[1]] for block_HNC in work)
+        d_HNC = others.pop() if gradient_HBC is None else gradient_HBC[:, rows]
         top_HN1, own_HN1, sum_HN1 = top_HB1[:, rows], own_HB1[:, rows], sum_HB1[:, rows]
 
         # Differences from the largest logit: terms that are the difference of two of them keep all their digits.
-        torch.sub(z_HNC, torch.amax(z_HNC, dim=-1, keepdim=True, out=top_HN1), out=g_HNC)
+        g_HNC = torch.sub(z_HNC, torch.amax(z_HNC, dim=-1, keepdim=True, out=top_HN1), out=d_HNC)
         if target.ndim == 2:
             _sum(torch.mul(g_HNC, target[rows], out=own_HNC), aimed_HB1[:, rows])
         if smoothing:
             torch.mean(g_HNC, dim=-1, keepdim=True, out=mean_HB1[:, rows])
 
-        peers_HN1 = _exponentials_of_peers(g_HNC, to_mean, peers_HNC, peers_HB1[:, rows])
-        _sum(torch.mul(peers_HNC, g_HNC, out=own_HNC), agreed_HB1[:, rows])
-
         # The head itself, at T and at 1.
-        torch.mul(g_HNC, _LOG2_E / temperature, out=own_HNC).exp2_()
-        _sum(own_HNC, own_HN1)
+        _sum(torch.mul(g_HNC, scale, out=own_HNC).exp2_(), own_HN1)
         if is_square:
             torch.linalg.vector_norm(own_HNC, dim=-1, keepdim=True, out=sum_HN1).square_()
         else:
-            _sum(g_HNC.mul_(_LOG2_E).exp2_(), sum_HN1)
+            sharp_HNC = torch.mul(g_HNC, _LOG2_E, out=others[0]).exp2_()
+            _sum(sharp_HNC, sum_HN1)
 
-        if gradient_HBC is not None:
+        peers_HN1 = _exponentials_of_peers(g_HNC, scale / (heads - 1), peers_HNC, peers_HB1[:, rows])
+        _sum(g_HNC.mul_(peers_HNC), agreed_HB1[:, rows])
+
+        if gradient_HBC is not None:  # where the differences were
             toward_HN1, soft_HN1 = hard_weight_B1[rows] * weight_B1[rows] / sum_HN1, soft_weight / own_HN1
-            d_HNC = gradient_HBC[:, rows]
             if is_square:
                 torch.mul(own_HNC, toward_HN1, out=d_HNC).add_(soft_HN1).mul_(own_HNC)
             else:
-                torch.mul(g_HNC, toward_HN1, out=d_HNC).addcmul_(own_HNC, soft_HN1)
+                torch.mul(sharp_HNC, toward_HN1, out=d_HNC).addcmul_(own_HNC, soft_HN1)
             d_HNC.addcmul_(peers_HNC, -soft_weight / peers_HN1)
             if target.ndim == 2:
                 d_HNC.addcmul_(target[rows], hard_weight_B1[rows], value=smoothing - 1.)
