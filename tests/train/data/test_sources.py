@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from timm_collab.train.config import DataConfig
-from timm_collab.train.data.sources import load_source
+from timm_collab.train.data.sources import load_source, load_split
 from timm_collab.train.errors import TrainError
 
 
@@ -109,6 +109,28 @@ def test_broken_image_names_split_and_row(image_folder):
     # A part of a split still names the row of the whole.
     with pytest.raises(TrainError, match='row 6'):
         source.train.take(np.array([0, 6])).image(1)
+
+
+def test_columns_of_other_names_are_found_where_there_is_one_of_a_kind(tmp_path, parquet_folder):
+    rows = datasets.Dataset.from_parquet(str(parquet_folder / 'train.parquet'))
+    renamed = rows.rename_columns({'image': 'img', 'label': 'labels'})
+    expected = load_source(DataConfig(path=str(parquet_folder), test_split=None)).train
+
+    def save(table: datasets.Dataset, name: str) -> DataConfig:
+        (tmp_path / name).mkdir()
+        table.to_parquet(tmp_path / name / 'train.parquet')
+        return DataConfig(path=str(tmp_path / name))
+
+    config = save(renamed, 'renamed')
+    for found in (load_source(config).train, load_split(config, 'train')[0]):
+        assert found.image_column == 'img'
+        assert np.array_equal(found.labels, expected.labels)
+        assert np.array_equal(np.asarray(found.image(0)), np.asarray(expected.image(0)))
+
+    two = renamed.map(lambda row: {'thumbnail': row['img']}, features=datasets.Features(
+        {**renamed.features, 'thumbnail': datasets.Image()}))
+    with pytest.raises(TrainError, match="no column 'image', the data has img, labels, thumbnail"):
+        load_source(save(two, 'two of a kind'))
 
 
 @pytest.mark.parametrize(('keys', 'message'), [

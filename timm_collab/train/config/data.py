@@ -28,8 +28,10 @@ class DataConfig:
                                          " none")
     val_fraction: float = key(0.1, 'share of each class of the training split held out when there is no val_split; of'
                                    ' several labels an image counts for its rarest')
-    image_column: str = key('image', 'column with the images')
-    label_column: str = key('label', 'column with the labels: class indices, or class names')
+    image_column: str = key('image', "column with the images; where none is called 'image', the only one that holds"
+                                     ' images')
+    label_column: str = key('label', "column with the labels: class indices, or class names; where none is called"
+                                     " 'label', the only one of class labels")
     multi_label: bool = key(False, 'an image has any number of labels: label_column holds lists of class indices or'
                                    ' names, or a row of zeros and ones, one for each class; needs objective.hard: bce,'
                                    ' and measures mean average precision')

@@ -61,6 +61,7 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
     chosen = {role: name for role, name in names.items() if name is not None}
     for role, name in chosen.items():
         _check_split(name, f'data.{role}_split', available, config)
+    config = _with_columns(config, available[config.train_split])
     require(len(set(chosen.values())) == len(chosen), f'the same split is used twice: {chosen}')
 
     train: StreamSplit | None = None
@@ -90,6 +91,7 @@ def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | N
     """
     opened, available = _open(config)
     _check_split(name, 'split', available, config)
+    config = _with_columns(config, available[name])
     rows = keep_stream(opened, name, config) if isinstance(opened, Streams) else opened[name]
     form = find_form(rows, config)
     return _image_split(rows, name, config, form), form.names
@@ -102,6 +104,18 @@ def _open(config: DataConfig) -> tuple[Streams | dict[str, datasets.Dataset], Ma
         return streams, streams.splits
     found = open_splits(config)
     return found, found
+
+
+def _with_columns(config: DataConfig, rows: datasets.Dataset | datasets.IterableDataset) -> DataConfig:
+    """The keys with columns that exist: where none has the usual name, the only one of its kind."""
+    features = rows.features or {}  # of some streams they aren't known yet
+    found = {}
+    for key, kind in (('image_column', datasets.Image), ('label_column', datasets.ClassLabel)):
+        usual = getattr(DataConfig, key)
+        alike = [name for name, feature in features.items() if isinstance(feature, kind)]
+        if getattr(config, key) == usual and usual not in features and len(alike) == 1:
+            found[key] = alike[0]
+    return replace(config, **found)
 
 
 def _check_split(name: str, key: str, available: Mapping[str, Any], config: DataConfig) -> None:
