@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except StoppedError as error:
             leave()
             return error.exit_status
+        except TrainError as error:
+            if error.everywhere:  # nobody is left who waits for this one
+                leave()
+            raise
         leave()
     except TrainError as error:
         if not error.everywhere or os.environ.get('LOCAL_RANK', '0') == '0':  # once a machine, not once a GPU
