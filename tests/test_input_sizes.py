@@ -80,6 +80,20 @@ def test_a_compiled_tree_knows_the_sizes_it_has_met(register: Callable[..., None
         assert torch.equal(compiled(images(32)), model(images(32)))
 
 
+@pytest.mark.filterwarnings('ignore:.*torch.jit:FutureWarning', 'ignore::torch.jit.TracerWarning')
+def test_a_traced_tree_knows_the_sizes_it_has_met(register: Callable[..., None]) -> None:
+    register('size_minded', SizeMinded)
+    model = CollabModel('size_minded', tree='mix:2').eval()
+    with torch.no_grad():
+        for met in (48, 16):  # as the first traced, and after another
+            expected = model.prune()(images(met))
+            model(images(met))
+            assert torch.equal(torch.jit.trace(model, images(met))(images(met)), expected)
+        plain = CollabModel('test_resnet', num_classes=5).eval()  # whose program is one for all sizes
+        traced = torch.jit.trace(plain, images(64))
+        assert torch.equal(traced(images(64)), plain.prune()(images(64)))
+
+
 @pytest.mark.parametrize('arch', ['test_resnet', 'efficientnet_b0', 'convnext_atto', 'xcit_nano_12_p16_224'])
 def test_other_sizes_and_batches(arch: str) -> None:
     model = settle(CollabModel(arch, num_classes=5), images(64))

@@ -152,17 +152,18 @@ class CollabModel(TreeWeights):
         """What the nodes compute on images of this size instead of on those the network was followed for.
 
         Python code that looks at a shape may go another way at another size, so each new size is followed once, when
-        it first comes. A compiled model doesn't do that: run it once before, in eval mode, at the other size.
+        it first comes. A compiled or traced model doesn't do that: run it once before, in eval mode, at the other size.
         """
         if not isinstance(x, Tensor) or x.ndim != 4:
             what = f'shape {list(x.shape)}' if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f'a head tree takes images [B, C, H, W], got {what}')
-        if torch.compiler.is_compiling() and not self._minds_size:
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if recorded and not self._minds_size:
             return {}
-        size = tuple(x.shape[2:])
+        size = tuple(map(int, x.shape[2:]) if torch.jit.is_tracing() else x.shape[2:])  # jit's are tensors
         if size == self._input_size[1:]:
             return {}
-        if size not in self._resized and not torch.compiler.is_compiling():
+        if size not in self._resized and not recorded:
             self._resized[size] = self._follow(size)
             self._minds_size = self._minds_size or bool(self._resized[size])
         return self._resized.get(size, {})
