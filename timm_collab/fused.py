@@ -116,7 +116,7 @@ def _compute(
     step = min(max(1, (BLOCK_ON_CPU if logits_HBC.device.type == 'cpu' else BLOCK) // (heads * classes)), batch)
     gradient_HBC = logits_HBC.new_empty(logits_HBC.shape, dtype=dtype) if with_gradient else None
     is_square = temperature == 2.  # the paper's: exp(z) is the square of exp(z / T), no exponential
-    # Without a gradient its place is taken by a fourth.
+    # For a head's own exponentials at T, its peers', its own at 1; differences lie where the gradient is to be, if any.
     work = [logits_HBC.new_empty((heads, step, classes), dtype=dtype) for _ in range(4 - is_square - with_gradient)]
     # Sums over classes; what is made of them is made once, after the last block.
     top_HB1, aimed_HB1, mean_HB1, agreed_HB1, peers_HB1, own_HB1, sum_HB1 = (
