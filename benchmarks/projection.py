@@ -3,9 +3,9 @@
 A step of a network that is small for its device takes as long as its operators take to be launched, one of a network
 that is large enough as long as its multiply-adds take. Each update of each run counts with the longer of the two:
 `--launch` microseconds for each of torch's operators in a step, views left out (counted on two images, on the CPU), and
-the multiply-adds at `--rate` times 10^12 a second. Runs are taken one after the other. Reading, augmenting, evaluating
-and compiling are left out; a compiled step has fewer operators, and several runs side by side share what one leaves
-idle.
+the multiply-adds at `--rate` times 10^12 a second. Runs are taken one after the other. Reading, augmenting, evaluating,
+compiling and teachers are left out; a compiled step has fewer operators, and several runs side by side share what one
+leaves idle.
 
     python -m benchmarks.projection benchmarks/studies/paper.yaml --images 45000
 """
@@ -23,6 +23,7 @@ from timm_collab.study.grid import Cell, read_study
 from timm_collab.train.build import build_criterion, build_model
 from timm_collab.train.config import TrainConfig
 from timm_collab.train.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from timm_collab.train.data.preprocess import make_preprocessing
 
 CLASSES = 10
 
@@ -44,7 +45,7 @@ class _Count(TorchDispatchMode):
 def work(config: TrainConfig) -> tuple[int, int]:
     """Operators of a training step, and multiply-adds of an image in it."""
     model = build_model(config.model, config.data, CLASSES)
-    size = model.pretrained_cfg['input_size']
+    size = make_preprocessing(model, config.data, config.augment).data_config['input_size']
     criterion = build_criterion(config.objective, model.num_heads, CLASSES, config.augment.mixes)
     # As torch chooses on a GPU: all tensors at once.
     optimizer = torch.optim.SGD(model.parameters(), lr=.1, momentum=.9, weight_decay=1e-4, nesterov=True, foreach=True)
@@ -85,7 +86,7 @@ def main() -> None:
     known: dict[str, tuple[int, int]] = {}
     for (setting, method), runs in found.items():
         config = runs[0].config
-        if (name := repr((config.model, config.objective))) not in known:
+        if (name := repr((config.model, config.objective, config.data))) not in known:
             known[name] = work(config)
         launched, computed = known[name]
         updates = args.images // config.batch_size * config.epochs

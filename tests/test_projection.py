@@ -6,14 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from benchmarks.projection import main, operators, work
 from timm_collab.study.grid import read_study
+from timm_collab.train.cost import forward_multiply_adds
 
 GRID = """
 about: a test
-keys: {model.name: collab_test_resnet, epochs: 10, batch_size: 100}
+keys: {model.name: collab_test_resnet, data.img_size: 32, data.in_chans: 1, epochs: 10, batch_size: 100}
 methods:
   single: {keys: {model.heads: 1}}
   4 instances: {keys: {model.heads: 4, model.pattern: instances}}
@@ -32,12 +34,13 @@ def test_a_study_is_the_sum_of_its_runs(
     (tmp_path / 'grid.yaml').write_text(GRID)
     single, instances = (work(cell.config) for cell in read_study(
         tmp_path / 'grid.yaml', {'data.path': 'unread'}).cells if cell.seed == 0)
-    assert instances[1] == 4 * single[1]
+    plain = timm.create_model('test_resnet', num_classes=10, in_chans=1)
+    assert single[1] == 3 * forward_multiply_adds(plain, (1, 32, 32)) and instances[1] == 4 * single[1]
     assert 3.5 < instances[0] / single[0] < 5  # and an objective
 
     monkeypatch.setattr(sys, 'argv', [
-        'projection', str(tmp_path / 'grid.yaml'), '--images', '360000', '--launch', '1000', '--rate', '0.01'])
+        'projection', str(tmp_path / 'grid.yaml'), '--images', '360000', '--launch', '1000', '--rate', '0.001'])
     main()
-    seconds = [36_000 * max(1e-3 * launched, 1e-8 * computed) for launched, computed in (single, instances)]
+    seconds = [36_000 * max(1e-3 * launched, 1e-7 * computed) for launched, computed in (single, instances)]
     found = re.search(r'4 runs, .*, (\d+) hours', capsys.readouterr().out)
     assert int(found[1]) == round(2 * sum(seconds) / 3600)
