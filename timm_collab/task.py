@@ -138,8 +138,7 @@ class CollaborativeTask(ClassificationTask):
         """Compile the model, for training and evaluation, and the objective.
 
         They are compiled one by one, so that wrappers such as DDP may come between them. Beta and the temperature may
-        change afterwards: they are compiled as numbers from the second value on. An objective that is computed in one
-        pass (`CollaborativeLoss.evaluate`) stays so: compiled, it is slower on a CPU (`benchmarks/objective.py`).
+        change afterwards: they are compiled as numbers from the second value on.
 
         Args:
             backend: As of `torch.compile`.
@@ -152,6 +151,8 @@ class CollaborativeTask(ClassificationTask):
         options = {'backend': backend, 'mode': mode, **compile_kwargs}
         if self.criterion.one_pass_weights() is None:
             self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
+        else:
+            self.criterion.compile(**options)
         model: nn.Module = super().compile(**options)
         return model
 

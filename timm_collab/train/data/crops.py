@@ -18,6 +18,7 @@ from torchvision.transforms import InterpolationMode
 
 from .keyed import Draws, Floats, Ints, Purpose, between
 from .resample import INTERPOLATIONS, is_vertical_first, resample, weights
+from .transfer import to_device
 
 _ATTEMPTS = 10  # timm's and torchvision's
 Boxes = tuple[Ints, Ints, Ints, Ints]
@@ -46,7 +47,7 @@ class Flip:
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
         """Mirror some of the images."""
-        flipped_B111 = torch.from_numpy(draws.uniform(self.purpose, 1) < self.p).to(images_BCHW.device)[..., None, None]
+        flipped_B111 = to_device(draws.uniform(self.purpose, 1) < self.p, images_BCHW.device)[..., None, None]
         return torch.where(flipped_B111, images_BCHW.flip(self.dim), images_BCHW)
 
 
@@ -65,7 +66,7 @@ class PaddedCrop:
         windows = padded.unfold(2, self.size[0], 1).unfold(3, self.size[1], 1)  # [B, C, offsets, offsets, h, w]
         uniform = draws.uniform(Purpose.CROP, 2)
         top_B, left_B = (
-            torch.from_numpy(between(uniform[:, axis], 0, windows.shape[2 + axis] - 1)).to(windows.device)
+            to_device(between(uniform[:, axis], 0, windows.shape[2 + axis] - 1), windows.device)
             for axis in range(2)
         )
         return windows[torch.arange(len(windows), device=windows.device), :, top_B, left_B]
@@ -84,11 +85,11 @@ class ResizedCrop:
         """Crop and resize the images."""
         top_B, left_B, height_B, width_B = self.boxes(draws, *images_BCHW.shape[2:])
         rows, columns = (
-            self._axis(*axis) for axis in ((top_B, height_B, images_BCHW.shape[2], self.size[0]),
-                                           (left_B, width_B, images_BCHW.shape[3], self.size[1]))
+            to_device(self._axis(*axis), images_BCHW.device)
+            for axis in ((top_B, height_B, images_BCHW.shape[2], self.size[0]),
+                         (left_B, width_B, images_BCHW.shape[3], self.size[1]))
         )
-        order_B = is_vertical_first((height_B, width_B), self.size)
-        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device), order_B)
+        return resample(images_BCHW, rows, columns, is_vertical_first((height_B, width_B), self.size))
 
     def boxes(self, draws: Draws, H: int, W: int) -> Boxes:
         """Top, left, height and width of each crop: the first of ten attempts that fits, else the middle."""
@@ -116,11 +117,11 @@ class ResizedCrop:
             width = round(H * max(self.ratio))
         return (H - height) // 2, (W - width) // 2, height, width
 
-    def _axis(self, start_B: Ints, length_B: Ints, source: int, target: int) -> Tensor:
+    def _axis(self, start_B: Ints, length_B: Ints, source: int, target: int) -> Floats:
         result = np.zeros((len(start_B), target, source))
         for each, start, length in zip(result, start_B.tolist(), length_B.tolist(), strict=True):
             each[:, start:start + length] = weights(length, target, self.interpolation)
-        return torch.from_numpy(result)
+        return result
 
 
 class KeepRatioCrop:
@@ -139,14 +140,14 @@ class KeepRatioCrop:
         uniform = draws.uniform(Purpose.CROP, 6)
         sides_B2 = self._resized(uniform[:, :4], images_BCHW.shape[2], images_BCHW.shape[3])
         rows, columns = (
-            torch.from_numpy(np.stack([
+            to_device(np.stack([
                 weights(source, side, self.interpolation)[self._kept(side, target, offset)]
                 for side, offset in zip(sides_B2[:, axis].tolist(), uniform[:, 4 + axis].tolist(), strict=True)
-            ]))
+            ]), images_BCHW.device)
             for axis, (source, target) in enumerate(zip(images_BCHW.shape[2:], self.size, strict=True))
         )
         order_B = is_vertical_first((images_BCHW.shape[2], images_BCHW.shape[3]), (sides_B2[:, 0], sides_B2[:, 1]))
-        return resample(images_BCHW, rows.to(images_BCHW.device), columns.to(images_BCHW.device), order_B)
+        return resample(images_BCHW, rows, columns, order_B)
 
     def _resized(self, uniform_B4: Floats, H: int, W: int) -> Ints:
         """Height and width that each image is resized to: [B, 2]."""

@@ -24,6 +24,7 @@ from .keyed import Draws, Key, Purpose, keyed_randomness
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
 from .streams import StreamedImages, StreamSampler, StreamSplit
+from .transfer import to_device
 
 _ORDER = 3  # see the streams of splits.py
 _MB = 2**20
@@ -104,7 +105,7 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
         """A finished batch, images [B, C, h, w] and targets. PyTorch's loaders call this where they find it."""
         keys_B = [_key(key) for key in keys]
-        index_B = torch.tensor([key[1] for key in keys_B], device=self.images_NCHW.device)
+        index_B = to_device(np.array([key[1] for key in keys_B]), self.images_NCHW.device)
         images_BCHW = self.images_NCHW[index_B].to(self.device)
         return self.transform(images_BCHW, self.seed, keys_B), as_target(self.labels[index_B].to(self.device))
 

@@ -12,6 +12,7 @@ from torchvision import transforms
 
 from .crops import UnsupportedError
 from .keyed import Draws, Purpose, between
+from .transfer import to_device
 
 _ATTEMPTS = 10
 _JITTERS = ('brightness', 'contrast', 'saturation')
@@ -36,8 +37,8 @@ class Jitter:
                 if limits is None or not row.size:
                     continue
                 factor_M = limits[0] + (limits[1] - limits[0]) * uniform[row, which]
-                row_M = torch.from_numpy(row).to(x.device)
-                x[row_M] = adjust(x[row_M], torch.from_numpy(factor_M).float().to(x.device), _JITTERS[which])
+                row_M = to_device(row, x.device)
+                x[row_M] = adjust(x[row_M], to_device(factor_M.astype(np.float32), x.device), _JITTERS[which])
         return x.to(torch.uint8)
 
 
@@ -77,7 +78,9 @@ class Normalise:
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
         """From 0..255 to float32."""
         x = images_BCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        return x.sub_(self.mean_C11.to(x.device)).div_(self.std_C11.to(x.device))
+        if self.mean_C11.device != x.device:  # once: a copy for each batch would wait for the device
+            self.mean_C11, self.std_C11 = self.mean_C11.to(x.device), self.std_C11.to(x.device)
+        return x.sub_(self.mean_C11).div_(self.std_C11)
 
 
 class Erase:
@@ -108,5 +111,5 @@ class Erase:
             start_B1, length_B1 = (np.take_along_axis(each, chosen_B[:, None], 1) for each in (start_BA, length_BA))
             pixel = np.arange(size)
             inside.append((pixel >= start_B1) & (pixel < start_B1 + length_B1) & erased_B[:, None])
-        rows_BH, columns_BW = (torch.from_numpy(each).to(images_BCHW.device) for each in inside)
+        rows_BH, columns_BW = (to_device(each, images_BCHW.device) for each in inside)
         return images_BCHW.masked_fill_((rows_BH[:, :, None] & columns_BW[:, None, :]).unsqueeze(1), 0)
