@@ -89,7 +89,8 @@ def test_a_class_that_is_not_there_is_no_other_class() -> None:
     assert weights is not None
     for wrong in (-1, C):
         with pytest.raises(RuntimeError, match='out of bounds'):
-            fused.value_and_gradient(make_logits(), torch.full((B,), wrong), weights, True)
+            fused.collaborative_cross_entropy(
+                make_logits(), torch.full((B,), wrong), weights, fused.terms_and_gradient)
 
 
 @pytest.mark.parametrize('temperature', [1e-3, .1, 2., 1e3])

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fused import Compute, Weights, collaborative_cross_entropy, value_and_gradient
+from .fused import Terms, Weights, collaborative_cross_entropy, terms_and_gradient
 
 # By name, as the oldest supported timm has only some of them.
 _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tuple(
@@ -134,7 +134,7 @@ class CollaborativeLoss(nn.Module):
         reduction = getattr(self.criterion, 'reduction', unnamed)
         self._sum_batch = reduction == 'sum'
         self._sum_classes = reduction in ('sum', 'batchmean') or getattr(self.criterion, 'sum_classes', False)
-        self._compute: Compute = value_and_gradient
+        self._terms: Terms = terms_and_gradient
 
     @property
     def hard_weight(self) -> float:
@@ -177,7 +177,7 @@ class CollaborativeLoss(nn.Module):
         if (weights := self.one_pass_weights()) is not None and len(logits_HBC) > 1:
             _check_logits(logits_HBC)
             self._check_target(logits_HBC, target)
-            return collaborative_cross_entropy(logits_HBC, target, weights, self._compute)
+            return collaborative_cross_entropy(logits_HBC, target, weights, self._terms)
         hard_H, soft_H = self.terms(logits_HBC, target)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
 
@@ -194,7 +194,7 @@ class CollaborativeLoss(nn.Module):
         if self.one_pass_weights() is None:
             super().compile(*args, **kwargs)
         else:
-            self._compute = torch.compile(value_and_gradient, *args, **kwargs)
+            self._terms = torch.compile(terms_and_gradient, *args, **kwargs)
 
     def one_pass_weights(self) -> Weights | None:
         """What `fused.py` needs to know, None where the objective isn't the one that it computes."""

@@ -53,7 +53,7 @@ class Scores:
         }
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode FSDP2 can't fill the weights that it gathers for a process alone
 def evaluate(
         model: nn.Module,
         loader: Iterable[tuple[Tensor, Tensor]],
