@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from timm_collab import CollaborativeLoss, fused
 
@@ -185,3 +186,30 @@ def test_without_a_gradient_none_is_made() -> None:
 def test_any_other_criterion_is_called(criterion: nn.Module) -> None:
     loss = CollaborativeLoss(criterion)(make_logits(), make_target('index'))
     assert '_Objective' not in type(loss.grad_fn).__name__
+
+
+@pytest.mark.parametrize('kind', ['index', 'probabilities'])
+@pytest.mark.parametrize('temperature', [2., 3.])
+def test_compiled_it_is_the_same(monkeypatch: pytest.MonkeyPatch, kind: str, temperature: float) -> None:
+    criterion = nn.CrossEntropyLoss(label_smoothing=.1)
+    loss_fn = CollaborativeLoss(criterion, temperature=temperature, beta=.3)
+    expected = both(loss_fn, make_logits(), make_target(kind))[0]
+    torch.compiler.reset()
+    loss_fn.compile(backend='aot_eager', fullgraph=True)
+    for numbers in (fused.BLOCK, H * C, 4 * H * C):  # at once, one example at a time, three and three
+        monkeypatch.setattr(fused, 'BLOCK', numbers)
+        for ours, other in zip(both(loss_fn, make_logits(), make_target(kind))[0], expected, strict=True):
+            torch.testing.assert_close(ours, other, rtol=1e-12, atol=1e-14)
+    other_fn = CollaborativeLoss(criterion, temperature=temperature, beta=.3)
+    assert loss_fn._terms is not other_fn._terms  # another objective is not compiled with it
+
+
+def test_any_other_objective_compiles_as_a_module_does() -> None:
+    loss_fn = CollaborativeLoss(nn.CrossEntropyLoss(weight=torch.ones(C, dtype=torch.float64)))
+    logits_HBC, target_B = make_logits(), make_target('index')
+    expected = loss_fn(logits_HBC, target_B)
+    torch.compiler.reset()
+    counters.clear()
+    loss_fn.compile(backend='aot_eager', fullgraph=True)
+    torch.testing.assert_close(loss_fn(logits_HBC, target_B), expected)
+    assert counters['stats']['unique_graphs'] == 1

@@ -33,15 +33,16 @@ RECIPE = [
 ]
 
 
-def run(program: list[str], folder: Path, sharded: bool = True, fails: bool = False) -> str:
-    """What two processes printed, or of those that fail what they say."""
+def run(program: list[str], folder: Path, sharded: bool = True, fails: bool = False, processes: int = 2) -> str:
+    """What processes printed, or of those that fail what they say."""
     environment = {
         **os.environ, **(settings() if sharded else {}), 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1',
         'ACCELERATE_USE_CPU': 'true', 'HF_DATASETS_CACHE': str(folder / 'cache'), 'HF_HUB_OFFLINE': '1',
         'CUDA_VISIBLE_DEVICES': '',
     }
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', *program],
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
+         *program],
         capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
     assert (done.returncode != 0) == fails, done.stderr[-12000:]
     return done.stderr if fails else done.stdout
@@ -68,6 +69,14 @@ def assert_same_weights(first: Path, second: Path) -> None:
         for name, tensor in a.items():
             if 'running' not in name:
                 torch.testing.assert_close(tensor, b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_one_process_alone(tmp_path: Path) -> None:
+    """FSDP2 fills the weights that it gathers in a way of its own, where there is nobody to gather them from."""
+    short = [*RECIPE, '--epochs=1', '--optim.freeze_trunk_epochs=0']
+    run(['-m', 'tests.train.sharded', *short, '--output=sharded'], tmp_path, processes=1)
+    run(['-m', 'timm_collab.train', *short, '--output=whole'], tmp_path, sharded=False, processes=1)
+    assert_same_weights(tmp_path / 'sharded', tmp_path / 'whole')
 
 
 def test_the_run_is_that_of_whole_weights(runs: tuple[Path, Path]) -> None:
