@@ -1,4 +1,4 @@
-"""Tables and plots of docs/performance.md, from the rows that `cost.py` measured.
+"""Tables and plots of docs/performance.md, from the rows that `cost.py` and `gpu_cost.py` measured.
 
 python -m benchmarks.cost_report          # write them
 python -m benchmarks.cost_report --check  # write nothing, fail where the document's tables differ from the rows
@@ -13,6 +13,7 @@ from pathlib import Path
 from .cost_claims import Row, claims, find, line, networks
 from .cost_rows import RESULTS, read
 from .documents import DocumentError, fill, table
+from .gpu_cost import RESULTS as GPU_RESULTS
 
 DOCUMENT = Path(__file__).parents[1] / 'docs' / 'performance.md'
 PATTERNS = {'hierarchical': 'tab:blue', 'simple': 'tab:orange', 'instances': 'tab:green'}
@@ -24,7 +25,7 @@ def blocks(rows: Sequence[Row]) -> dict[str, str]:
         'machine': _machine, 'claims': _claims, 'four heads': _four_heads, 'rivals': _rivals, 'lines': _lines,
         'kept': _kept, 'trees': _trees,
     }
-    return {f'cost: {name}': maker(rows) for name, maker in makers.items()}
+    return {f'cost: {name}': maker(rows) for name, maker in makers.items()} | {'cost: gpu': _gpu(read(GPU_RESULTS))}
 
 
 def _machine(rows: Sequence[Row]) -> str:
@@ -105,6 +106,17 @@ def _trees(rows: Sequence[Row]) -> str:
         ])
     return table(['network', 'heads', 'tree', 'parameters', 'multiply-adds', 'by the stages', 'step', 'forward',
                   'peak', 'peak / predicted'], lines)
+
+
+def _gpu(rows: Sequence[Row]) -> str:
+    devices = dict.fromkeys(f'{row["device"]}, torch {row["torch"]}, timm {row["timm"]}, `{row["commit"]}`'
+                            for row in rows)
+    return table(['network', 'tree', 'mode', 'single step', 'step', 'multiply-adds', 'single peak', 'peak'], [
+        [f'{row["network"]}, {row["size"]} px, batch {row["batch"]}', f'`{row["tree"]}`', row['mode'],
+         f'{float(row["single_ms"]):.1f} ms', f'**{float(row["step_ratio"]):.2f}** {_spread(row)}',
+         f'{float(row["multiply_adds"]):.2f}', f'{_number(row["single_mib"])} MiB', f'{float(row["peak_ratio"]):.2f}']
+        for row in rows
+    ]) + f'\n\n{"; ".join(devices)}; medians of {", ".join(dict.fromkeys(row["rounds"] for row in rows))} rounds.'
 
 
 def _spread(row: Row) -> str:
