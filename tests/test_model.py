@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tester import FAMILIES, Family, check_tree, images
-from timm_collab import CollabModel, HeadTree, HeadTreeError, SplitPointError
+from timm_collab import CollabModel, CollaborativeLoss, HeadTree, HeadTreeError, SplitPointError
 from timm_collab.sweep.checks import settle
 
 
@@ -215,3 +218,32 @@ def test_a_copy_shares_nothing() -> None:
     assert model.num_classes == 5
     pruned = model.prune()
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in pruned.parameters()}
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that run, but those that only look at a tensor in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[str(func)] += not any(value.alias_info and not value.alias_info.is_write
+                                          for value in func._schema.returns)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'vit_tiny_patch16_224'])
+def test_one_head_runs_the_operators_of_the_plain_network(arch: str) -> None:
+    """In a training step; besides them only a dozen on the logits, however large the network: no clock is as exact."""
+    plain, tree = timm.create_model(arch), timm.create_model(f'collab_{arch}', heads=1)
+    x, target_B = torch.randn(2, 3, 224, 224), torch.tensor([1, 2])
+    counts = []
+    for model, objective in ((plain, nn.CrossEntropyLoss()), (tree, CollaborativeLoss())):
+        with Operators() as operators:
+            objective(model.train()(x), target_B).backward()
+        counts.append(operators.counts)
+    of_plain, of_tree = counts
+    assert not of_plain - of_tree and of_plain.total() > 150
+    assert (of_tree - of_plain).total() <= 14
+    assert not [name for name in of_tree - of_plain if 'conv' in name or 'mm' in name or 'norm' in name]
