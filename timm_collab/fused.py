@@ -189,18 +189,18 @@ def terms_and_gradient(
         aimed_HN1 = (1. - smoothing) * aimed_HN1 + smoothing * g_HNC.mean(dim=-1, keepdim=True)
 
     # The head itself, at T and at 1.
-    own_HNC = (g_HNC * (_LOG2_E / temperature)).exp2_()
+    own_HNC = _exp(g_HNC, 1. / temperature)
     own_sum_HN1 = own_HNC.sum(dim=-1, keepdim=True)
     if is_square:
-        sharp_sum_HN1 = torch.linalg.vector_norm(own_HNC, dim=-1, keepdim=True).square()
+        sharp_sum_HN1 = _sum_of_squares(own_HNC)
     else:
-        sharp_HNC = (g_HNC * _LOG2_E).exp2_()
+        sharp_HNC = _exp(g_HNC, 1.)
         sharp_sum_HN1 = sharp_HNC.sum(dim=-1, keepdim=True)
     hard_HN1 = share_N[:, None] * (mass_N1 * sharp_sum_HN1.log() - aimed_HN1)
 
     # Its peers, who stay equal where they are: they are added up before anything is rounded.
     peers_HNC = g_HNC.sum(dim=0, keepdim=True) - g_HNC
-    peers_HNC.sub_(peers_HNC.amax(dim=-1, keepdim=True)).mul_(_LOG2_E / (temperature * others)).exp2_()
+    peers_HNC = _exp(peers_HNC.sub_(peers_HNC.amax(dim=-1, keepdim=True)), 1. / (temperature * others))
     peers_sum_HN1 = peers_HNC.sum(dim=-1, keepdim=True)
     agreed_HN1 = g_HNC.mul_(peers_HNC).sum(dim=-1, keepdim=True) / peers_sum_HN1
     soft_HN1 = soft_share * (own_sum_HN1.log() - agreed_HN1 / temperature)
@@ -223,6 +223,19 @@ def terms_and_gradient(
     if smoothing:
         gradient_HNC.sub_(hard_weight_N1 * (smoothing / classes))
     return hard_H, soft_H, gradient_HNC
+
+
+def _exp(x: Tensor, factor: float) -> Tensor:
+    """exp(factor x)."""
+    if torch.compiler.is_compiling():
+        return (x * factor).exp()  # which Inductor keeps where it's used again
+    return (x * (factor * _LOG2_E)).exp2_()
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return (x * x).sum(dim=-1, keepdim=True)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()  # without the squares in memory
 
 
 def _dtype(logits_HBC: Tensor) -> torch.dtype:
