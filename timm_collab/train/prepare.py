@@ -23,8 +23,10 @@ from .data.streams import StreamedImages
 from .errors import TrainError, require
 from .sharding import check_sharding
 from .teacher import Teacher, check_teacher, load_teacher
+from .zero import ZeroAccelerator, check_zero, zero_asked
 
-PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
+PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP,
+          DistributedType.DEEPSPEED)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # what cuBLAS asks for, before its first use
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
+    zero = zero_asked()
     try:
-        accelerator = Accelerator(
+        accelerator = (ZeroAccelerator if zero else Accelerator)(
             mixed_precision=config.mixed_precision,
             kwargs_handlers=[DistributedDataParallelKwargs(
                 gradient_as_bucket_view=True,
@@ -63,11 +66,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except ValueError as error:
-        raise TrainError(f'mixed_precision {config.mixed_precision}: {error}') from error
+        what = 'DeepSpeed' if zero else f'mixed_precision {config.mixed_precision}'
+        raise TrainError(f'{what}: {" ".join(str(error).split())}') from error
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
     check_sharding(accelerator, config)
+    check_zero(accelerator, config)
     launched = int(os.environ.get('WORLD_SIZE', 1))
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'
