@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.utils import is_torch_version
+from accelerate.utils import is_deepspeed_available, is_torch_version
 from safetensors.torch import load_file
 
-from tests.train.sharded import settings
+from tests.train import sharded, zeroed
 from timm_collab.train.sharding import TORCH
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,13 @@ RECIPE = [
 ]
 
 
-def start(folder: Path, output: str, processes: int, sharded: bool = False) -> list[subprocess.Popen[str]]:
+def start(folder: Path, output: str, processes: int, shared_out_by: str | None = None) -> list[subprocess.Popen[str]]:
     """One process a rank, as a launcher starts them."""
-    program = 'tests.train.sharded' if sharded else 'timm_collab.train'
+    program, variables = {
+        None: ('timm_collab.train', dict),
+        'FSDP2': ('tests.train.sharded', sharded.settings),
+        'DeepSpeed': ('tests.train.zeroed', zeroed.settings),
+    }[shared_out_by]
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -42,7 +46,7 @@ def start(folder: Path, output: str, processes: int, sharded: bool = False) -> l
         environment = {
             **os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
             'HF_DATASETS_CACHE': str(folder / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '',
-            **(settings() if sharded else {}),
+            **variables(),
         }
         if processes > 1:
             environment |= {
@@ -75,19 +79,21 @@ def end(ranks: list[subprocess.Popen[str]]) -> None:
         rank.communicate()
 
 
-@pytest.mark.parametrize(('processes', 'sharded'), [
-    (1, False), (2, False),
-    pytest.param(2, True, marks=pytest.mark.skipif(
+@pytest.mark.parametrize(('processes', 'shared_out_by'), [
+    (1, None), (2, None),
+    pytest.param(2, 'FSDP2', marks=pytest.mark.skipif(
         is_torch_version('<', TORCH), reason=f'FSDP2 is offered with torch {TORCH} or later')),
+    pytest.param(2, 'DeepSpeed', marks=pytest.mark.skipif(
+        not is_deepspeed_available(), reason='DeepSpeed is not installed: extra deepspeed')),
 ])
-def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: int, sharded: bool) -> None:
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: int, shared_out_by: str | None) -> None:
     """First a rank is killed, then another is told to stop: between evaluations each has BatchNorm statistics, and
     running averages of them, of its own."""
     draw = random.Random(time.time_ns())
-    finish(start(tmp_path, 'whole', processes, sharded))
+    finish(start(tmp_path, 'whole', processes, shared_out_by))
     moments = []
     for signal_number in (signal.SIGKILL, signal.SIGTERM):
-        ranks = start(tmp_path, 'run', processes, sharded)
+        ranks = start(tmp_path, 'run', processes, shared_out_by)
         wait_for_epoch(ranks[0])
         moments.append((draw.randrange(processes), draw.random() / 4))
         time.sleep(moments[-1][1])
@@ -97,7 +103,7 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: in
             assert [rank.returncode for rank in ranks] == [75] * processes, (moments, outputs[0][1][-3000:])
             assert 'stopped and saved after' in outputs[0][0]
         end(ranks)  # as a launcher does
-    lines = finish(start(tmp_path, 'run', processes, sharded))
+    lines = finish(start(tmp_path, 'run', processes, shared_out_by))
     assert any(line.startswith('going on after') for line in lines)
 
     whole, run = (load_file(tmp_path / name / 'tree.safetensors') for name in ('whole', 'run'))
