@@ -1,9 +1,11 @@
 """Training step of one architecture's head trees against the plain network's, on any device.
 
 What `cost.py` measures of its networks, of any other, in minutes: sides take it in turn, and the ratio is the
-median over the rounds. A step is forward, objective, backward and an SGD update.
+median over the rounds. A step is forward, objective, backward and an SGD update. With `--control` a twin of the network
+takes its steps with them: what its ratio differs from 1 by is the clock's, and no less can be told of a tree.
 
     python -m benchmarks.step_time --arch resnet50 --batch-size 8 --heads 4
+    python -m benchmarks.step_time --arch resnet50 --batch-size 8 --heads 1 --control --steps 25
     python -m benchmarks.step_time --arch resnet50 --batch-size 128 --heads 2 4 8 --device cuda
 """
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import nn
 import timm_collab
 from timm_collab import CollaborativeLoss
 
-from .measure import Side, in_turn, multiply_adds
+from .measure import Side, in_turn, multiply_adds, quartiles
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument('--pattern', default='hierarchical')
     parser.add_argument('--steps', type=int, default=20, help='pairs of steps that count, after two that do not')
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--control', action='store_true', help='measure a second plain network as well')
     args = parser.parse_args()
 
     torch.manual_seed(0)
@@ -39,19 +42,22 @@ def main() -> None:
     target_B = torch.randint(plain.num_classes, (args.batch_size,), device=args.device)
     base = multiply_adds(plain, x)
     single = Side(plain, nn.CrossEntropyLoss(), x, target_B)
+    twins = [Side(timm.create_model(args.arch).to(args.device), nn.CrossEntropyLoss(), x, target_B)] * args.control
 
     print(f'{args.arch}, batch {args.batch_size}, {args.device}, torch {torch.__version__}, timm {timm.__version__},'
           f' timm-collab {timm_collab.__version__}, {torch.get_num_threads()} threads')
-    print('| tree | multiply-adds | step | step / multiply-adds | single step, ms |')
+    print('| tree | multiply-adds | step (middle half) | step / multiply-adds | single step, ms |')
     print('|---|---|---|---|---|')
     for heads in args.heads:
         model = timm.create_model(f'collab_{args.arch}', heads=heads, pattern=args.pattern).to(args.device)
         tree = Side(model, CollaborativeLoss(), x, target_B)
         work = multiply_adds(model, x) / base
-        pairs = in_turn([single.step, tree.step], args.steps, warm_up=2)
-        ratio = statistics.median(of_tree / of_plain for of_plain, of_tree in pairs)
-        ms = 1e3 * statistics.median(of_plain for of_plain, _ in pairs)
-        print(f'| {model.tree} | {work:.3f} x | {ratio:.3f} x | {ratio / work:.3f} | {ms:.0f} |', flush=True)
+        taken = in_turn([side.step for side in (single, tree, *twins)], args.steps, warm_up=2)
+        ms = 1e3 * statistics.median(seconds[0] for seconds in taken)
+        for name, side, multiple in [(model.tree, 1, work), ('a second plain network', 2, 1.)][:1 + args.control]:
+            low, ratio, high = quartiles([seconds[side] / seconds[0] for seconds in taken])
+            print(f'| {name} | {multiple:.3f} x | {ratio:.3f} x ({low:.3f} to {high:.3f}) | {ratio / multiple:.3f} |'
+                  f' {ms:.0f} |', flush=True)
 
 
 if __name__ == '__main__':
