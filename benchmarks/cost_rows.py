@@ -27,12 +27,12 @@ def read(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
+def append(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
     """Add rows to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with open(path, 'a', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        writer = csv.DictWriter(file, columns, lineterminator='\n')
         if is_new:
             writer.writeheader()
         writer.writerows(

@@ -13,7 +13,6 @@ Modes: `eager`; `compiled`, model and objective by torch.compile; `graphs`, comp
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 import time
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from timm_collab import CollaborativeTask
 
-from .cost_rows import read
+from .cost_rows import append, read
 from .measure import commit, in_turn, multiply_adds, quartiles
 
 RESULTS = Path(__file__).parent / 'results' / 'cost' / 'gpu.csv'
@@ -160,13 +159,7 @@ def main() -> None:
             continue
         started = time.monotonic()
         row = measure(cell, mode, args.rounds)
-        is_new = not args.output.exists()
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.output, 'a', encoding='utf-8', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
-            if is_new:
-                writer.writeheader()
-            writer.writerow({key: f'{value:.5g}' if isinstance(value, float) else value for key, value in row.items()})
+        append(args.output, [row], COLUMNS)
         print(f'{time.monotonic() - started:4.0f} s  {cell}, {mode}: step {row["step_ms"]:.2f} ms, single'
               f' {row["single_ms"]:.2f} ms, {row["step_ratio"]:.3f} ({row["low"]:.3f} to {row["high"]:.3f}),'
               f' multiply-adds {row["multiply_adds"]:.3f}; peak {row["peak_mib"]:.0f} MiB, single'
