@@ -1,6 +1,9 @@
 """The objective in one pass against the same objective as a sum of torch's functions."""
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,6 +205,9 @@ def test_compiled_it_is_the_same(monkeypatch: pytest.MonkeyPatch, kind: str, tem
             torch.testing.assert_close(ours, other, rtol=1e-12, atol=1e-14)
     other_fn = CollaborativeLoss(criterion, temperature=temperature, beta=.3)
     assert loss_fn._terms is not other_fn._terms  # another objective is not compiled with it
+    for again in (copy.deepcopy(loss_fn), pickle.loads(pickle.dumps(loss_fn))):  # as of any compiled module
+        assert again._terms is other_fn._terms
+        assert torch.equal(again(make_logits(), make_target(kind)), other_fn(make_logits(), make_target(kind)))
 
 
 def test_any_other_objective_compiles_as_a_module_does() -> None:

@@ -196,6 +196,10 @@ class CollaborativeLoss(nn.Module):
         else:
             self._terms = torch.compile(terms_and_gradient, *args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # As any module's: what is compiled stays behind, and a copy or a pickle is not compiled.
+        return {**super().__getstate__(), '_terms': terms_and_gradient}
+
     def one_pass_weights(self) -> Weights | None:
         """What `fused.py` needs to know, None where the objective isn't the one that it computes."""
         criterion = self.criterion
