@@ -31,6 +31,7 @@ RECIPE = [
     '--data.img_size=16', '--data.max_train_samples=128', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2',
     '--batch_size=32', '--optim.lr=0.01', '--optim.layer_decay=0.9', '--ema.decay=0.9', '--grad_accum_steps=2',
     '--channels_last=true', '--cpu_threads=1', '--plots=false',
+    '--optim.kwargs={fused: false}',  # as it is on GPUs, and with DeepSpeed
 ]
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tests.train.toys import make_data, make_model
 from tests.train.zeroed import pretend
 from timm_collab.train import TrainConfig
+from timm_collab.train import updater as updates
 from timm_collab.train.checkpoint import pack, unpack
 from timm_collab.train.meter import ExplodedLossError
 from timm_collab.train.parse import parse_config
@@ -130,6 +131,7 @@ if __name__ == '__main__':
     output, cases, *options = sys.argv[1:]
     if options:
         pretend()
+    updates.fuse = lambda optimizer: None  # as it is on GPUs, and with DeepSpeed
     process = Process(bool(options))
     gc.freeze()  # Accelerate collects garbage after each case
     for name, case in json.loads(cases).items():

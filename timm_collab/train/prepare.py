@@ -13,6 +13,7 @@ import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType, set_seed
 
+from .allocator import keep_freed_memory
 from .build import build_model, build_optimizer, check_compile, check_input
 from .config import TrainConfig
 from .data.images import BatchedImages, TransformedImages, make_dataset, make_training_dataset
@@ -68,6 +69,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     except ValueError as error:
         what = 'DeepSpeed' if zero else f'mixed_precision {config.mixed_precision}'
         raise TrainError(f'{what}: {" ".join(str(error).split())}') from error
+    if accelerator.device.type == 'cpu':
+        keep_freed_memory()
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from ..task import CollaborativeTask
-from .build import build_criterion, build_mixup, build_optimizer, build_scheduler
+from .build import build_criterion, build_mixup, build_optimizer, build_scheduler, fuse
 from .config import TrainConfig
 from .data.keyed import keyed_randomness, seed_generators
 from .distillation import DistillationTask
@@ -89,6 +89,11 @@ class Updater:
             accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
         self._unsharded = copy.deepcopy(model) if is_shared_out else None
         wrapped, self.optimizer = self._prepared(optimizer)
+        # Fused SGD takes no weights that start to learn later, and a first step that overflows leaves it a momentum of
+        # anything. Sharded, the last bits would depend on where weights are cut. GPUs' own default is foreach.
+        if accelerator.device.type == 'cpu' and not (
+                is_shared_out or config.optim.freeze_trunk_epochs or accelerator.scaler is not None):
+            fuse(optimizer)
         if teacher is None:
             self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
         else:
@@ -273,8 +278,15 @@ class Updater:
 
 
 def _restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state as it was: PyTorch's own way casts it to the dtype of the weights."""
+    """Load an optimizer's state as it was: PyTorch's own way casts it to the dtype of the weights.
+
+    How its kernels are run is the optimizer's own business, whatever those of the saved one were.
+    """
+    kernels: list[dict[str, Any]] = [
+        {name: group[name] for name in ('foreach', 'fused') if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, kernels, strict=True):
+        group.update(own)
     loaded = optimizer.state_dict()['state']
     for index, values in state['state'].items():
         for name, value in values.items():
