@@ -1,93 +1,103 @@
-"""What keeping freed memory and moving all weights in one kernel bring to training on a CPU.
+"""What keeping freed memory and moving all weights in one kernel bring to an update on a CPU.
 
-The same recipe is trained in a process of its own with both, with one of them, and with neither; the runs take turns.
-Counted are the training parts of all epochs but the first. Memory is the process's peak, with Python, PyTorch and the
-decoded images; page faults are those that a page was found for without reading a file.
+One trainer makes updates from one batch. In turn it does so with both, with one of them, and with neither, several
+updates each, of which the first, which still finds the memory of the turn before, doesn't count. Turns that return
+memory have the thresholds that glibc's malloc comes to by itself: a block of its own, freed, is the size from which on
+blocks are returned, and twice that what may stay free at the end of the heap, up to 32 and 64 MiB. The largest block is
+taken to be the gradient of the largest weight. Page faults are those that a page was found for without reading a file.
 
-    TIMM_COLLAB_DATA=/path/to/data python -m benchmarks.cpu_training
-    TIMM_COLLAB_DATA=/path/to/data python -m benchmarks.cpu_training --keys --model.tree=layer2:2,layer3:2
+    python -m benchmarks.cpu_training
+    python -m benchmarks.cpu_training --model collab_resnet50 --tree layer2:2,layer3:2 --size 64 --batch-size 16
 """
 from __future__ import annotations
 
 import argparse
-import json
+import ctypes
+import itertools
 import os
+import random
+import resource
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+import time
+from collections import defaultdict
 
 import timm
 import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, TensorDataset
 
 import timm_collab
-
-LEFT_OUT: dict[str, tuple[str, ...]] = {
-    'both': (),
-    'memory kept': ('fuse',),
-    'one kernel': ('keep_freed_memory',),
-    'neither': ('fuse', 'keep_freed_memory'),
-}
-
-PROGRAM = """
-import sys
-from timm_collab.train import prepare, updater
-from timm_collab.train.__main__ import main
-
-for module, name in ((updater, 'fuse'), (prepare, 'keep_freed_memory')):
-    assert callable(getattr(module, name))
-    if name in sys.argv[1].split(','):
-        setattr(module, name, lambda *args: None)
-sys.exit(main(sys.argv[2:]))
-"""
+from timm_collab.train.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
+from timm_collab.train.data.images import EpochSampler
+from timm_collab.train.parse import parse_config
+from timm_collab.train.trainer import Loaders, Trainer
 
 
-def measure(left_out: tuple[str, ...], keys: list[str], threads: int) -> tuple[float, float, float]:
-    """Images per second, peak memory in MiB (which Linux tells in KiB) and page faults in thousands of one run."""
-    with tempfile.TemporaryDirectory() as folder:
-        child = subprocess.Popen(
-            [sys.executable, '-c', PROGRAM, ','.join(left_out), *keys, f'--output={folder}/run', '--plots=false'],
-            env={**os.environ, 'OMP_NUM_THREADS': str(threads), 'CUDA_VISIBLE_DEVICES': '', 'HF_HUB_OFFLINE': '1'},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            sys.exit(f'training failed with {child.returncode}: {" ".join(keys)}')
-        rows = [json.loads(line) for line in Path(folder, 'run', 'metrics.jsonl').read_text().splitlines()]
-    speed = statistics.harmonic_mean([row['images_per_second'] for row in rows[1:]])
-    return speed, usage.ru_maxrss / 1024, usage.ru_minflt / 1e3
+def return_freed_memory(largest: int) -> None:
+    """Malloc's own thresholds, after it freed a block of so many bytes, which had a header and ended with a page."""
+    threshold = min(largest + 2 * resource.getpagesize(), 2**25)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, threshold)
+    libc.mallopt(M_TRIM_THRESHOLD, 2 * threshold)
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--keys', nargs=argparse.REMAINDER, default=[], help='further keys of the recipe, to the end')
+    parser.add_argument('--model', default='collab_resnet18')
+    parser.add_argument('--tree', help='head tree; one head when left out')
+    parser.add_argument('--optimizer', default='sgd')
+    parser.add_argument('--size', type=int, default=32, help='side of the images')
+    parser.add_argument('--batch-size', type=int, default=128)
+    parser.add_argument('--rounds', type=int, default=12)
+    parser.add_argument('--updates', type=int, default=4, help='updates of a turn, the first included')
     args = parser.parse_args()
-    if 'TIMM_COLLAB_DATA' not in os.environ:
-        parser.error('TIMM_COLLAB_DATA is not set, see above')
-    keys = [
-        '--model.name=collab_resnet18', f'--data.path={os.environ["TIMM_COLLAB_DATA"]}/cifar10',
-        '--data.max_train_samples=2560', '--data.img_size=32', '--data.pipeline=batch', '--epochs=3',
-        *(args.keys or ['--model.heads=1']),
-    ]
-    print(f'{" ".join(keys[2:])}: cpu, torch {torch.__version__} with {args.threads} of {os.cpu_count()} cores, timm'
+
+    torch.manual_seed(0)
+    images, target_B = torch.randn(args.batch_size, 3, args.size, args.size), torch.randint(10, (args.batch_size,))
+    keys = [f'--model.name={args.model}', '--data.path=-', f'--batch_size={args.batch_size}', '--optim.lr=0.001',
+            f'--optim.name={args.optimizer}']
+    shape = {'tree': args.tree} if args.tree else {'heads': 1}
+    loader = DataLoader(TensorDataset(images, target_B), batch_size=args.batch_size)
+    trainer = Trainer(
+        parse_config(keys), timm.create_model(args.model, num_classes=10, **shape),
+        Loaders(loader, EpochSampler(args.batch_size, 0), loader, None), Accelerator(cpu=True))
+    updater = trainer.updater
+    updater.begin_epoch(0)
+    largest = max(parameter.nbytes for parameter in trainer.model.parameters())
+
+    seconds: dict[tuple[bool, bool], list[float]] = defaultdict(list)
+    faults: dict[tuple[bool, bool], list[int]] = defaultdict(list)
+    for turn in range(args.rounds + 1):
+        for kept, fused in random.Random(turn).sample(list(itertools.product((False, True), repeat=2)), 4):
+            if kept and not keep_freed_memory():
+                parser.error('memory is not kept here, see timm_collab.train.allocator')
+            if not kept:
+                return_freed_memory(largest)
+            for group in updater.optimizer.param_groups:
+                assert 'fused' in group, args.optimizer
+                group['fused'] = fused or None
+            turns = []
+            for _ in range(args.updates):
+                before, started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
+                updater.update(images, target_B, target_B, 0, 0)
+                turns.append((time.perf_counter() - started,
+                              resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+            if turn:  # the first round warms up
+                seconds[kept, fused].append(statistics.median(each for each, _ in turns[1:]))
+                faults[kept, fused].append(round(statistics.median(each for _, each in turns[1:])))
+
+    print(f'{args.model} {args.tree or "1 head"}, {args.optimizer}, batch {args.batch_size}, {args.size} x {args.size},'
+          f' cpu, torch {torch.__version__} with {torch.get_num_threads()} of {os.cpu_count()} cores, timm'
           f' {timm.__version__}, timm-collab {timm_collab.__version__}, {args.rounds} rounds')
-    found: dict[str, list[tuple[float, float, float]]] = {each: [] for each in LEFT_OUT}
-    for turn in range(args.rounds):
-        for each in list(LEFT_OUT) if turn % 2 == 0 else reversed(LEFT_OUT):
-            found[each].append(measure(LEFT_OUT[each], keys, args.threads))
-    print('| with | img/s | by neither, rounds | median | peak memory by neither | page faults, thousands |')
-    print('|---|---|---|---|---|---|')
-    for each, rows in found.items():
-        pairs = list(zip(rows, found['neither'], strict=True))
-        ratios = [row[0] / other[0] for row, other in pairs]
-        print(f'| {each} | {statistics.median(row[0] for row in rows):,.0f}'
-              f' | {", ".join(f"{ratio:.2f}" for ratio in ratios)} | {statistics.median(ratios):.2f}'
-              f' | {statistics.median(row[1] / other[1] for row, other in pairs):.2f}'
-              f' | {statistics.median(row[2] for row in rows):,.0f} |')
+    print('| memory | weights | an update, ms | by neither: median (middle half) | page faults an update |')
+    print('|---|---|---|---|---|')
+    for (kept, fused), times in sorted(seconds.items()):
+        ratios = [time / neither for time, neither in zip(times, seconds[False, False], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(f'| {"kept" if kept else "returned"} | {"in one kernel" if fused else "one by one"}'
+              f' | {1e3 * statistics.median(times):.1f} | {middle:.3f} ({low:.3f} to {high:.3f})'
+              f' | {statistics.median(faults[kept, fused]):,.0f} |')
 
 
 if __name__ == '__main__':

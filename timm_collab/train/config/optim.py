@@ -26,8 +26,9 @@ class OptimConfig:
     clip_mode: Literal['norm', 'value', 'agc'] = key(
         'norm', 'what clip_grad limits: the norm of all gradients, each value, or (agc, heads left out) the norm of'
                 " each unit's gradient relative to its weights'")
-    kwargs: dict[str, Any] = key(dict, "further arguments of timm's optimizer, e.g. {betas: [0.9, 0.95]}; on a CPU PyTorch's own"
-                                     ' run fused unless this says {fused: false}')
+    kwargs: dict[str, Any] = key(
+        dict, "further arguments of timm's optimizer, e.g. {betas: [0.9, 0.95]}; on a CPU PyTorch's own optimizers are"
+              ' fused unless it says {fused: false}')
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.lr) and self.lr > 0, f'optim.lr must be positive, got {self.lr}')
