@@ -131,7 +131,7 @@ if __name__ == '__main__':
     output, cases, *options = sys.argv[1:]
     if options:
         pretend()
-    updates.fuse = lambda optimizer: None  # as it is on GPUs, and with DeepSpeed
+    updates.fuse = lambda *args: None  # as it is on GPUs, and with DeepSpeed
     process = Process(bool(options))
     gc.freeze()  # Accelerate collects garbage after each case
     for name, case in json.loads(cases).items():

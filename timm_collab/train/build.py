@@ -154,16 +154,6 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
     return optimizer
 
 
-def fuse(optimizer: Optimizer) -> None:
-    """Have an optimizer that can move all its weights in one kernel do so, unless the recipe says otherwise.
-
-    PyTorch's own can. What they compute is the same, up to rounding.
-    """
-    for group in optimizer.param_groups:
-        if group.get('fused', False) is None and not group['foreach']:
-            group['fused'] = True
-
-
 def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:
     """timm's scheduler of that name, to be stepped with `step_update`; None for `none`."""
     if config.name == 'none':

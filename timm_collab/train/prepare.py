@@ -22,6 +22,7 @@ from .data.sources import load_source
 from .data.splits import Splits, check_batch_size, make_splits
 from .data.streams import StreamedImages
 from .errors import TrainError, require
+from .fusing import check_fused
 from .sharding import check_sharding
 from .teacher import Teacher, check_teacher, load_teacher
 from .zero import ZeroAccelerator, check_zero, zero_asked
@@ -76,6 +77,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
     check_sharding(accelerator, config)
     check_zero(accelerator, config)
+    check_fused(config, accelerator)
     launched = int(os.environ.get('WORLD_SIZE', 1))
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'

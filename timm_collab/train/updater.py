@@ -24,11 +24,12 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from ..task import CollaborativeTask
-from .build import build_criterion, build_mixup, build_optimizer, build_scheduler, fuse
+from .build import build_criterion, build_mixup, build_optimizer, build_scheduler
 from .config import TrainConfig
 from .data.keyed import keyed_randomness, seed_generators
 from .distillation import DistillationTask
 from .freezing import FrozenTrunk
+from .fusing import fuse
 from .meter import ExplodedLossError
 from .metrics import metric_for
 from .schedule import schedule_objective
@@ -89,11 +90,8 @@ class Updater:
             accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
         self._unsharded = copy.deepcopy(model) if is_shared_out else None
         wrapped, self.optimizer = self._prepared(optimizer)
-        # Fused SGD takes no weights that start to learn later, and a first step that overflows leaves it a momentum of
-        # anything. Sharded, the last bits would depend on where weights are cut. GPUs' own default is foreach.
-        if accelerator.device.type == 'cpu' and not (
-                is_shared_out or config.optim.freeze_trunk_epochs or accelerator.scaler is not None):
-            fuse(optimizer)
+        if not is_shared_out:
+            fuse(optimizer, config, accelerator)
         if teacher is None:
             self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
         else:
