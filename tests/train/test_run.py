@@ -155,6 +155,8 @@ def test_images_in_folders_with_augmentation_and_without_test_split(recipe, imag
     (['--data.image_column=img'], 'the data has image, label'),
     (['--batch_size=2000'], 'larger than the training data, 128 images'),
     (['--optim.name=sdg'], "timm has no optimizer 'sdg'; did you mean 'sgd'"),
+    (['--optim.name=fusedsgd'], "optimizer 'fusedsgd' can't be made: .*APEX"),
+    (['--optim.kwargs={betas: 1}'], "optimizer 'sgd' can't be made: .*betas"),
     (['--optim.lrr=1'], "did you mean 'optim.lr'"),
     (['--model.name=collab_test_convnext', '--data.img_size=8'], r"can't take images of \(1, 8, 8\)"),
 ])

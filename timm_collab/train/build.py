@@ -147,7 +147,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
             layer_decay=config.layer_decay,
             **config.kwargs,
         )
-    except (TypeError, ValueError) as error:
+    except (AssertionError, ImportError, TypeError, ValueError) as error:  # some need a GPU and another package
         raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
     if criterion is not None and (parameters := list(criterion.parameters())):
         optimizer.add_param_group({'params': parameters})
