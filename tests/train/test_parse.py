@@ -43,6 +43,7 @@ def test_bare_name_is_a_shipped_recipe():
     ([*NEEDED, '--optim.lrr=1'], "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
     ([*NEEDED, '--epoch=1'], "unknown key 'epoch'; did you mean 'epochs'"),
     ([*NEEDED, '--optim.lr=fast'], 'optim.lr: Expected a float. Got value: fast'),
+    ([*NEEDED, '--optim.kwargs={alpha:0.9}'], r'Got value: \{alpha:0.9\}; YAML wants a space after a colon'),
     ([*NEEDED, '--epochs=1.5'], 'epochs: Expected a int. Got value: 1.5'),
     ([*NEEDED, '--noise.kind=pepper'], "noise.kind: .*'symmetric-exclude'.* Got value: pepper"),
     ([*NEEDED, 'quickstart'], "unknown key 'quickstart'"),

@@ -156,7 +156,9 @@ def test_images_in_folders_with_augmentation_and_without_test_split(recipe, imag
     (['--batch_size=2000'], 'larger than the training data, 128 images'),
     (['--optim.name=sdg'], "timm has no optimizer 'sdg'; did you mean 'sgd'"),
     (['--optim.name=fusedsgd'], "optimizer 'fusedsgd' can't be made: .*APEX"),
-    (['--optim.kwargs={betas: 1}'], "optimizer 'sgd' can't be made: .*betas"),
+    (['--optim.kwargs={dampenin: 0.1}'], "optimizer 'sgd' can't be made: .*dampenin"),
+    (['--optim.kwargs={betas: [0.9, 0.95]}'], r"optim\.kwargs: 'sgd' has no betas: leave it out"),
+    (['--optim.name=lookahead_lion', '--optim.kwargs={eps: 1e-6}'], "'lookahead_lion' has no eps: leave it out"),
     (['--optim.lrr=1'], "did you mean 'optim.lr'"),
     (['--model.name=collab_test_convnext', '--data.img_size=8'], r"can't take images of \(1, 8, 8\)"),
 ])

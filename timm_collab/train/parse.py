@@ -71,6 +71,8 @@ def _explain(error: Exception) -> str:
         unknown = match.group(1) or match.group(2)
         return f"unknown key '{unknown}'{nearest(unknown, [name for name, _, _ in _keys(TrainConfig)])}"
     message = re.sub(r"<class '(\w+)'>", r'\1', message.replace('typing.', ''))
+    if re.search(r'Expected a dict\. Got value: \{.*:\S', message):
+        message += '; YAML wants a space after a colon, as in {name: 1}'
     return re.sub(r'^Parser key "([\w.]+)":', r'\1:', message)
 
 
