@@ -69,6 +69,14 @@ def test_other_splits_are_written_as_the_one_to_train_on():
         read_labels(rows([['dog']]), 'test', CONFIG, form)
 
 
+def test_labels_that_are_there_for_training_alone_are_noise():
+    config, train, test = DataConfig(path='here'), rows([0, 1]), rows([None, None], datasets.Value('int64'))
+    with pytest.raises(TrainError, match=r"of split 'test' .*; if .*--noise\.kind column --noise\.column label$"):
+        read_labels(test, 'test', config, find_form(train, config))
+    with pytest.raises(TrainError, match=r"of split 'train' .* can't be learnt$"):
+        read_labels(rows([0, None]), 'train', config, find_form(train, config))
+
+
 def test_lists_need_to_be_asked_for():
     with pytest.raises(TrainError, match=r'holds lists: .* write --data.multi_label true --objective.hard bce'):
         read([[0], [1]], config=DataConfig(path='here'))

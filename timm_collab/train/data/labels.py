@@ -93,13 +93,17 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
     index = {name: position for position, name in enumerate(form.names or ())}
     where = f"of split '{split}'"
 
+    column = config.label_column
+    instead = (f'; if it has labels to learn from and not to be judged by, name another, and write --noise.kind column'
+               f' --noise.column {column}') * (split != config.train_split)
+
     def class_index(value: Any, row: int) -> int:
         if isinstance(value, str):
             require(value in index, f'label {value!r} in row {row} {where} is none of the {len(index)} classes of split'
                                     f" '{config.train_split}'")
             return index[value]
         require(isinstance(value, int), f'label {value!r} in row {row} {where} is neither a class index nor a name:'
-                                        f" data.label_column '{config.label_column}' can't be learnt")
+                                        f" data.label_column '{column}' can't be learnt{instead}")
         return int(value)
 
     if not config.multi_label:
