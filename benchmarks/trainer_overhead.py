@@ -59,7 +59,8 @@ def main() -> None:
     meter = LossMeter(trainer.accelerator, 0)
 
     plain = CollaborativeTask(timm.create_model(args.model, num_classes=10).to(device), verbose=False).train()
-    optimizer = timm.optim.create_optimizer_v2(plain.trainable_module, 'sgd', lr=1e-6, weight_decay=1e-4)
+    optimizer = timm.optim.create_optimizer_v2(
+        plain.trainable_module, 'sgd', lr=1e-6, weight_decay=1e-4, fused=True if device.type == 'cpu' else None)
 
     def ours(step: int) -> None:
         meter.add(trainer.updater.update(images, target_B, target_B, 0, step))
