@@ -41,6 +41,7 @@ def test_bare_name_is_a_shipped_recipe():
 @pytest.mark.parametrize(('argv', 'message'), [
     (['--config=quikstart'], "no recipe 'quikstart'.*did you mean 'quickstart'"),
     ([*NEEDED, '--optim.lrr=1'], "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
+    ([*NEEDED, '--optim.lr 1'], "'--optim.lr' and its value are one argument with a space in it: write --optim.lr=VAL"),
     ([*NEEDED, '--epoch=1'], "unknown key 'epoch'; did you mean 'epochs'"),
     ([*NEEDED, '--optim.lr=fast'], 'optim.lr: Expected a float. Got value: fast'),
     ([*NEEDED, '--optim.kwargs={alpha:0.9}'], r'Got value: \{alpha:0.9\}; YAML wants a space after a colon'),

@@ -69,7 +69,10 @@ def _explain(error: Exception) -> str:
     message = ' '.join(str(error).split())
     if match := _UNKNOWN_KEY.search(message):
         unknown = match.group(1) or match.group(2)
-        return f"unknown key '{unknown}'{nearest(unknown, [name for name, _, _ in _keys(TrainConfig)])}"
+        known = [name for name, _, _ in _keys(TrainConfig)]
+        if unknown in known:  # quoted as one argument
+            return f"'--{unknown}' and its value are one argument with a space in it: write --{unknown}=VALUE"
+        return f"unknown key '{unknown}'{nearest(unknown, known)}"
     message = re.sub(r"<class '(\w+)'>", r'\1', message.replace('typing.', ''))
     if re.search(r'Expected a dict\. Got value: \{.*:\S', message):
         message += '; YAML wants a space after a colon, as in {name: 1}'
