@@ -134,9 +134,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
     trunk: Any = model.nodes['trunk']  # type: ignore[index]
     require(not config.freeze_trunk_epochs or any(True for _ in trunk.parameters()),
             'optim.freeze_trunk_epochs: these heads share no layers, there is no trunk to freeze')
-    known, name = timm.optim.list_optimizers(), config.name.lower().removeprefix('lookahead_')
-    require(name in known, f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
-    info = timm.optim.get_optimizer_info(name)
+    known = timm.optim.list_optimizers()
+    require(config.base_name in known,
+            f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
+    info = timm.optim.get_optimizer_info(config.base_name)
     for has, argument in ((info.has_betas, 'betas'), (info.has_eps, 'eps')):  # timm drops them without a word
         require(has or argument not in config.kwargs, f"optim.kwargs: '{config.name}' has no {argument}: leave it out")
     try:

@@ -11,6 +11,15 @@ SGD = frozenset({'momentum', 'nesterov', 'sgd'})
 """timm's names of PyTorch's SGD."""
 
 
+def _obstacles(config: TrainConfig, accelerator: Accelerator) -> dict[str, bool]:
+    """What PyTorch's fused SGD does wrong, and whether the run would have it do so."""
+    freezing = config.optim.freeze_trunk_epochs > 0
+    return {
+        'takes no weights that start to learn later, by optim.freeze_trunk_epochs': freezing,
+        'spoils its momentum where fp16 overflows, as it does at first': accelerator.scaler is not None,
+    }
+
+
 def check_fused(config: TrainConfig, accelerator: Accelerator) -> None:
     """Refuse to fuse SGD where that goes wrong, without a word or in the middle of a run.
 
@@ -20,14 +29,9 @@ def check_fused(config: TrainConfig, accelerator: Accelerator) -> None:
     Raises:
         TrainError: The recipe asks for that.
     """
-    optim = config.optim
-    if not (optim.kwargs.get('fused') and optim.name.lower().removeprefix('lookahead_') in SGD):
-        return
-    for is_on, what in (
-        (optim.freeze_trunk_epochs > 0, 'takes no weights that start to learn later, by optim.freeze_trunk_epochs'),
-        (accelerator.scaler is not None, 'spoils its momentum where fp16 overflows, as it does at first'),
-    ):
-        require(not is_on, f"optim.kwargs {{fused: true}}: PyTorch's fused SGD {what}: leave it out")
+    is_asked = config.optim.kwargs.get('fused') and config.optim.base_name in SGD
+    for what, is_so in _obstacles(config, accelerator).items():
+        require(not (is_asked and is_so), f"optim.kwargs {{fused: true}}: PyTorch's fused SGD {what}: leave it out")
 
 
 def fuse(optimizer: Optimizer, config: TrainConfig, accelerator: Accelerator) -> None:
@@ -41,7 +45,7 @@ def fuse(optimizer: Optimizer, config: TrainConfig, accelerator: Accelerator) ->
         config: The recipe.
         accelerator: Where it runs, with weights that are whole.
     """
-    if accelerator.device.type != 'cpu' or accelerator.scaler is not None or config.optim.freeze_trunk_epochs:
+    if accelerator.device.type != 'cpu' or any(_obstacles(config, accelerator).values()):
         return
     for group in optimizer.param_groups:
         if group.get('fused', False) is None and not group['foreach']:

@@ -70,8 +70,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     except ValueError as error:
         what = 'DeepSpeed' if zero else f'mixed_precision {config.mixed_precision}'
         raise TrainError(f'{what}: {" ".join(str(error).split())}') from error
-    if accelerator.device.type == 'cpu':
-        keep_freed_memory()
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
@@ -91,6 +89,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     require(not config.augment.mixes or config.batch_size // launched % 2 == 0,
             f'mixup and cutmix mix the images of a batch in pairs: make batch_size, {config.batch_size}, an even number'
             + f' for each of the {launched} processes' * (launched > 1))
+    if accelerator.device.type == 'cpu':
+        keep_freed_memory()
     return accelerator
 
 

@@ -30,6 +30,11 @@ class OptimConfig:
         dict, "further arguments of timm's optimizer, e.g. {betas: [0.9, 0.95]}; on a CPU PyTorch's own optimizers are"
               ' fused unless it says {fused: false}')
 
+    @property
+    def base_name(self) -> str:
+        """timm's name of the optimizer, without the `lookahead_` that may stand before any."""
+        return self.name.lower().removeprefix('lookahead_')
+
     def __post_init__(self) -> None:
         require(math.isfinite(self.lr) and self.lr > 0, f'optim.lr must be positive, got {self.lr}')
         require(0.0 <= self.momentum < 1.0, f'optim.momentum must lie in [0, 1), got {self.momentum}')
