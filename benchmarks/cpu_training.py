@@ -24,13 +24,12 @@ from collections import defaultdict
 import timm
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, TensorDataset
 
 import timm_collab
 from timm_collab.train.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
-from timm_collab.train.data.images import EpochSampler
 from timm_collab.train.parse import parse_config
-from timm_collab.train.trainer import Loaders, Trainer
+
+from .trainer_overhead import make_trainer, random_images
 
 
 def return_freed_memory(largest: int) -> None:
@@ -53,17 +52,14 @@ def main() -> None:
     parser.add_argument('--updates', type=int, default=4, help='updates of a turn, the first included')
     args = parser.parse_args()
 
-    torch.manual_seed(0)
-    images, target_B = torch.randn(args.batch_size, 3, args.size, args.size), torch.randint(10, (args.batch_size,))
+    images, target_B = random_images(args.batch_size, args.size)
     keys = [f'--model.name={args.model}', '--data.path=-', f'--batch_size={args.batch_size}', '--optim.lr=0.001',
             f'--optim.name={args.optimizer}']
     shape = {'tree': args.tree} if args.tree else {'heads': 1}
-    loader = DataLoader(TensorDataset(images, target_B), batch_size=args.batch_size)
-    trainer = Trainer(
-        parse_config(keys), timm.create_model(args.model, num_classes=10, **shape),
-        Loaders(loader, EpochSampler(args.batch_size, 0), loader, None), Accelerator(cpu=True))
+    trainer = make_trainer(
+        parse_config(keys), timm.create_model(args.model, num_classes=10, **shape), (images, target_B),
+        Accelerator(cpu=True))
     updater = trainer.updater
-    updater.begin_epoch(0)
     largest = max(parameter.nbytes for parameter in trainer.model.parameters())
 
     seconds: dict[tuple[bool, bool], list[float]] = defaultdict(list)

@@ -9,10 +9,10 @@ those of the logits. On a CPU a meter sees every operator, so the figure is exac
 GPU the allocator counts. It is taken at several numbers of heads, with time and memory per head, to see that both grow
 linearly.
 
-On Linux, two variables keep the allocator from giving memory back to the system after each round: what it takes to get
-it again comes and goes with what ran before, on both sides.
+On a CPU freed memory is kept, as it is in training: what it takes to get it again comes and goes with what ran before,
+on both sides.
 
-    MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824 python -m benchmarks.objective
+    python -m benchmarks.objective
     python -m benchmarks.objective --device cuda --rounds 200 --compiled
 """
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import timm_collab
 from timm_collab import CollaborativeLoss
+from timm_collab.train.allocator import keep_freed_memory
 
 from .memory import ActivationMeter
 
@@ -89,6 +90,8 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--compiled', action='store_true', help='measure the compiled objective as well')
     args = parser.parse_args()
+    if args.device == 'cpu':
+        keep_freed_memory()
     torch.set_num_threads(args.threads)
 
     print(f'{args.rounds} rounds, {args.device}, torch {torch.__version__}, timm {timm.__version__}, timm-collab'

@@ -19,9 +19,11 @@ from pathlib import Path
 import timm
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from timm_collab import CollaborativeTask
+from timm_collab.train import TrainConfig
 from timm_collab.train.checkpoint import Checkpoints
 from timm_collab.train.data.images import EpochSampler
 from timm_collab.train.meter import LossMeter
@@ -29,6 +31,22 @@ from timm_collab.train.parse import parse_config
 from timm_collab.train.trainer import Loaders, Trainer
 
 STEP = 0.050
+
+
+def random_images(batch_size: int, size: int) -> tuple[Tensor, Tensor]:
+    """Images [B, 3, size, size] and class indices [B] of ten classes."""
+    torch.manual_seed(0)
+    return torch.randn(batch_size, 3, size, size), torch.randint(10, (batch_size,))
+
+
+def make_trainer(
+        config: TrainConfig, model: nn.Module, batch: tuple[Tensor, Tensor], accelerator: Accelerator,
+) -> Trainer:
+    """A trainer whose data are one batch, at the beginning of an epoch."""
+    loader = DataLoader(TensorDataset(*batch), batch_size=config.batch_size)
+    trainer = Trainer(config, model, Loaders(loader, EpochSampler(config.batch_size, 0), loader, None), accelerator)
+    trainer.updater.begin_epoch(0)
+    return trainer
 
 
 def main() -> None:
@@ -42,20 +60,13 @@ def main() -> None:
     parser.add_argument('--updates', type=int, default=390, help='updates of an epoch that is saved once')
     args = parser.parse_args()
 
-    torch.manual_seed(0)
-    images = torch.randn(args.batch_size, 3, args.size, args.size)
-    target_B = torch.randint(10, (args.batch_size,))
+    images, target_B = random_images(args.batch_size, args.size)
     config = parse_config([f'--model.name={args.model}', '--data.path=-', f'--batch_size={args.batch_size}'])
-    loader = DataLoader(TensorDataset(images, target_B), batch_size=args.batch_size)
-    trainer = Trainer(
-        config,
-        timm.create_model(args.model, num_classes=10),
-        Loaders(loader, EpochSampler(args.batch_size, 0), loader, None),
-        Accelerator(cpu=not torch.cuda.is_available()),
-    )
+    trainer = make_trainer(
+        config, timm.create_model(args.model, num_classes=10), (images, target_B),
+        Accelerator(cpu=not torch.cuda.is_available()))
     device = trainer.accelerator.device
     images, target_B = images.to(device), target_B.to(device)
-    trainer.updater.begin_epoch(0)
     meter = LossMeter(trainer.accelerator, 0)
 
     plain = CollaborativeTask(timm.create_model(args.model, num_classes=10).to(device), verbose=False).train()
