@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 import timm_collab
+from timm_collab.train.allocator import keep_freed_memory
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler reports every start and stop
 
@@ -31,6 +32,8 @@ _MARK = 'mark: '
 @dataclass
 class Side:
     """A model and the training step that it's measured by: forward, objective, backward and an update by SGD.
+
+    Memory and update are as the trainer has them.
 
     Args:
         model: Maps images to logits, [H, B, C] or [B, C].
@@ -47,7 +50,11 @@ class Side:
     """Where the last step was when, in seconds: `start`, `backward 0`, `end`, and whatever hooks add."""
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=.9, weight_decay=1e-4)
+        on_cpu = self.x.device.type == 'cpu'  # there the trainer keeps freed memory and moves all weights in one kernel
+        if on_cpu:
+            keep_freed_memory()
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=1e-4, momentum=.9, weight_decay=1e-4, fused=on_cpu or None)
 
     def mark(self, label: str) -> None:
         """Note the time, and in a profile of the step the place."""
