@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -135,10 +136,16 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
 
 
 def in_turn(steps: Sequence[Callable[[], float]], rounds: int, warm_up: int = 1) -> list[tuple[float, ...]]:
-    """Take each step once a round, another one first each time, and return the seconds of the rounds that count."""
+    """Take each step once a round and return the seconds of the rounds that count.
+
+    What ran before a step matters: it leaves caches and memory as it used them. So the order is drawn anew for every
+    other round, the same in every run, and taken backwards in the round after it.
+    """
+    draw = random.Random(0)
+    order = list(range(len(steps)))
     found = []
     for turn in range(rounds + warm_up):
-        order = [(turn + place) % len(steps) for place in range(len(steps))]
+        order = order[::-1] if turn % 2 else draw.sample(order, len(order))
         seconds = {index: steps[index]() for index in order}
         found.append(tuple(seconds[index] for index in range(len(steps))))
     return found[warm_up:]

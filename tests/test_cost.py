@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from benchmarks import cost
 from benchmarks.cost import Bench, Cell, Network
 from benchmarks.cost_claims import Line, claims
 from benchmarks.cost_rows import append, read
+from benchmarks.measure import in_turn
 from benchmarks.step_profile import by_operator
 from timm_collab.tree import HeadTree
 
@@ -40,6 +44,22 @@ def test_peak_is_that_of_tensors_that_are_known() -> None:
     output, gradient = 4 * 64 * 1024, 4 * 256 * 1024
     # The output is gone after its sum; its gradient is one number that is expanded, until the product copies it.
     assert output + gradient <= side.peak() <= output + 2 * gradient
+
+
+def test_sides_take_it_in_turn_and_each_follows_every_other() -> None:
+    taken: list[int] = []
+
+    def step(side: int) -> Callable[[], float]:
+        return lambda: float(taken.append(side) or len(taken))
+
+    seconds = in_turn([step(side) for side in range(4)], 119)
+    assert len(seconds) == 119
+    rounds = [taken[start:start + 4] for start in range(0, len(taken), 4)]
+    assert all(sorted(each) == [0, 1, 2, 3] for each in rounds) and len(rounds) == 120
+    assert seconds[0] == tuple(5. + rounds[1].index(side) for side in range(4))  # side by side, whatever the order
+    follows = Counter(pair for each in rounds for pair in pairwise(each))
+    assert len(follows) == 12 and min(follows.values()) > 15 and max(follows.values()) < 45  # 30 of each, by chance
+    assert all(follows[a, b] == follows[b, a] for a, b in follows)
 
 
 def test_time_by_the_stages_counts_each_node(bench: Bench) -> None:
