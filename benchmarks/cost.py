@@ -3,9 +3,9 @@
 For each network, pattern and number of heads these are measured against the single network: a training step (forward,
 objective, backward, SGD), its peak memory, and a forward pass of all heads. Four hierarchical heads are compared as
 well with the same tree written by hand and with as many separate networks that learn from each other on the same batch
-(Deep Mutual Learning), and what is kept of them with the plain network. Sides take it in turn in one process; a ratio
-is the median over the rounds. Beside it stand the ratio of the multiply-adds, and what the single network's own stages
-say of time and memory (`liveness.py`).
+(Deep Mutual Learning), and what is kept of them with the plain network. Two sides take it in turn in one process; a
+ratio is the median over the rounds. Beside it stand the ratio of the multiply-adds, and what the single network's own
+stages say of time and memory (`liveness.py`).
 
 Rows go to a CSV file as they are found, and what is there isn't measured again: a stopped run goes on. At the end it
 says what holds of what the project claims, and fails if something doesn't. `benchmarks/cost_report.py` makes the
@@ -161,13 +161,12 @@ class Bench:
             by_stages.append(self.stages.time_of(model.tree, growth))
             return seconds
 
-        steps = [tree.step, single_step, *(other.step for name, other in others.items() if name != 'single')]
-        taken = in_turn(steps, rounds)
-        told = {**work, 'by_stages': quartiles(by_stages[1:])[1], 'parameters': growth}
-        rows = [
-            timed('step', name, [(row[0], row[index]) for row in taken], told if name == 'single' else {})
-            for index, name in enumerate(others, 1)
-        ]
+        rows = []
+        for name, other in others.items():  # a pair alone: a third side would only draw its rounds out
+            is_single, more = name == 'single', 2 if name == 'by hand' else 1
+            taken = in_turn([tree.step, single_step if is_single else other.step], more * rounds)
+            told = {**work, 'by_stages': quartiles(by_stages[1:])[1], 'parameters': growth} if is_single else {}
+            rows.append(timed('step', name, taken, told))
         rows.append(timed('forward', 'single', in_turn([tree.forward, self.single.forward], rounds), work))
         if cell.is_shown:
             pruned = self.side(model.prune(0), nn.CrossEntropyLoss())
@@ -212,7 +211,7 @@ def main() -> None:
     parser.add_argument('--patterns', nargs='+', choices=PATTERNS, default=list(PATTERNS))
     parser.add_argument('--heads', nargs='+', type=int, help='default 1, 2, 4, 8, or all of them')
     parser.add_argument('--rounds', type=int, default=3, help='that count, after one; five times as many of the tree'
-                                                              ' of four hierarchical heads')
+                                                              ' of four hierarchical heads, ten against that by hand')
     parser.add_argument('--batch-size', type=int, help='instead of those of the study')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--output', type=Path, default=RESULTS)
