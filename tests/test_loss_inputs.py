@@ -12,7 +12,7 @@ from timm_collab.loss import CollaborativeLoss, leave_one_out_consensus
 
 def test_prints_its_settings() -> None:
     text = repr(CollaborativeLoss(temperature=3., beta=0.25))
-    assert 'temperature=3.0, beta=0.25, scale_by_t2=True, multi_label=False' in text
+    assert 'temperature=3.0, beta=0.25, scale_by_t2=True, multi_label=False, full_labels=False' in text
     assert '(criterion): CrossEntropyLoss()' in text
 
 
@@ -56,7 +56,7 @@ def test_refuses_beta(beta: float) -> None:
     ('logits', 'target', 'message'),
     [
         (torch.randn(8, 10), torch.zeros(8).long(), r'\[H, B, C\].*got shape \[8, 10\]; logits.unsqueeze\(0\)'),
-        (torch.randn(0, 8, 10), torch.zeros(8).long(), r'at least one head, got shape \[0, 8, 10\]'),
+        (torch.randn(0, 8, 10), torch.zeros(8).long(), r'at least one head and one example, got shape \[0, 8, 10\]'),
         (torch.ones(2, 8, 10).long(), torch.zeros(8).long(), r'logits must be floating point, got torch.int64'),
         (torch.randn(2, 8, 10), torch.zeros(4).long(), r'logits have batch 8, target has 4; '),
         (torch.randn(2, 8, 10), torch.zeros(4, 10), r'logits have batch 8, target has 4; '),
@@ -84,3 +84,26 @@ def test_refuses_a_criterion_that_does_not_reduce() -> None:
 def test_refuses_a_consensus_of_nobody() -> None:
     with pytest.raises(ValueError, match=r'at least 2 heads, got 1'):
         leave_one_out_consensus(torch.randn(1, 8, 10))
+
+
+@pytest.mark.parametrize('criterion', [nn.CrossEntropyLoss(), timm.loss.LabelSmoothingCrossEntropy(.1)])
+@pytest.mark.parametrize(('dtype', 'classes', 'labels'), [
+    (torch.uint8, 200, [156, 3]),  # 156 is -100, the index that is ignored, of 8 bits
+    (torch.uint8, 300, [255, 3]),
+    (torch.int8, 200, [127, 5]),
+    (torch.int16, 70000, [32767, 5]),
+])
+def test_class_indices_of_few_bits(
+        criterion: nn.Module, dtype: torch.dtype, classes: int, labels: list[int]) -> None:
+    loss_fn, logits_HBC = CollaborativeLoss(criterion), torch.randn(3, 2, classes)
+    target_B = torch.tensor(labels)
+    assert torch.equal(loss_fn(logits_HBC, target_B.to(dtype)), loss_fn(logits_HBC, target_B))
+    if not isinstance(criterion, nn.CrossEntropyLoss):
+        return
+    with pytest.raises(ValueError, match=f'holds class {labels[0]}, but the logits have 100 classes'):
+        loss_fn(logits_HBC[..., :100], target_B.to(dtype))
+
+
+def test_no_examples() -> None:
+    with pytest.raises(ValueError, match=r'at least one head and one example, got shape \[3, 0, 5\]'):
+        CollaborativeLoss()(torch.randn(3, 0, 5), torch.zeros(0, dtype=torch.long))

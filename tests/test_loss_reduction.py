@@ -26,6 +26,8 @@ class BatchMeanBCE(nn.BCEWithLogitsLoss):
         (BatchMeanBCE(reduction='batchmean'), C),
         (timm.loss.AsymmetricLossMultiLabel(), C if hasattr(timm.loss, 'PolyBinaryCrossEntropy') else B * C),
         (nn.BCEWithLogitsLoss(reduction='sum'), B * C),
+        (nn.MultiLabelSoftMarginLoss(), 1),
+        (nn.MultiLabelSoftMarginLoss(reduction='sum'), B),  # of its classes it takes the mean all the same
     ],
 )
 def test_soft_term_is_reduced_like_the_hard_one(criterion: nn.Module, factor: int) -> None:

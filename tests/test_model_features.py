@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.tester import FAMILIES, images
-from timm_collab import CollabModel
+from timm_collab import CollabModel, split_points
 from timm_collab.sweep.checks import check_logits, check_partition, check_training, settle
 
 
@@ -244,3 +244,16 @@ def test_float16_autocast_scales_as_usual() -> None:
     scaler.scale(loss).backward()
     scaler.step(optimizer)
     assert any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize('arch', ['convnext_atto', 'vit_tiny_patch16_224', 'mobilenetv3_small_050'])
+def test_a_tree_of_a_network_in_half_precision(arch: str) -> None:
+    model = CollabModel(arch, num_classes=5, dtype=torch.bfloat16)
+    assert {param.dtype for param in model.parameters()} == {torch.bfloat16}
+    assert [point.name for point in split_points(model.prune())] == [point.name for point in split_points(arch)]
+    model.reset_classifier(3)
+    size = model.pretrained_cfg['input_size'][-1]
+    x = torch.randn(2, 3, size, size, dtype=torch.bfloat16)
+    logits_HBC = model.eval().forward_heads(x)
+    assert logits_HBC.shape == (4, 2, 3) and logits_HBC.dtype == torch.bfloat16
+    assert torch.equal(model.prune(2)(x), logits_HBC[2])

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.task import ClassificationTask, resume_task_checkpoint
+from timm.task import ClassificationTask, LogitDistillationTask, resume_task_checkpoint
 from timm.utils import CheckpointSaver
 from torch import nn
 
@@ -22,6 +23,7 @@ from tests.tester import images
 from timm_collab import CollabModel, CollaborativeTask
 
 SCRIPT = 'TIMM_TRAIN_SCRIPT'
+MultiLabelClassificationTask = getattr(timm.task, 'MultiLabelClassificationTask', None)  # newer timm
 needs_script = pytest.mark.skipif(
     SCRIPT not in os.environ, reason=f"{SCRIPT} is not set to the path of timm's train.py, which pip doesn't install",
 )
@@ -45,6 +47,27 @@ def test_timms_task_of_a_head_tree_is_collaborative() -> None:
     expected = CollaborativeTask(make(), criterion, verbose=False).train()(images(64), torch.tensor([1, 2]))
     assert torch.equal(result['loss'], expected['loss']) and result['logits'].shape == (4, 2, 5)
     assert type(copy.deepcopy(task)) is CollaborativeTask
+
+
+def test_timms_other_tasks_refuse_a_head_tree() -> None:
+    """Their losses would broadcast over the heads without a word."""
+    message = r"timm's {} can't train a head tree.*CollaborativeTask\(model, criterion\)"
+    with pytest.raises(TypeError, match=message.format('LogitDistillationTask')):
+        LogitDistillationTask(student_model=make(), teacher_model='test_resnet')
+    if MultiLabelClassificationTask is not None:
+        with pytest.raises(TypeError, match=message.format('MultiLabelClassificationTask')):
+            MultiLabelClassificationTask(make(), verbose=False)
+
+    class OfMyOwn(ClassificationTask):
+        """May know what to do with heads."""
+
+    assert type(OfMyOwn(make(), nn.CrossEntropyLoss(), verbose=False)) is OfMyOwn
+
+
+def test_arguments_stand_where_timms_task_has_them() -> None:
+    theirs, ours = (
+        list(inspect.signature(task.__init__).parameters) for task in (ClassificationTask, CollaborativeTask))
+    assert [name for name in ours if name in theirs] == theirs
 
 
 def test_timms_task_of_a_plain_network_is_timms() -> None:

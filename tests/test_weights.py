@@ -6,10 +6,12 @@ import pytest
 import timm
 import torch
 from timm.models import save_for_hf
+from timm.utils import freeze
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tests.tester import images
-from timm_collab import CollabModel
+from timm_collab import CollabModel, HeadTreeError, split_points
 from timm_collab.sweep.checks import settle, vary
 from timm_collab.weights import BRANCH_INITS
 
@@ -105,3 +107,47 @@ def test_a_saved_model_is_a_backbone(plain: nn.Module, tmp_path: Path) -> None:
     assert model.num_classes == 5 and model.num_heads == 3
     assert fitting(model, plain.state_dict(), 2) == set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
     assert type(model.prune()) is type(plain)
+
+
+def test_branches_that_a_checkpoint_is_assigned_to_have_memory_of_their_own(plain: nn.Module) -> None:
+    model = CollabModel('test_resnet', num_classes=5)
+    model.load_state_dict(plain.state_dict(), assign=True)
+    pointers = [param.data_ptr() for param in model.parameters()]
+    assert len(set(pointers)) == len(pointers)
+    assert not {tensor.data_ptr() for tensor in plain.state_dict().values()} & set(pointers)
+    expected = CollabModel('test_resnet', num_classes=5)
+    expected.load_state_dict(plain.state_dict())
+    assert fitting(model, expected.plain_state_dict(3), 3) >= set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
+
+
+def test_a_tree_frozen_by_timm_prunes_to_what_it_computes(plain: nn.Module) -> None:
+    """Frozen, its normalisation layers have no count of batches any more; the plain network has."""
+    model = CollabModel('test_resnet', num_classes=5)
+    model.load_backbone(plain, 'copy')
+    freeze(model, 'nodes.trunk')
+    pruned = model.eval().prune(1)
+    assert set(pruned.state_dict()) == set(plain.state_dict()) == set(model.plain_state_dict(1))
+    assert pruned.bn1.num_batches_tracked == 0 and plain.bn1.num_batches_tracked == 1
+    torch.testing.assert_close(pruned(images(64)), model.forward_path(images(64), 1))  # other operators
+    assert not pruned.layer1[0].conv1.weight.requires_grad and pruned.fc.weight.requires_grad
+
+
+def test_a_tree_that_lost_a_tensor_says_which() -> None:
+    model = CollabModel('test_resnet', num_classes=5)
+    parametrize.register_parametrization(model.get_classifier()[0], 'weight', nn.Identity())
+    for use in (model.prune, model.plain_state_dict):
+        with pytest.raises(ValueError, match=r"the tree has no 'fc\.weight' of its architecture any more"):
+            use(0)
+        use(1)
+
+
+def test_a_bad_tree_of_a_network_in_a_folder(plain: nn.Module, tmp_path: Path) -> None:
+    save_for_hf(plain, str(tmp_path), safe_serialization=True)
+    source = f'local-dir:{tmp_path}'
+    with pytest.raises(HeadTreeError, match=r"lacks its number of children.*Split points of 'local-dir:.*layer2"):
+        CollabModel(source, tree='layer2')
+    assert [point.name for point in split_points(source)] == [point.name for point in split_points('test_resnet')]
+
+
+def test_the_prefix_of_a_tree_may_stand_before_the_backbone() -> None:
+    assert CollabModel('collab_test_resnet', num_classes=5).backbone == 'test_resnet'

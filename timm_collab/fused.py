@@ -118,7 +118,7 @@ def _compute(
     if target.ndim == 1:
         counts_B = target != weights.ignore_index
         share_B = counts_B.to(share_B.dtype)
-        target = target.long() * counts_B  # an ignored index may lie outside; any other still fails on the device
+        target = target * counts_B  # an ignored index may lie outside; any other still fails on the device
     if not weights.sum_batch:
         share_B = share_B / (share_B.sum() if target.ndim == 1 else batch)
     soft_share = (weights.temperature ** 2 if weights.scale_by_t2 else 1.) / (1 if weights.sum_batch else batch)

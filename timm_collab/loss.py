@@ -134,6 +134,8 @@ class CollaborativeLoss(nn.Module):
         reduction = getattr(self.criterion, 'reduction', unnamed)
         self._sum_batch = reduction == 'sum'
         self._sum_classes = reduction in ('sum', 'batchmean') or getattr(self.criterion, 'sum_classes', False)
+        if isinstance(self.criterion, nn.MultiLabelSoftMarginLoss):
+            self._sum_classes = False  # it takes the mean over the classes whatever it does with the batch
         self._terms: Terms = terms_and_gradient
 
     @property
@@ -176,7 +178,7 @@ class CollaborativeLoss(nn.Module):
         """
         if (weights := self.one_pass_weights()) is not None and len(logits_HBC) > 1:
             _check_logits(logits_HBC)
-            self._check_target(logits_HBC, target)
+            target = self._checked_target(logits_HBC, target)
             return collaborative_cross_entropy(logits_HBC, target, weights, self._terms)
         hard_H, soft_H = self.terms(logits_HBC, target)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
@@ -238,7 +240,7 @@ class CollaborativeLoss(nn.Module):
             ValueError: If logits and target do not fit together, see the message.
         """
         _check_logits(logits_HBC)
-        self._check_target(logits_HBC, target)
+        target = self._checked_target(logits_HBC, target)
         hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
         if len(hard_H) == 1 or self.beta == 1.:
             return hard_H, torch.zeros_like(hard_H)
@@ -278,7 +280,8 @@ class CollaborativeLoss(nn.Module):
         soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
         return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H
 
-    def _check_target(self, logits_HBC: Tensor, target: Tensor) -> None:
+    def _checked_target(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
+        """The target, class indices as int64: a narrower type can't tell every class, nor the one that is ignored."""
         _, batch, num_classes = logits_HBC.shape
         if target.ndim not in (1, 2):
             raise ValueError(
@@ -293,9 +296,11 @@ class CollaborativeLoss(nn.Module):
                 raise ValueError(f'A [B, C] target must be floating point, got {target.dtype}; use target.float().')
             if target.shape[1] != num_classes:
                 raise ValueError(f'logits have {num_classes} classes, target has {target.shape[1]}.')
-        elif target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            return target
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
             raise ValueError(f'Class indices must be integers, got {target.dtype}; use target.long().')
-        elif target.device.type == 'cpu' and not torch.compiler.is_compiling():
+        target = target.long()
+        if target.device.type == 'cpu' and not torch.compiler.is_compiling():
             valid_B = (target >= 0) & (target < num_classes)
             if (ignore_index := getattr(self.criterion, 'ignore_index', None)) is not None:
                 valid_B |= target == ignore_index
@@ -304,19 +309,20 @@ class CollaborativeLoss(nn.Module):
                     f'target holds class {target[~valid_B][0].item()}, but the logits have {num_classes} classes: '
                     f'class indices must lie in [0, {num_classes}).'
                 )
+        return target
 
     def extra_repr(self) -> str:
         """The settings, as printed with the module."""
         return (
             f'temperature={self.temperature}, beta={self.beta}, scale_by_t2={self.scale_by_t2}, '
-            f'multi_label={self.multi_label}'
+            f'multi_label={self.multi_label}, full_labels={self.full_labels}'
         )
 
 
 def _check_logits(logits_HBC: Tensor) -> None:
-    if logits_HBC.ndim != 3 or not logits_HBC.shape[0]:
+    if logits_HBC.ndim != 3 or not logits_HBC.shape[0] or not logits_HBC.shape[1]:
         raise ValueError(
-            f'logits must be [H, B, C] with at least one head, got shape {list(logits_HBC.shape)}; '
+            f'logits must be [H, B, C] with at least one head and one example, got shape {list(logits_HBC.shape)}; '
             f'logits.unsqueeze(0) makes [B, C] logits those of one head.'
         )
     if not logits_HBC.is_floating_point():

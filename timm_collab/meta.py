@@ -36,6 +36,12 @@ def meta_twin(module: nn.Module) -> nn.Module:
     return structural_copy(module, twins)
 
 
+def blank_images(model: nn.Module, *shape: int) -> Tensor:
+    """Images on the meta device, of the type of the model's weights."""
+    dtype = next((param.dtype for param in model.parameters() if param.is_floating_point()), None)
+    return torch.empty(shape, dtype=dtype, device='meta')
+
+
 @contextmanager
 def on_meta() -> Iterator[None]:
     """While open, networks on the meta device run without leaving a trace: no gradients, no random numbers drawn."""

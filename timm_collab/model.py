@@ -85,8 +85,8 @@ class CollabModel(TreeWeights):
             raise ValueError(f'heads need at least one class to learn from, got num_classes={num_classes}')
         if branch_init not in BRANCH_INITS:
             raise ValueError(f"unknown branch_init '{branch_init}': write one of {', '.join(BRANCH_INITS)}")
+        self.backbone = backbone = backbone.removeprefix('collab_')  # as split_points takes it
         wanted = read_tree(tree, heads, backbone, kwargs)
-        self.backbone = backbone
         self.rescale = rescale
         self.grad_checkpointing = False
         self._checkpoint_trunk = True

@@ -15,8 +15,7 @@ from typing import Any
 
 from timm.models import _registry, list_models, register_model
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
-from timm.task import ClassificationTask
-from torch import nn
+from timm.task import ClassificationTask, TrainingTask
 
 from .catalogue import CATALOGUE, CatalogueError, PublishedHead, add_heads, read_catalogue, shipped_folder
 from .download import WEIGHTS, fetch_head
@@ -114,16 +113,24 @@ def _of_backbone(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict
     return cfg
 
 
-def _task_for(cls: type[ClassificationTask], model: nn.Module | None = None, *_: Any, **__: Any) -> ClassificationTask:
-    """The constructor of timm's `ClassificationTask`, which can't train a head tree: its loss is for `[B, C]` logits.
+def _task_for(cls: type[TrainingTask], *args: Any, **kwargs: Any) -> TrainingTask:
+    """The constructor of timm's tasks, which can't train a head tree: their losses are for `[B, C]` logits.
 
     timm's training script has no other place to choose the task in.
+
+    Raises:
+        TypeError: A task of timm's that has no counterpart here, for a head tree.
     """
-    collaborative = cls is ClassificationTask and isinstance(model, CollabModel)
-    return object.__new__(CollaborativeTask if collaborative else cls)
+    student = args[0] if args else kwargs.get('student_model', kwargs.get('model'))
+    if not isinstance(student, CollabModel) or not cls.__module__.startswith('timm.'):
+        return object.__new__(cls)
+    if cls is not ClassificationTask:
+        raise TypeError(f"timm's {cls.__name__} can't train a head tree: its loss takes [B, C] logits, those of a tree"
+                        ' are [H, B, C]. Write CollaborativeTask(model, criterion), or give it model.prune()')
+    return object.__new__(CollaborativeTask)
 
 
-ClassificationTask.__new__ = _task_for
+TrainingTask.__new__ = _task_for
 for _arch in list_models(exclude_filters=f'{PREFIX}*'):
     register_collab(_arch)
 if (_shipped := shipped_folder()) is not None:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from .meta import meta_twin, on_meta, storage_key
+from .meta import blank_images, meta_twin, on_meta, storage_key
 from .program import Program
 from .tracing import Trace, TraceError, trace
 from .tree import INPUT
@@ -194,7 +193,7 @@ class Chain:
         Raises:
             TraceError: What comes out is not a vector of logits per image.
         """
-        x = torch.empty(3, *self.input_size, device='meta')
+        x = blank_images(self.template, 3, *self.input_size)
         classes = getattr(self.template, 'num_classes', 0)
         for training in (True, False):
             with on_meta():

@@ -132,9 +132,14 @@ def default_input_size(model: nn.Module, kwargs: dict[str, Any]) -> tuple[int, i
     return channels, height, width
 
 
+def is_source(backbone: str) -> bool:
+    """Whether a backbone is given as where a model of one lies: `hf-hub:user/name`, `local-dir:folder`."""
+    return backbone.startswith(('hf-hub:', 'hf_hub:', 'local-dir:'))
+
+
 def _create(name: str, kwargs: dict[str, Any]) -> nn.Module:
     name = name.removeprefix('collab_')
-    if not timm.is_model(name):
+    if not timm.is_model(name) and not is_source(name):
         raise ValueError(f"timm has no architecture '{name}': see timm.list_models()")
     try:
         with torch.device('meta'):

@@ -38,12 +38,12 @@ class CollaborativeTask(ClassificationTask):
         criterion: Hard loss of one head, or a ready `CollaborativeLoss`. Created from criterion_kwargs when None.
         criterion_kwargs: Arguments for timm's `create_classification_loss` when criterion is None, needs a timm that
             has it. Defaults to cross-entropy.
-        temperature: See `CollaborativeLoss`.
-        beta: See `CollaborativeLoss`.
-        scale_by_t2: See `CollaborativeLoss`.
         device: Device for the criterion; the model stays where it is, as in timm's tasks.
         dtype: Dtype for task tensors.
         verbose: Log the objective.
+        temperature: See `CollaborativeLoss`.
+        beta: See `CollaborativeLoss`.
+        scale_by_t2: See `CollaborativeLoss`.
         full_labels: See `CollaborativeLoss`.
 
     Raises:
@@ -67,12 +67,13 @@ class CollaborativeTask(ClassificationTask):
             model: nn.Module,
             criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
             criterion_kwargs: dict[str, Any] | None = None,
-            temperature: float = 2.0,
-            beta: float = 0.5,
-            scale_by_t2: bool = True,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
             verbose: bool = True,
+            *,
+            temperature: float = 2.0,
+            beta: float = 0.5,
+            scale_by_t2: bool = True,
             full_labels: bool = False,
     ) -> None:
         if criterion_kwargs:

@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from timm.models import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .meta import on_meta, storage_key
+from .meta import blank_images, on_meta, storage_key
 
 
 class TraceError(RuntimeError):
@@ -218,7 +217,7 @@ class _Tracer(fx.Tracer):
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         target: Any = node.target
         if node.op == 'placeholder':
-            return torch.empty(self.input_shape, device='meta')
+            return blank_images(self.root, *self.input_shape)
         if node.op == 'get_attr':
             return operator.attrgetter(target)(self.root)
         if node.op == 'call_function':

@@ -66,15 +66,19 @@ class TreeWeights(nn.Module):
 
         Returns:
             A model of the architecture's own class, in the tree's mode, whose logits are that head's, bit for bit.
+
+        Raises:
+            ValueError: The tree has lost a tensor of the architecture, as where modules of it were replaced.
         """
-        tensors = self._tensors(head)
+        values = self._values(head)
         replaced: dict[int, Tensor] = {}
-        for name, original in named_tensors(self._template):
-            if name not in tensors or id(original) in replaced:
-                continue  # a second name of a tensor that another name owns
-            value = tensors[name].detach().clone()
+        for _, original in named_tensors(self._template):
+            if id(original) in replaced:
+                continue  # a second name
+            own = values[id(original)]
+            value = own.detach().clone()
             if isinstance(original, nn.Parameter):
-                value = nn.Parameter(value, requires_grad=tensors[name].requires_grad)
+                value = nn.Parameter(value, requires_grad=own.requires_grad)
             replaced[id(original)] = value
         return structural_copy(self._template, replaced).train(self.training)
 
@@ -94,16 +98,28 @@ class TreeWeights(nn.Module):
 
         Args:
             head: Which head, default the kept one.
-        """
-        tensors = self._tensors(head)
-        owner = {id(tensor): name for name, tensor in named_tensors(self._template) if name in tensors}
-        plain = self._template.state_dict(keep_vars=True)
-        return {name: tensors[owner[id(tensor)]].detach() for name, tensor in plain.items()}
 
-    def _tensors(self, head: int | None) -> dict[str, Tensor]:
-        """The tensors on the way to a head, under each of their names in the plain network."""
+        Raises:
+            ValueError: The tree has lost a tensor of the architecture, as where modules of it were replaced.
+        """
+        values = self._values(head)
+        return {name: values[id(tensor)].detach() for name, tensor in self._template.state_dict(keep_vars=True).items()}
+
+    def _values(self, head: int | None) -> dict[int, Tensor]:
+        """What stands on the way to a head for each of the template's tensors, by the id of the latter."""
         path = self.path(self.kept_head if head is None else head)
-        return dict(item for segment in path for item in named_tensors(segment))
+        own = dict(item for segment in path for item in named_tensors(segment))
+        names = named_tensors(self._template)
+        values = {id(tensor): own[name] for name, tensor in reversed(names) if name in own}
+        for name, tensor in names:
+            if id(tensor) in values:
+                continue
+            if not name.endswith('.num_batches_tracked'):
+                raise ValueError(f"the tree has no '{name}' of its architecture any more: were modules of it replaced?"
+                                 ' Prune it first, and change the plain network')
+            # timm's freeze puts normalisation layers in place that count no batches.
+            values[id(tensor)] = torch.zeros_like(tensor, device=next(iter(own.values())).device)
+        return values
 
     def _from_plain(
             self,
@@ -125,7 +141,8 @@ class TreeWeights(nn.Module):
                 yield f'nodes.{key}.{name}', tensor, value
 
     @torch.no_grad()
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+            self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
         """Take the state dict of a plain network too, as `load_backbone` takes the network.
 
         So a checkpoint of the architecture loads wherever timm loads that of a model, with `checkpoint_path` for one.
@@ -138,9 +155,10 @@ class TreeWeights(nn.Module):
                 for name, tensor in node.state_dict().items():
                     if name in given:  # what is not filled stays
                         state_dict[f'{prefix}nodes.{key}.{name}'] = tensor
+            assigns = local_metadata.get('assign_to_params_buffers', False)  # then branches would be one memory
             for name, _, value in self._from_plain(plain, self._branch_init):
-                state_dict[prefix + name] = value
-        super()._load_from_state_dict(state_dict, prefix, *args)
+                state_dict[prefix + name] = value.clone() if assigns else value
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
         """The classifier of every head, head 0's first; an architecture with several has them side by side."""

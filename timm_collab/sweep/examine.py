@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
-from ..meta import on_meta
+from ..meta import blank_images, on_meta
 from ..model import CollabModel
 from ..split_points import default_input_size, split_points
 from .checks import check_logits, check_partition, check_pruned, check_training, settle, vary
@@ -151,7 +151,7 @@ def _tree(arch: str, plain: Any, **kwargs: Any) -> CollabModel:
 def _run(plain: Any, size: tuple[int, ...]) -> Any:
     """What a network on the meta device makes of two images."""
     with on_meta():
-        return plain.eval()(torch.empty(2, *size, device='meta'))
+        return plain.eval()(blank_images(plain, 2, *size))
 
 
 def _dropout(arch: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms import CenterCropOrPad
 from torchvision import transforms
 
 from timm_collab.train.config import DataConfig
@@ -108,6 +109,11 @@ def test_the_cache_knows_content_and_transform(folder: Path, tmp_path: Path, mon
     assert count(images.take(np.arange(79)))[0] == 1
     assert count(images.take(np.arange(80)[::-1]))[0] == 1
     assert count(images.with_labels(1 - images.labels))[0] == 0
+    borders = [transforms.Compose([CenterCropOrPad(12, fill=fill)]) for fill in (0, 255)]
+    assert repr(borders[0]) == repr(borders[1])
+    padded = [count(images, once, (12, 12, 3)) for once in (*borders, borders[0])]
+    assert [built for built, _ in padded] == [1, 1, 0]
+    assert [int(result[0, 0, 0, 0]) for _, result in padded] == [0, 255, 0]
     path = folder / 'train' / 'cat' / '0.png'
     with Image.open(path) as image:
         changed = image.transpose(Image.Transpose.ROTATE_90)

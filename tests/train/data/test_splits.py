@@ -108,6 +108,18 @@ def test_stratified_leaves_one_of_each_class():
         assert np.bincount(labels_N[~mask_N], minlength=3).tolist() == [1, 1, 1]
 
 
+def test_stratified_draws_class_by_class():
+    """Its draws are part of what a recipe means."""
+    labels_N = np.random.default_rng(0).integers(-1, 7, 200)
+    rng = np.random.default_rng((3, 4))
+    expected_N = np.zeros(200, dtype=bool)
+    for label in range(-1, 7):
+        members = rng.permutation(np.flatnonzero(labels_N == label))
+        expected_N[members[:round(0.3 * len(members))]] = True
+    assert np.array_equal(stratified(labels_N, 0.3, (3, 4)), expected_N)
+    assert stratified(labels_N[:0], 0.3, (3, 4)).shape == (0,)
+
+
 def test_labels_of_a_column_are_those_of_training_alone():
     given = (LABELS + 1) % 5
     source = Source(split(LABELS), None, split(LABELS, 'test'), None, given)

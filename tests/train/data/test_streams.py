@@ -30,10 +30,14 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_parquet(folder: Path, split: str, numbers: list[list[int]], broken: int = -1) -> None:
+def write_parquet(
+        folder: Path, split: str, numbers: list[list[int]], broken: int = -1, content: bytes | None = b'broken',
+) -> None:
     folder.mkdir(exist_ok=True)
     for index, of_file in enumerate(numbers):
-        images = [{'bytes': b'broken' if number == broken else png(number), 'path': None} for number in of_file]
+        images = [{'bytes': png(number), 'path': None} for number in of_file]
+        if broken in of_file:
+            images[of_file.index(broken)] = content and {'bytes': content, 'path': None}
         rows = datasets.Dataset.from_dict(
             {'image': images, 'label': [number % 2 for number in of_file]}, features=FEATURES)
         rows.to_parquet(str(folder / f'{split}-{index:05d}-of-{len(numbers):05d}.parquet'))
@@ -187,8 +191,9 @@ def test_workers_change_nothing(shards):
         assert torch.equal(target, other_target)
 
 
-def test_an_image_that_cannot_be_decoded(shards):
-    write_parquet(shards, 'train', np.arange(4 * PER_FILE).reshape(4, -1).tolist(), broken=30)
+@pytest.mark.parametrize('content', [b'broken', None])
+def test_an_image_that_cannot_be_decoded(shards, content):
+    write_parquet(shards, 'train', np.arange(4 * PER_FILE).reshape(4, -1).tolist(), broken=30, content=content)
     with pytest.raises(TrainError, match=r"image \d+ of epoch 0, both from 0, of split 'train' can't be decoded"):
         batches(shards)
     (alone, count), (shared, shared_count) = (batches(shards, workers, skip=True) for workers in (0, 2))

@@ -28,7 +28,7 @@ CACHED_BYTES = 2**22
 
 _CHUNK = 64
 _PROBE = 32
-_VERSION = 1
+_VERSION = 2
 ToImage = Callable[[Image.Image], Image.Image]
 
 
@@ -99,7 +99,7 @@ def decode_tensor(
 
     Args:
         split: The examples.
-        once: What is done to an image before it is kept; its `repr` tells it from others.
+        once: What is done to an image before it is kept; its `repr` and its attributes tell it from others.
         shape: Height, width and channels of every image.
         skip: Leave out images that can't be decoded.
         folder: Where to keep the result, if anywhere.
@@ -196,7 +196,9 @@ def _array(image: Image.Image) -> np.ndarray:
 
 def _key(split: ImageSplit, once: ToImage) -> str | None:
     """A digest of the encoded images and of what is done to them; None if an image isn't on this machine."""
-    words = _VERSION, PIL.__version__, split.mode, ' '.join(repr(once).split())
+    # Not all that a step does is in its repr: what timm fills a border with isn't.
+    settings = [sorted(vars(step).items()) for step in getattr(once, 'transforms', [once])]
+    words = _VERSION, PIL.__version__, split.mode, ' '.join(f'{once!r} {settings!r}'.split())
     digest = hashlib.blake2b('\n'.join(map(str, words)).encode(), digest_size=16)
     try:
         for start in range(0, len(split), _CHUNK):

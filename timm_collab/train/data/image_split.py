@@ -35,15 +35,26 @@ def decode(encoded: Callable[[], Encoded], mode: str, where: str) -> Image.Image
         TrainError: It doesn't decode.
     """
     try:
-        image = _FORMAT.decode_example(encoded())
-        if image.mode.startswith('I;16'):
-            # PIL would clip 16-bit values to 255, which turns most of such an image white.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return image.convert(mode)
+        content = encoded()
+        if content is None:
+            raise ValueError('there is none')
+        return _eight_bits(_FORMAT.decode_example(content)).convert(mode)
     except Exception as error:  # whatever a decoder raises on bytes that are no image
         reason = ' '.join(str(error).split())
         raise TrainError(f"{where} can't be decoded ({type(error).__name__}: {reason}): repair or remove it, or write"
                          ' --data.on_bad_image skip') from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with values that PIL converts as they are: it clips what is larger than 255, and most turns white."""
+    if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):  # as older PIL has 16-bit PNG
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ('I', 'F'):
+        array = np.asarray(image)
+        if not ((array >= 0) & (array <= 255) & (array == np.floor(array))).all():
+            raise ValueError(f'its values, 32 bits each from {array.min():g} to {array.max():g}, are no whole numbers'
+                             ' from 0 to 255: store it with 8 or 16')
+    return image
 
 
 @dataclass(frozen=True)

@@ -170,8 +170,9 @@ def stratified(labels_N: Labels, fraction: float, seed: tuple[int, ...]) -> np.n
     """
     rng = np.random.default_rng(seed)
     mask_N = np.zeros(labels_N.size, dtype=bool)
-    for label in np.unique(labels_N):
-        members = rng.permutation(np.flatnonzero(labels_N == label))
+    by_class_N = np.argsort(labels_N, kind='stable')
+    starts = np.flatnonzero(np.diff(labels_N[by_class_N])) + 1
+    for members in map(rng.permutation, np.split(by_class_N, starts)):
         if members.size >= 2:
             mask_N[members[:min(max(round(fraction * members.size), 1), members.size - 1)]] = True
     return mask_N

@@ -240,7 +240,8 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
         return batch
 
     def _decoded(self, key: Key, encoded: Encoded) -> Any:
-        name = f" ('{encoded['path']}')" * bool(encoded['path'])
+        path = encoded and encoded['path']  # a cell may be empty
+        name = f" ('{path}')" * bool(path)
         where = f"image {key[1]} of epoch {key[0]}, both from 0, of split '{self.split.name}'{name}"
         return decode(lambda: encoded, self.split.mode, where)
 
