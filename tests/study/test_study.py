@@ -4,6 +4,8 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from timm_collab.study import read_study, run_study, write_report
 from timm_collab.study.runner import run_folder
 from timm_collab.train import TrainError
 from timm_collab.train.plots import can_plot
-from timm_collab.train.run_folder import read_summary
+from timm_collab.train.run_folder import RunLock, read_summary
 
 ROOT = Path(__file__).parents[2]
 GRID = {
@@ -114,3 +116,51 @@ def test_told_to_stop_every_run_saves_and_the_same_command_goes_on(tmp_path, cap
 def test_without_a_finished_run_there_is_no_report(tmp_path):
     with pytest.raises(TrainError, match='has no finished run yet'):
         write_report(read_study(grid(tmp_path)), tmp_path / 'study')
+
+
+def test_one_process_runs_a_study_at_a_time(tmp_path, monkeypatch, capsys):
+    path = grid(tmp_path)
+    monkeypatch.setattr('timm_collab.train.run_folder.LOCK_SECONDS', 0)
+    with RunLock(tmp_path / 'study'):
+        assert study(path) == 2
+    assert "study' is in use by another process" in capsys.readouterr().err
+    assert not (tmp_path / 'study' / 'runs').exists()
+
+
+def test_a_cell_that_a_killed_study_left_running_is_waited_for(tmp_path, capsys):
+    path = grid(tmp_path, seeds=[0], methods={'single': GRID['methods']['single']})
+    cell = read_study(path).cells[0]
+    program = ('import sys, time; from pathlib import Path; from timm_collab.train.run_folder import RunLock\n'
+               'with RunLock(Path(sys.argv[1])): print(flush=True); time.sleep(4)')
+    left = subprocess.Popen(
+        [sys.executable, '-c', program, str(run_folder(tmp_path / 'study', cell))], stdout=subprocess.PIPE)
+    left.stdout.readline()
+    assert study(path, '--threads', '1') == 0
+    assert left.poll() == 0 and 'in use' not in capsys.readouterr().err
+
+
+def test_a_cell_that_crashed_shows_as_failed(tmp_path, monkeypatch, capsys):
+    path = grid(tmp_path, seeds=[0], methods={'single': GRID['methods']['single']})
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    (tmp_path / 'sitecustomize.py').write_text('raise SystemExit(3)')
+    assert study(path) == 1
+    capsys.readouterr()
+    monkeypatch.undo()
+    assert study(path, '--status') == 0
+    assert 'error: failed with status 1: SystemExit: 3' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['--set', 'a=[1'], "--set 'a=[1': its value is no YAML"),
+    (['--set', 'seed=7'], "the seeds are the study's"),
+    (['--threads', '0'], '--threads must be at least 1, got 0'),
+])
+def test_options_that_make_no_sense(tmp_path, capsys, argv, message):
+    assert study(grid(tmp_path), *argv) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'study').exists()
+
+
+def test_methods_named_by_numbers(tmp_path, capsys):
+    assert study(grid(tmp_path, methods={1: {'keys': {'model.heads': 1}}}, baseline=1)) == 2
+    assert 'the name of method 1 must be text' in capsys.readouterr().err

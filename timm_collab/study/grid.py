@@ -84,12 +84,14 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     Raises:
         TrainError: It can't be read, a key is missing, unknown or of the wrong kind, or a cell's recipe is refused.
     """
+    require('seed' not in (overrides or {}), "--set seed: the seeds are the study's, write them into its grid")
     require(path.is_file(), f"no study '{path}': write the path of a YAML file")
     values = read_mapping(path, 'study')
     _check_keys(values, _KEYS, f'study {path}')
     methods: Any = values.get('methods')
     require(isinstance(methods, Mapping) and bool(methods), f'study {path}: methods must map names to what they change')
     for name, method in methods.items():
+        require(isinstance(name, str), f'study {path}: the name of method {name!r} must be text: put it in quotes')
         require(isinstance(method, Mapping), f"study {path}: method '{name}' must hold recipes or keys, got {method!r}")
         _check_keys(method, _METHOD_KEYS, f"study {path}: method '{name}'")
     seeds = _seeds(values.get('seeds'), f'study {path}')

@@ -99,7 +99,7 @@ def _table(study: Study, rows: Sequence[Row], setting: str) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    return f'| {" | ".join(cells)} |'
+    return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'  # names may be trees
 
 
 def _difference(study: Study, rows: Sequence[Row], setting: str, method: str) -> str:

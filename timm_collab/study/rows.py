@@ -155,17 +155,20 @@ def _read(study: Study, path: Path) -> dict[Cell, Row]:
     """The rows of a file, each with its cell."""
     cells = {(cell.setting, cell.method, cell.seed): cell for cell in study.cells}
     found: dict[Cell, Row] = {}
-    with open(path, encoding='utf-8', newline='') as file:
-        reader = csv.DictReader(file, strict=True)
-        for values in reader:
-            where = f"'{path}', line {reader.line_num}"
-            row = _parsed(values, where)
-            cell = cells.get((row.setting, row.method, row.seed))
-            name = f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed}"
-            if cell is None:
-                raise TrainError(f'{name} is no run of the study: take its row out, or put it into the grid again')
-            require(cell not in found, f'{name} is there twice')
-            found[cell] = row
+    try:
+        text = path.read_text(encoding='utf-8')
+        lines = list(csv.DictReader(io.StringIO(text, newline=''), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise TrainError(f"'{path}' is damaged ({error}): bring it back from a copy") from error
+    for number, values in enumerate(lines, 2):
+        where = f"'{path}', line {number}"
+        row = _parsed(values, where)
+        cell = cells.get((row.setting, row.method, row.seed))
+        name = f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed}"
+        if cell is None:
+            raise TrainError(f'{name} is no run of the study: take its row out, or put it into the grid again')
+        require(cell not in found, f'{name} is there twice')
+        found[cell] = row
     require(bool(found), f"'{path}' holds no run")
     return found
 
@@ -241,7 +244,7 @@ def _forward(config: TrainConfig, summary: Mapping[str, Any], known: dict[str, i
     name = repr((config.model, config.data.in_chans, config.data.img_size, num_classes, input_size))
     if name not in known:
         # Its weights don't matter, and may be far away.
-        model = dataclasses.replace(config.model, pretrained=False)
+        model = dataclasses.replace(config.model, pretrained=False, checkpoint_path=None)
         try:
             known[name] = forward_multiply_adds(build_model(model, config.data, num_classes), input_size)
         except TrainError:

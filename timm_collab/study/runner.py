@@ -20,8 +20,8 @@ from tqdm import tqdm
 from ..train.config import TrainConfig
 from ..train.errors import TrainError, require
 from ..train.metrics import metric_of
-from ..train.run_folder import RunState, inspect_folder, read_summary
-from ..train.stopping import StoppedError, StopRequest
+from ..train.run_folder import RunLock, RunState, inspect_folder, is_in_use, read_summary
+from ..train.stopping import EX_TEMPFAIL, StoppedError, StopRequest
 from .grid import Cell, Study, filled
 
 RUNS, RECIPES, LOGS = 'runs', 'recipes', 'logs'
@@ -66,11 +66,18 @@ def run_study(
         A line for each cell that failed, with the end of what it said.
 
     Raises:
-        TrainError: A cell's folder holds the run of another recipe. Nothing has been started by then.
+        TrainError: A cell's folder holds the run of another recipe, or another process runs the study. Nothing has been
+            started by then.
         StoppedError: A signal asked to stop. Every run was told to save, and has ended.
     """
     require(jobs >= 1, f'--jobs must be at least 1, got {jobs}')
+    require(threads is None or threads >= 1, f'--threads must be at least 1, got {threads}')
     threads = threads or max((os.cpu_count() or 1) // jobs, 1)
+    with RunLock(folder):
+        return _run_cells(study, folder, jobs, threads, recorded)
+
+
+def _run_cells(study: Study, folder: Path, jobs: int, threads: int, recorded: Collection[Cell]) -> list[str]:
     waiting = []
     for cell in study.cells:
         try:
@@ -88,7 +95,7 @@ def run_study(
         total=len(study.cells), initial=done, unit='run', disable=not sys.stderr.isatty(), dynamic_ncols=True,
     ) as bar:
         while (waiting or running) and not stop.requested:
-            while len(running) < jobs and (free := _next(waiting, running)) is not None:
+            while len(running) < jobs and (free := _next(folder, waiting, running)) is not None:
                 waiting.remove(free)
                 running.append(_Running(free, _start(folder, free, threads), time.perf_counter()))
             time.sleep(POLL_SECONDS)
@@ -130,10 +137,11 @@ def _log(folder: Path, cell: Cell) -> Path:
     return folder / LOGS / f'{cell.name}.txt'
 
 
-def _next(waiting: Sequence[Cell], running: Sequence[_Running]) -> Cell | None:
-    """The first cell that needs none that has still to run."""
+def _next(folder: Path, waiting: Sequence[Cell], running: Sequence[_Running]) -> Cell | None:
+    """The first cell that needs none that has still to run, and that no study which was killed has left running."""
     unfinished = {*waiting, *(each.cell for each in running)}
-    return next((cell for cell in waiting if cell.needs not in unfinished), None)
+    return next((cell for cell in waiting if cell.needs not in unfinished and not is_in_use(run_folder(folder, cell))),
+                None)
 
 
 def _start(folder: Path, cell: Cell, threads: int) -> subprocess.Popen[bytes]:
@@ -159,8 +167,12 @@ def _outcome(folder: Path, ended: _Running) -> str:
         metric = metric_of(summary)
         score = summary[f'{metric.final}_kept']
         return f'{ended.cell.name}: {metric.final_name} {score:.2f} % ({minutes:.1f} min)'
-    return (f'{ended.cell.name}: failed with status {ended.process.returncode}: {last_words(folder, ended.cell)}'
-            f' ({_log(folder, ended.cell)})')
+    said, status = last_words(folder, ended.cell), ended.process.returncode
+    failure = f'failed with status {status}: {said}'
+    if status not in (0, EX_TEMPFAIL, 130) and not said.startswith('error:'):
+        with open(_log(folder, ended.cell), 'a', encoding='utf-8') as file:  # where `--status` looks for it
+            file.write(f'error: {failure}\n')
+    return f'{ended.cell.name}: {failure} ({_log(folder, ended.cell)})'
 
 
 def _stop(running: Sequence[_Running]) -> None:

@@ -54,7 +54,11 @@ def validate(
         TrainError: A damaged run, or data that don't suit it.
     """
     config = _with_data(run.config, overrides or {})
-    where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    try:
+        where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.zeros((), device=where)
+    except (AssertionError, RuntimeError) as error:  # torch made without CUDA raises the former
+        raise TrainError(f"device '{device}': {str(error).splitlines()[0]}") from error
     tree = run.load_tree()
     pruned = _load_pruned(run)
     if not sys.stderr.isatty():

@@ -74,10 +74,13 @@ def _show_status(study: Study, folder: Path) -> None:
 def _overrides(given: Sequence[str]) -> dict[str, Any]:
     import yaml
 
-    from ...train.errors import require
+    from ...train.errors import TrainError, require
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition('=')
         require(bool(name and equals), f"--set '{text}': write KEY=VALUE, e.g. data.path=./cifar10")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise TrainError(f"--set '{text}': its value is no YAML ({' '.join(str(error).split())})") from error
     return found
