@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from .catalogue import find_head, list_heads
@@ -69,7 +69,7 @@ def from_pretrained_tree(source: str | Path, revision: str | None = None) -> Col
         **config.get('model_args', {}),
     )
     try:
-        model.load_state_dict(load_file(tree_file))
+        load_model(model, tree_file)  # the file has a tied tensor under one of its names
     except RuntimeError:  # PyTorch lists every name
         raise DownloadError(f"{TREE} of '{source}' is of another tree than '{described['tree']}'") from None
     return model

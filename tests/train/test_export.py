@@ -7,6 +7,7 @@ import pytest
 import timm
 import timm.data
 import torch
+from safetensors.torch import load_file
 
 import timm_collab.train.export as export
 from timm_collab.train.export import ExportError, export_head
@@ -78,6 +79,18 @@ def test_transformer_of_another_size(tmp_path):
     export_head(model, tmp_path / 'pruned', torch.randn(2, 3, 32, 32), data_config, {'img_size': 32})
     reloaded = timm.create_model(f'local-dir:{tmp_path}/pruned', pretrained=True)
     assert reloaded(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_tied_tensors_are_saved_under_all_their_names(tmp_path):
+    model = timm.create_model('collab_coat_lite_tiny', heads=2, num_classes=3, img_size=32)
+    data_config = {**DATA_CONFIG, 'input_size': (3, 32, 32), 'mean': (0.5,) * 3, 'std': (0.5,) * 3}
+    images = torch.randn(2, 3, 32, 32)
+    export_head(model, tmp_path / 'pruned', images, data_config, {'img_size': 32})
+    reloaded = timm.create_model(f'local-dir:{tmp_path}/pruned', pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(reloaded(images), model(images))
+    assert load_file(tmp_path / 'pruned' / 'model.safetensors').keys() == reloaded.state_dict().keys()
+    assert reloaded.cpe1 is reloaded.serial_blocks1[1].cpe
 
 
 def test_different_logits_are_refused_and_nothing_is_left_under_the_final_name(model, images, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor
 
 from ..download import CONFIG, WEIGHTS
@@ -51,7 +51,7 @@ def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
                 **run.model_args,
             ).eval()
             try:
-                model.load_state_dict(load_file(run.tree_file))
+                load_model(model, run.tree_file)  # the file has a tied tensor under one of its names
             except RuntimeError:  # PyTorch lists every name
                 raise HubError(f"'{run.tree_file}' is of another tree than '{run.summary['tree']}'") from None
         if half:

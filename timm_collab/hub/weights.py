@@ -4,13 +4,16 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from collections import Counter
 from pathlib import Path
 
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..meta import named_tensors
 from ..tree import HeadTree, node_name
 from .errors import HubError, require
 from .run import FinishedRun, tensor_names
@@ -35,6 +38,10 @@ def write_head(run: FinishedRun, head: int, file: Path, half: bool, metadata: di
         source, names = run.tree_file, _names_in_tree(run, head, list(names))
     with safe_open(source, framework='pt') as tensors:
         saved = {name: _rounded(name, tensors.get_tensor(key), half) for name, key in names.items()}
+    users = Counter(names.values())
+    for name, key in names.items():
+        if users[key] > 1:  # read twice, it may be the same memory, which safetensors doesn't write
+            saved[name] = saved[name].clone()
     save_file(saved, file, metadata)
     sort_metadata(file)
     # safetensors makes a file that only its owner can read; a model folder is there to be shared.
@@ -47,10 +54,28 @@ def _names_in_tree(run: FinishedRun, head: int, names: list[str]) -> dict[str, s
     present = set(tensor_names(run.tree_file))
     leaf = HeadTree.parse(run.summary['tree']).leaves[head]
     nodes = [node_name(leaf[:depth]) for depth in range(len(leaf) + 1)]
-    found = {name: key for name in names for node in nodes if (key := f'nodes.{node}.{name}') in present}
+
+    def find(names: list[str]) -> dict[str, str]:
+        return {name: key for name in names for node in nodes if (key := f'nodes.{node}.{name}') in present}
+
+    found = find(names)
+    if len(found) < len(names):
+        for tied in _tied_names(run):
+            known = find(tied)
+            if known:
+                found = dict.fromkeys(tied, next(iter(known.values()))) | found
     missing = [name for name in names if name not in found]
     require(not missing, f"'{run.tree_file}' has no {', '.join(missing[:3])} of head {head}: it is of another tree")
-    return found
+    return {name: found[name] for name in names}
+
+
+def _tied_names(run: FinishedRun) -> list[list[str]]:
+    """The names of each tensor of the plain network that has several, of which a tree may hold but one."""
+    network = timm.create_model(run.architecture, num_classes=run.num_classes, **run.model_args)
+    names: dict[int, list[str]] = {}
+    for name, tensor in named_tensors(network):
+        names.setdefault(id(tensor), []).append(name)
+    return [tied for tied in names.values() if len(tied) > 1]
 
 
 def _rounded(name: str, tensor: Tensor, half: bool) -> Tensor:

@@ -14,6 +14,8 @@ import torch.nn as nn
 from timm.models import model_entrypoint, save_for_hf
 from torch import Tensor
 
+from ..meta import storage_key
+
 RECOMMENDED = ('test_input_size', 'test_crop_pct')
 MULTI_LABEL = 'multi_label_classification'  # transformers' word
 PROVENANCE = ('tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'notes')
@@ -65,6 +67,7 @@ def export_head(
         if name not in dropped
     }
 
+    pruned.register_state_dict_post_hook(_untie)
     partial = folder.with_name(f'.{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     save_for_hf(
@@ -85,6 +88,16 @@ def export_head(
     os.replace(partial, folder)
     modules = 'timm' if _is_timm_own(architecture) else 'timm, timm_collab'
     return f"import {modules}; model = timm.create_model('local-dir:{folder.as_posix()}', pretrained=True)"
+
+
+def _untie(module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+    """Give each further name of a tensor a copy: safetensors refuses shared memory, and plain timm a missing name."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        key = storage_key(tensor)
+        if key in seen:
+            state[name] = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(key)
 
 
 def _drop_repeated_num_classes(config_file: Path) -> None:
