@@ -4,6 +4,7 @@ import json
 
 import huggingface_hub
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from timm_collab.hub import ExportOptions, FinishedRun
@@ -18,6 +19,71 @@ def card_of(make_run, tmp_path, edit=None, **options) -> ModelCard:
         (path / 'summary.json').write_text(json.dumps(summary))
     write_folder(FinishedRun.read(path), tmp_path / 'out', ExportOptions(**{'license': 'cc-by-4.0', **options}))
     return ModelCard.load(tmp_path / 'out' / 'README.md')
+
+
+def edit_recipe(path, **groups) -> None:
+    recipe = yaml.safe_load((path / 'config.yaml').read_text())
+    for group, keys in groups.items():
+        recipe[group].update(keys)
+    (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
+
+
+def card_of_run(path, folder, **options) -> ModelCard:
+    write_folder(FinishedRun.read(path), folder, ExportOptions(license='mit', **options))
+    return ModelCard.load(folder / 'README.md')
+
+
+@pytest.mark.parametrize(('objective', 'tag', 'said', 'cites'), [
+    ({'kind': 'collaborative'}, 'collaborative-learning', ('by collaborative learning', 'what the others agree on'),
+     'song2018collaborative'),
+    ({'kind': 'mutual'}, 'deep-mutual-learning', ('by Deep Mutual Learning', 'the prediction of each other head'),
+     'zhang2018mutual'),
+    ({'kind': 'gated'}, 'on-the-fly-native-ensemble',
+     ('On-the-Fly Native Ensemble', 'the ensemble of all heads, weighted by a gate'), 'lan2018ensemble'),
+    ({'beta': 1.0}, None, ('as one of several heads', 'from the labels alone'), None),
+])
+def test_it_names_what_the_heads_learnt_from(make_run, tmp_path, objective, tag, said, cites) -> None:
+    path = make_run()
+    edit_recipe(path, objective=objective)
+    card = card_of_run(path, tmp_path / 'out')
+    for words in said:
+        assert words in card.text, words
+    tags = {'collaborative-learning', 'deep-mutual-learning', 'on-the-fly-native-ensemble'}
+    assert tags & set(card.data.tags) == ({tag} if tag else set())
+    assert card.text.count('@inproceedings{') == bool(cites) and (cites or '') in card.text
+    assert ('the others agree' in card.text) == (tag == 'collaborative-learning')
+
+
+@pytest.mark.parametrize('teacher', [None, '/home/somebody/teacher'])
+def test_a_network_alone_is_not_called_collaborative(make_run, tmp_path, teacher) -> None:
+    path = make_run(tree='head', kept_head=0)
+    if teacher is not None:
+        edit_recipe(path, teacher={'path': teacher}, model={'tree': None, 'heads': 1})
+        summary = json.loads((path / 'summary.json').read_text())
+        facts = {'path': teacher, 'architecture': 'resnet18', 'parameters': 11_700_000}
+        (path / 'summary.json').write_text(json.dumps({**summary, 'teacher': facts}))
+    card = card_of_run(path, tmp_path / 'out')
+    assert 'It was trained alone with' in card.text and 'ollaborative' not in card.text
+    assert 'collaborative-learning' not in card.data.tags and '## Citation' not in card.text
+    taught = 'from the predictions of a teacher, `resnet18` with 11.70 M parameters (temperature 4)'
+    assert (taught in card.text) == (teacher is not None)
+
+
+@pytest.mark.parametrize(('changes', 'same'), [
+    ({}, True),
+    ({'model': {'name': 'test_resnet'}}, True),
+    ({'optim': {'lr': 0.3}}, False),
+    ({'data': {'path': 'ann/digits'}}, False),
+])
+def test_another_run_is_called_the_same_recipe_only_if_it_is(make_run, tmp_path, changes, same) -> None:
+    alone = make_run('alone', tree='head', kept_head=0)
+    recipe = yaml.safe_load((alone / 'config.yaml').read_text())
+    recipe['model'].update(heads=1, tree=None)
+    (alone / 'config.yaml').write_text(yaml.safe_dump({**recipe, 'seed': 7}))
+    edit_recipe(alone, **changes)
+    card = card_of_run(make_run(), tmp_path / 'out', baseline=alone)
+    assert ('| the network trained alone, same recipe | 10.00 |' in card.text) == same
+    assert ('| another run, alone, of the network alone | 10.00 |' in card.text) == (not same)
 
 
 def test_the_metadata_reads_back_with_its_results(make_run, tmp_path) -> None:
@@ -70,6 +136,7 @@ def test_other_licences_and_data_of_the_hub(make_run, tmp_path) -> None:
                    dataset='ann/digits')
     assert (card.data.license_name, card.data.datasets) == ('mine', ['ann/digits'])
     assert card.data.eval_results[0].dataset_type == 'ann/digits'
+    assert 'The weights are published under the licence [mine](https://example.org/mine).' in card.text
 
 
 def test_use_is_four_lines_and_names_the_plugin_where_it_is_needed(make_run, tmp_path) -> None:
@@ -80,6 +147,13 @@ def test_use_is_four_lines_and_names_the_plugin_where_it_is_needed(make_run, tmp
     card = ModelCard.load(tmp_path / 'cifar-out' / 'README.md')
     assert 'import timm, timm_collab  # registers the architecture' in card.text
     assert 'one that timm alone does not have' in card.text and 'transformers' not in card.data.tags
+
+
+def test_a_checkpoint_that_it_started_from_is_named_without_its_folder(make_run, tmp_path) -> None:
+    path = make_run()
+    edit_recipe(path, model={'checkpoint_path': '/home/somebody/weights.pth'})
+    text = card_of_run(path, tmp_path / 'out').text
+    assert 'started from the weights of a checkpoint, `weights.pth`' in text and 'somebody' not in text
 
 
 @pytest.mark.parametrize('tag', ['test_resnet.r160_in1k'])

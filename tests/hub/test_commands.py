@@ -146,3 +146,18 @@ def test_a_large_head_is_not_shipped(exported, tmp_path, monkeypatch) -> None:
         timm_collab(f'catalogue {moved} --catalogue {tmp_path}/heads.yaml --tag big --repo ann/digits --revision main')
     assert (tmp_path / 'heads.yaml').read_text() == '{}\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['elsewhere', 'heads.yaml']
+
+
+def test_a_catalogue_that_is_not_there_is_one_error(exported) -> None:
+    missing = exported.parent / 'missing.yaml'
+    with pytest.raises(HubError, match=r"catalogue '.*missing.yaml' can't be read"):
+        timm_collab(f'catalogue {exported} --catalogue {missing} --tag x')
+    assert not missing.exists()
+
+
+def test_a_tag_of_timms_own_is_refused_before_it_is_written(exported) -> None:
+    catalogue = exported.parent / 'heads.yaml'
+    catalogue.write_text('{}\n')
+    with pytest.raises(HubError, match=r'test_resnet\.r160_in1k: timm has weights of that name: choose another --tag'):
+        timm_collab(f'catalogue {exported} --catalogue {catalogue} --tag r160_in1k')
+    assert catalogue.read_text() == '{}\n'

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import timm
@@ -11,11 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.hub.conftest import finished_run
-from timm_collab import HeadEnsemble, from_pretrained_tree
+from timm_collab import CollabModel, HeadEnsemble, from_pretrained_tree
 from timm_collab.hub import ExportOptions, FinishedRun, HubError, export, export_run
 from timm_collab.hub.check import check_reload, folder_logits, sample, trained_logits
 from timm_collab.hub.export import write_folder
 from timm_collab.hub.folder import check_folder
+from timm_collab.hub.licenses import check_license
+from timm_collab.train.errors import TrainError
+from timm_collab.train.saved_run import save_tree
 
 MIT = ExportOptions(license='mit')
 FILES = ['README.md', 'config.json', 'model.safetensors', 'recipe.yaml', 'summary.json']
@@ -123,6 +127,24 @@ def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unc
     assert '3.3 times those of one' in (folder / 'README.md').read_text()
 
 
+def test_a_tree_of_tied_tensors_gives_any_head(make_run, tmp_path, unchecked) -> None:
+    path = make_run(arch='coat_lite_tiny', img_size=32, kept_head=1, with_tree=False)
+    torch.manual_seed(0)  # as the run was drawn
+    model = CollabModel('coat_lite_tiny', num_classes=10, in_chans=1, img_size=32, kept_head=1).eval()
+    save_tree(model, path)
+    run = FinishedRun.read(path)
+    images = sample(run.config)
+    with torch.inference_mode():
+        logits = model.forward_heads(images)
+    for head, half in ((0, False), (1, False), (0, True)):
+        options = ExportOptions(license='mit', head=head, half=half, tree=True)
+        folder = export_run(run, tmp_path / f'{head}-{half}', options)
+        assert torch.equal(unchecked[-1][1][0], folder_logits(folder))
+        assert half or torch.equal(logits[head], folder_logits(folder))
+        with torch.inference_mode():
+            assert torch.equal(from_pretrained_tree(folder).eval().forward_heads(images), logits)
+
+
 def test_other_formats_lie_next_to_the_folder(make_run, tmp_path, unchecked) -> None:
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
@@ -153,9 +175,51 @@ def test_nothing_tells_of_the_machine(make_run, tmp_path, unchecked) -> None:
         assert yaml.safe_load((folder / 'recipe.yaml').read_text())['data']['path'] == (dataset or 'cats')
 
 
+def test_a_recipe_keeps_the_last_names_of_local_paths(make_run, tmp_path, unchecked) -> None:
+    path = make_run()
+    recipe = yaml.safe_load((path / 'config.yaml').read_text())
+    recipe['project'] = 'somebody'
+    recipe['data'] |= {'path': 'timm:folder', 'root': 'somebody/cats/', 'cache_dir': '/scratch/somebody'}
+    recipe['model'] |= {'checkpoint_path': 'somebody/weights.pth', 'kwargs': {
+        'drop_path_rate': 0.1, 'act_layer': 'gelu', 'pretrained_cfg_overlay': {'file': '~/somebody/more.bin'}}}
+    recipe['optim']['kwargs'] = {'betas': [0.9, 0.95], 'files': ['/home/somebody/a', r'C:\somebody\b']}
+    (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
+    folder = export_run(FinishedRun.read(path), tmp_path / 'out', MIT)
+    told = yaml.safe_load((folder / 'recipe.yaml').read_text())
+    assert told['data']['root'] == 'cats' and 'cache_dir' not in told['data'] and 'project' not in told
+    assert told['model']['checkpoint_path'] == 'weights.pth'
+    assert told['model']['kwargs'] == {
+        'drop_path_rate': 0.1, 'act_layer': 'gelu', 'pretrained_cfg_overlay': {'file': 'more.bin'}}
+    assert told['optim']['kwargs'] == {'betas': [0.9, 0.95], 'files': ['a', 'b']}
+    assert not any(b'somebody' in file.read_bytes() for file in folder.rglob('*') if file.is_file())
+
+
+def test_labels_that_are_no_utf8_are_one_error(make_run, tmp_path, unchecked) -> None:
+    (tmp_path / 'labels.txt').write_bytes('Löwe\n'.encode('latin-1') * 10)
+    with pytest.raises(HubError, match=r"--labels '.*labels.txt' is no text in UTF-8 \(byte 1\)"):
+        export_run(FinishedRun.read(make_run()), tmp_path / 'out', ExportOptions(
+            license='mit', labels=tmp_path / 'labels.txt'))
+
+
+def test_an_output_inside_a_file_is_one_error(make_run, tmp_path, unchecked) -> None:
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(TrainError, match=r"out' can't be created: '.*file' is a file"):
+        export_run(FinishedRun.read(make_run()), tmp_path / 'file' / 'out', MIT)
+
+
+def test_an_output_may_lie_at_home(make_run, tmp_path, unchecked, monkeypatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert export_run(FinishedRun.read(make_run()), Path('~/out'), MIT) == tmp_path / 'out'
+
+
+@pytest.mark.parametrize('license', ['apple-amlr', 'apple-ascl', 'fair-noncommercial-research-license', 'gemma'])
+def test_licences_of_published_weights_are_known(license) -> None:
+    check_license(license, None, None)
+
+
 @pytest.mark.parametrize(('options', 'message'), [
     ({}, '--license is missing: say under which licence'),
-    ({'license': 'apache2.0'}, "the Hub knows no licence 'apache2.0'; did you mean 'apache-2.0'"),
+    ({'license': 'apache2.0'}, "'apache2.0' is not in this version's list.*; did you mean 'apache-2.0'"),
     ({'license': 'other'}, '--license-name and --license-link go together, and with --license other'),
     ({'license': 'mit', 'license_name': 'mine', 'license_link': 'https://example.org'}, 'go together'),
     ({'license': 'mit', 'head': 9}, '--head 9: this tree has heads 0 to 3'),

@@ -23,10 +23,20 @@ if TYPE_CHECKING:
     from .export import ExportOptions
 
 CARD, TEMPLATE = 'README.md', 'card.md'
-METHOD = 'collaborative-learning'
 DIGITS = 'builtin:digits'
 METRICS = {'top1': ('accuracy', 'Top-1 accuracy (%)'), 'map': ('mean_average_precision', 'mAP (%)')}
 HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
+
+# Of each objective.kind, its tag and its name.
+METHODS = {
+    'collaborative': (
+        'collaborative-learning', 'collaborative learning ([Song & Chai, 2018](https://arxiv.org/abs/1805.11761))'),
+    'mutual': (
+        'deep-mutual-learning', 'Deep Mutual Learning ([Zhang et al., 2018](https://arxiv.org/abs/1706.00384))'),
+    'gated': (
+        'on-the-fly-native-ensemble',
+        'a gated ensemble, On-the-Fly Native Ensemble ([Lan et al., 2018](https://arxiv.org/abs/1806.04606))'),
+}
 
 # What the recipe's names of embedded data stand for.
 DATASET_NAMES = {DIGITS: 'Optical Recognition of Handwritten Digits (UCI)'}
@@ -61,7 +71,9 @@ def write_card(
         template_path=str(shipped / TEMPLATE),
         name=data.model_name,
         what=_what(run, summary, config),
-        how=_how(run, recipe),
+        method=_method(run, recipe),
+        trained=_trained(run, recipe),
+        how=_how(run, summary, recipe),
         picture=HeadTree.parse(run.summary['tree']).draw() if run.num_heads > 1 else '',
         usage=_usage(run),
         plugin=run.needs_plugin,
@@ -70,7 +82,7 @@ def write_card(
         results=results_table(summary, head=summary['export']['head'], dtype=summary['export']['dtype']),
         plots=[{'title': plot.stem, 'path': f'{PLOTS}/{plot.name}'} for plot in run.plots()],
         training=training_list(summary, recipe),
-        limits=limits_text(summary, recipe, options.license, options.note),
+        limits=limits_text(summary, recipe, _license(options), options.note),
     )
     text = re.sub(r'\n{3,}', '\n\n', card.content).rstrip() + '\n'
     (folder / CARD).write_text(text, encoding='utf-8')
@@ -99,7 +111,9 @@ def card_data(
         metric_value=metric.in_final(final),
         dataset_split=split[1] if split else None,
     )
-    tags = ['image-classification', 'timm', METHOD] + ([] if run.needs_plugin else ['transformers'])
+    method = _method(run, recipe)
+    tags = ['image-classification', 'timm', *([METHODS[method][0]] if method else [])]
+    tags += [] if run.needs_plugin else ['transformers']
     base = _base_model(recipe)
     return ModelCardData(
         license=options.license,
@@ -144,18 +158,56 @@ def _what(run: FinishedRun, summary: Mapping[str, Any], config: Mapping[str, Any
     return text
 
 
-def _how(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
+def _method(run: FinishedRun, recipe: Mapping[str, Any]) -> str | None:
+    """The objective.kind by which heads learnt from each other, None where they didn't."""
+    objective = recipe['objective']
+    kind = str(objective.get('kind', 'collaborative'))
+    # With all weight on the labels only a gated ensemble is left: it learns from them, and its heads through it.
+    return None if run.num_heads == 1 or (objective['beta'] == 1 and kind != 'gated') else kind
+
+
+def _trained(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
+    method = _method(run, recipe)
+    if method is not None:
+        return f'by {METHODS[method][1]}'
+    return 'alone' if run.num_heads == 1 else 'as one of several heads'
+
+
+def _how(run: FinishedRun, summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     if run.num_heads == 1:
-        return 'this is the network alone, without a tree of heads.'
+        return f'this is the network without a tree of heads, which learnt from the labels{_taught(summary, recipe)}.'
     objective = recipe['objective']
     soft = 1 - objective['beta']
     if objective.get('full_labels'):
         soft = round(soft / objective['beta'], 4)
+    source = {
+        'collaborative': 'what the others agree on',
+        'mutual': 'the prediction of each other head',
+        'gated': 'the ensemble of all heads, weighted by a gate',
+    }[objective.get('kind', 'collaborative')]
     learn = ('from the labels alone' if objective['beta'] == 1 else
-             f'from the labels and, with a weight of {soft:g}, from what the others agree on'
+             f'from the labels and, with a weight of {soft:g}, from {source}'
              f' (temperature {objective["temperature"]:g})')
     return (f'{run.num_heads} heads grew on a tree (`{run.summary["tree"]}`), each learning {learn}; one of them was'
             ' kept, which is this network.')
+
+
+def _taught(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    """What else a network alone learnt from."""
+    asked, facts = recipe.get('teacher') or {}, summary.get('teacher') or {}
+    name = facts.get('architecture') or asked.get('name') or asked.get('path')
+    if name is None:
+        return ''
+    size = f' with {facts["parameters"] / 1e6:.2f} M parameters' if 'parameters' in facts else ''
+    temperature = f' (temperature {asked["temperature"]:g})' if 'temperature' in asked else ''
+    return f' and from the predictions of a teacher, `{name}`{size}{temperature}'
+
+
+def _license(options: ExportOptions) -> str:
+    """How the card's text names the licence."""
+    if options.license == 'other':
+        return f'[{options.license_name}]({options.license_link})'
+    return f'`{options.license}`'
 
 
 def _usage(run: FinishedRun) -> str:

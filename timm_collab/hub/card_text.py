@@ -21,7 +21,10 @@ def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
         rows = [('the network, **this model**', summary[f'{final}_kept'])]
     single = summary.get('single')
     if single is not None:
-        rows.append(('the network trained alone, same recipe', single[f'{final}_kept']))
+        other = summary['export'].get('baseline')
+        name = ('the network trained alone, same recipe' if other is None else
+                f'another run, {other}, of the network alone' + ' with a teacher' * bool(single.get('teacher')))
+        rows.append((name, single[f'{final}_kept']))
     lines = [
         f'{what} on {summary["error_on"]}, {measured["count"]:,} images'
         + ', clean labels' * bool(summary['noise']['realised_rate']),
@@ -59,6 +62,8 @@ def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         items.append(f'running average of the weights, decay {recipe["ema"]["decay"]:g}')
     if recipe['model'].get('pretrained'):
         items.append(f'started from pretrained weights of `{str(recipe["model"]["name"]).removeprefix("collab_")}`')
+    if recipe['model'].get('checkpoint_path'):
+        items.append(f'started from the weights of a checkpoint, `{recipe["model"]["checkpoint_path"]}`')
     hardware = summary.get('hardware', summary['device'])
     count = f'{summary["num_processes"]} processes on ' if summary['num_processes'] > 1 else ''
     items.append(f'{summary["train_seconds"] / 60:.1f} minutes on {count}{hardware}')
@@ -67,7 +72,7 @@ def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
 
 
 def limits_text(
-    summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str | None, note: str | None = None,
+    summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str, note: str | None = None,
 ) -> str:
     """What was not measured, what else there is to know, and whose terms apply."""
     lines = [
@@ -79,9 +84,11 @@ def limits_text(
         lines.append(note)
     if recipe['model'].get('pretrained'):
         lines.append('The weights it was fine-tuned from have a licence of their own, which is on their card.')
+    if recipe['model'].get('checkpoint_path'):
+        lines.append('The checkpoint that training started from may have a licence of its own.')
     if str(summary['data']['path']) == 'builtin:digits':
         lines.append(
             'The digits are by E. Alpaydin and C. Kaynak, from the UCI Machine Learning Repository, under CC BY 4.0:'
             ' name them when you pass this model on.')
-    lines.append(f'The weights are published under the licence `{license}`.')
+    lines.append(f'The weights are published under the licence {license}.')
     return '\n\n'.join(lines)

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
+from timm.models import _registry
 
 from ..catalogue import CatalogueError, read_catalogue
 from ..download import WEIGHTS, sha256_of
@@ -40,11 +41,13 @@ def add_entry(
         The head's name.
 
     Raises:
-        HubError: The folder can't be published, the entry can't be, or its name is taken.
+        HubError: The folder can't be published, the entry can't be, or its name is taken, by timm's weights too.
     """
     upload = check_folder(folder)
     config = upload.config
     name = f'{config["architecture"]}.{tag}'
+    require(name not in _registry._model_pretrained_cfgs,
+            f'{name}: timm has weights of that name: choose another --tag')
     shipped = folder.resolve().parent == catalogue.resolve().parent
     require(repo is not None or shipped,
             f"'{folder}' lies elsewhere than '{catalogue}': put it beside, or name the --repo it was pushed to")
@@ -52,13 +55,13 @@ def add_entry(
             f"'{folder / WEIGHTS}' has {upload.size(WEIGHTS):,} bytes: a head of more than {MAX_SHIPPED:,} is not"
             ' shipped with the package; push it, and name its --repo and --revision')
     entry = _entry(folder, config, folder.name if shipped else None, repo, revision)
+    partial = catalogue.with_name(f'.{catalogue.name}.partial')
     try:
         known = read_catalogue(catalogue)
         require(name not in known, f"'{catalogue}' has a head '{name}' already: choose another --tag")
         before = catalogue.read_text(encoding='utf-8')
         comments = ''.join(line for line in before.splitlines(keepends=True) if line.startswith('#'))
         entries = {**(yaml.safe_load(before) or {}), name: entry}
-        partial = catalogue.with_name(f'.{catalogue.name}.partial')
         partial.write_text(comments + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding='utf-8')
         read_catalogue(partial)
         os.replace(partial, catalogue)
