@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import yaml
 
-from timm_collab.train.recipe_diff import differences
+from timm_collab.train.recipe_diff import differences, fingerprint
 
 
 def saved(config) -> dict:
@@ -29,6 +29,14 @@ def test_what_does_not_change_the_result_may_change(recipe):
     asked = recipe('--output=elsewhere', '--data.workers=3', '--data.cache_dir=/cache', '--checkpoint.keep_last=5',
                    '--cpu_threads=1', '--compare_single=true', '--resume=false')
     assert differences(was, asked) == []
+    assert fingerprint(asked) == fingerprint(recipe())
+
+
+def test_what_to_do_with_a_bad_image_may_be_decided_when_one_is_found(recipe):
+    """Found at the end of training, in the test data, its advice is to resume with another key."""
+    asked = recipe('--data.on_bad_image=skip')
+    assert differences(saved(recipe()), asked) == []
+    assert fingerprint(asked) != fingerprint(recipe())
 
 
 def test_a_key_that_was_added_since_had_its_default(recipe):

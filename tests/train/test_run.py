@@ -21,6 +21,7 @@ from timm_collab.train.__main__ import main
 from timm_collab.train.plots import can_plot
 from timm_collab.train.provenance import commit
 from timm_collab.train.run import train
+from timm_collab.train.saved_run import read_run
 
 ROOT = Path(__file__).parents[2]
 PLAIN_TIMM = """
@@ -159,6 +160,13 @@ def test_images_in_folders_with_augmentation_and_without_test_split(recipe, imag
     (['--optim.kwargs={dampenin: 0.1}'], "optimizer 'sgd' can't be made: .*dampenin"),
     (['--optim.kwargs={betas: [0.9, 0.95]}'], r"optim\.kwargs: 'sgd' has no betas: leave it out"),
     (['--optim.name=lookahead_lion', '--optim.kwargs={eps: 1e-6}'], "'lookahead_lion' has no eps: leave it out"),
+    (['--optim.name=adahessian'], "'adahessian' needs second derivatives, which this trainer doesn't compute"),
+    (['--optim.kwargs={foreach: true, fused: true}'], "optimizer 'sgd' can't be made"),
+    (['--optim.name=adam', '--optim.kwargs={betas: [0.9]}'], "optimizer 'adam' can't be made"),
+    (['--model.kwargs={layers: [1]}'], "model 'collab_test_resnet' can't be made"),
+    (['--model.checkpoint_path=none.pth'], "model.checkpoint_path 'none.pth' is no file"),
+    (['--output='], 'output is empty: name a folder'),
+    ([f'--output={"a" * 300}'], "can't be created: File name too long"),
     (['--optim.lrr=1'], "did you mean 'optim.lr'"),
     (['--model.name=collab_test_convnext', '--data.img_size=8'], r"can't take images of \(1, 8, 8\)"),
 ])
@@ -220,3 +228,16 @@ def test_launch_that_fell_apart_is_refused(recipe, monkeypatch, capsys, tmp_path
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert main(['--config=quickstart', f'--output={tmp_path / "run"}']) == 2
     assert 'error: 2 processes were launched but this one trains in a group of 1' in capsys.readouterr().err
+
+
+def test_a_run_from_a_checkpoint_of_ones_own(recipe, tmp_path):
+    """It starts there, and what it saves doesn't need the file."""
+    plain = timm.create_model('test_resnet', num_classes=10, in_chans=1)
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    train(recipe(
+        f'--model.checkpoint_path={tmp_path / "plain.pth"}', '--optim.lr=1e-12', '--model.kwargs={no_jit: true}'))
+    (tmp_path / 'plain.pth').unlink()
+    folder = tmp_path / 'run'
+    pruned = timm.create_model(f'local-dir:{folder / "pruned"}', pretrained=True)
+    torch.testing.assert_close(pruned.conv1[0].weight, plain.conv1[0].weight)
+    assert read_run(folder).load_tree().num_heads == 2

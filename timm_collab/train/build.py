@@ -1,6 +1,7 @@
 """The parts of a run that a recipe names: model, objective, optimizer, schedule."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -26,6 +27,9 @@ from .config import (
 )
 from .errors import TrainError, nearest, require
 
+_OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
+"""Arguments of `timm.create_model` itself, which say how a network is made and not which."""
+
 
 def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.Module:
     """The head tree, on the CPU; one head is the network alone.
@@ -37,7 +41,9 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
     base = architecture.split('.')[0]
     require(timm.is_model(base), f"model.name '{config.name}': timm has no architecture '{base}'"
                                  f'{nearest(base, timm.list_models())}')
-    kwargs: dict[str, Any] = model_args(config, data)
+    require(not config.checkpoint_path or Path(config.checkpoint_path).is_file(),
+            f"model.checkpoint_path '{config.checkpoint_path}' is no file")
+    kwargs: dict[str, Any] = {**config.kwargs, **model_args(config, data)}
     if config.tree is not None:
         kwargs['tree'] = config.tree
     else:
@@ -46,18 +52,20 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
         return timm.create_model(
             f'{COLLAB_PREFIX}{architecture}',
             pretrained=config.pretrained,
+            checkpoint_path=config.checkpoint_path or '',
             branch_init=config.branch_init,
             rescale=config.rescale,
             num_classes=num_classes,
             **kwargs,
         )
-    except (ValueError, TypeError, RuntimeError, OSError, AssertionError) as error:
-        raise TrainError(f"model '{config.name}' can't be made: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever an architecture raises on arguments that it doesn't take
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise TrainError(f"model '{config.name}' can't be made: {reason}") from error
 
 
 def model_args(config: ModelConfig, data: DataConfig) -> dict[str, Any]:
     """Arguments of the architecture itself, for `timm.create_model` and for the saved `config.json`."""
-    args = dict(config.kwargs)
+    args = {name: value for name, value in config.kwargs.items() if name not in _OF_TIMM}
     if data.in_chans != 3:
         args['in_chans'] = data.in_chans
     source = timm.models.get_pretrained_cfg(config.architecture, allow_unregistered=True)
@@ -138,6 +146,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
     require(config.base_name in known,
             f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
     info = timm.optim.get_optimizer_info(config.base_name)
+    require(not info.second_order,
+            f"optim.name '{config.name}' needs second derivatives, which this trainer doesn't compute: take another")
     for has, argument in ((info.has_betas, 'betas'), (info.has_eps, 'eps')):  # timm drops them without a word
         require(has or argument not in config.kwargs, f"optim.kwargs: '{config.name}' has no {argument}: leave it out")
     try:
@@ -150,7 +160,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
             layer_decay=config.layer_decay,
             **config.kwargs,
         )
-    except (AssertionError, ImportError, TypeError, ValueError) as error:  # some need a GPU and another package
+    except Exception as error:  # whatever it raises on such arguments, or without a GPU or another package
         raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
     if criterion is not None and (parameters := list(criterion.parameters())):
         optimizer.add_param_group({'params': parameters})
@@ -158,8 +168,13 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
 
 
 def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:
-    """timm's scheduler of that name, to be stepped with `step_update`; None for `none`."""
+    """timm's scheduler of that name, to be stepped with `step_update`; None for `none`.
+
+    The optimizer's groups get their share of the learning rate, by `layer_decay`, from timm's scheduler or here.
+    """
     if config.name == 'none':
+        for group in optimizer.param_groups:
+            group['lr'] *= group.get('lr_scale', 1.)
         return None
     scheduler, _ = timm.scheduler.create_scheduler_v2(
         optimizer,

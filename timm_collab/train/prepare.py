@@ -73,6 +73,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
+    require(zero or accelerator.gradient_accumulation_steps == 1,
+            f'Accelerate is set to divide gradients by {accelerator.gradient_accumulation_steps} steps of accumulation:'
+            ' leave that out (ACCELERATE_GRADIENT_ACCUMULATION_STEPS) and write grad_accum_steps in the recipe')
     check_sharding(accelerator, config)
     check_zero(accelerator, config)
     check_fused(config, accelerator)

@@ -13,6 +13,8 @@ FREE = (
     'checkpoint.', 'track', 'project', 'plots',
 )
 """Keys, and groups of keys, that may change from one start of a run to the next."""
+NOT_YET = ('data.on_bad_image',)
+"""Keys that may change as well, because nothing has come of them in a run that can go on."""
 _MISSING = object()
 
 
@@ -33,7 +35,7 @@ def differences(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
     for name in [*asked, *(was.keys() - asked.keys())]:
         old = was.get(name, defaults.get(name, _MISSING))
         new = asked.get(name, _MISSING)
-        if old != new and not name.startswith(FREE):
+        if old != new and not name.startswith(FREE + NOT_YET):
             texts.append(f'{name} {_text(old)} -> {_text(new)}')
     return texts
 

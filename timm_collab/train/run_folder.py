@@ -6,6 +6,7 @@ with noise, `train_labels.csv`.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import time
@@ -85,7 +86,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         TrainError: It can't.
     """
-    ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    except OSError as error:  # a name that is too long, for one
+        raise TrainError(f"output '{folder}' can't be created: {error.strerror}") from error
     require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
     require(os.access(ancestor, os.W_OK | os.X_OK), f"output '{folder}' can't be written: no permission to write to"
                                                     f" '{ancestor}'")
@@ -189,10 +193,11 @@ class RunFolder:
             return
         rows = splits.train.located(range(len(splits.train)))[1]
         columns = (rows, *map(_in_words, splits.labels))
-        with open(self.path / LABELS, 'w', encoding='utf-8', newline='') as file:
-            writer = csv.writer(file)
-            writer.writerow(('row', 'clean', 'noisy'))
-            writer.writerows(zip(*columns, strict=True))
+        text = io.StringIO(newline='')
+        writer = csv.writer(text)
+        writer.writerow(('row', 'clean', 'noisy'))
+        writer.writerows(zip(*columns, strict=True))
+        self._write(LABELS, text.getvalue())
 
     def write_batch(self, batch: Mapping[str, Any]) -> None:
         """Write which batch made the loss explode."""

@@ -55,8 +55,8 @@ class SavedRun:
         """
         file = self.path / TREE
         require(file.is_file(), f"run '{self.path}' has no {TREE}, the weights of its whole tree: train it again")
-        # The weights come from the file: what the backbone's author published isn't needed again.
-        config = dataclasses.replace(self.config.model, pretrained=False)
+        # The weights come from the file: what the run started from isn't needed again.
+        config = dataclasses.replace(self.config.model, pretrained=False, checkpoint_path=None)
         model = build_model(config, self.config.data, self.summary['data']['num_classes'])
         try:
             with safe_open(file, framework='pt') as opened:

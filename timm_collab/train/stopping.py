@@ -16,6 +16,15 @@ SAME_PRESS = 1.0
 _SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
 
 
+def leave_signals_to_parent(worker: int = 0) -> None:
+    """Have a process that reads data go on when a signal goes to all processes: the one that trains still saves.
+
+    To be called in that process, as the `worker_init_fn` of a `DataLoader`; it ends when its parent does.
+    """
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+
+
 class StoppedError(Exception):
     """The run stopped after saving; the same command goes on.
 

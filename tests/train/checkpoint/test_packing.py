@@ -80,3 +80,8 @@ def test_state_of_timms_optimizers(name):
     state = optimizer.state_dict()
     again = through_a_file(state)
     assert repr(again) == repr(state)
+
+
+def test_types_of_tensors_come_back():
+    state = {'a': torch.bfloat16, 'b': [torch.float32, {'__dtype__': 'float32'}]}
+    assert through_a_file(state) == state

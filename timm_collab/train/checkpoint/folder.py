@@ -96,6 +96,9 @@ class Checkpoints:
             left = f"the last one, '{kept[-1]}', is intact" if kept else 'there is no earlier one'
             raise CheckpointError(f"the checkpoint '{target}' can't be written ({error}); {left}: make room, then run"
                                   ' the same command to go on') from error
+        except Exception:  # it holds what has no place in a checkpoint
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         self._prune()
         return target
 

@@ -1,7 +1,8 @@
 """Nested state as JSON and named tensors: all that a checkpoint may hold, since a pickle can run anything.
 
-A tensor is replaced by a reference; tuples and dictionaries whose keys aren't strings, which JSON doesn't have, by a
-marked form. What comes back equals what went in: floats bit for bit, shared tensors shared, channels-last ones so.
+A tensor is replaced by a reference; types of tensors, tuples and dictionaries whose keys aren't strings, which JSON
+doesn't have, by a marked form. What comes back equals what went in: floats bit for bit, shared tensors shared,
+channels-last ones so.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_TENSOR, _TUPLE, _ITEMS = '__tensor__', '__tuple__', '__items__'
+_TENSOR, _TUPLE, _ITEMS, _DTYPE = '__tensor__', '__tuple__', '__items__', '__dtype__'
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -18,7 +19,7 @@ def pack(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """Take nested state apart.
 
     Args:
-        state: Dictionaries, lists and tuples of tensors, strings, numbers, booleans and None.
+        state: Dictionaries, lists and tuples of tensors, types of tensors, strings, numbers, booleans and None.
 
     Returns:
         What `json.dumps` takes, and the tensors that it refers to, contiguous and on the CPU, none sharing memory with
@@ -36,12 +37,14 @@ def _pack(value: Any, path: str, tensors: dict[str, Tensor], packed: dict[tuple[
         return value
     if isinstance(value, Tensor):
         return _pack_tensor(value, path or 'tensor', tensors, packed)
+    if isinstance(value, torch.dtype):
+        return {_DTYPE: str(value).removeprefix('torch.')}
     if isinstance(value, (list, tuple)):
         items = [_pack(item, _join(path, index), tensors, packed) for index, item in enumerate(value)]
         return {_TUPLE: items} if isinstance(value, tuple) else items
     if isinstance(value, dict):
         items = [(name, _pack(item, _join(path, name), tensors, packed)) for name, item in value.items()]
-        if all(isinstance(name, str) and name not in (_TENSOR, _TUPLE, _ITEMS) for name in value):
+        if all(isinstance(name, str) and name not in (_TENSOR, _TUPLE, _ITEMS, _DTYPE) for name in value):
             return dict(items)
         return {_ITEMS: [list(item) for item in items]}
     raise TypeError(f"a checkpoint can't hold '{path}': a {type(value).__name__} is neither a tensor nor plain data")
@@ -89,6 +92,8 @@ def _unpack(plain: Any, tensors: dict[str, Tensor], unpacked: dict[str, Tensor])
             format_ = _CHANNELS_LAST[tensor.ndim] if plain.get('channels_last') else torch.contiguous_format
             unpacked[name] = tensor.contiguous(memory_format=format_)
         return unpacked[name]
+    if _DTYPE in plain:
+        return getattr(torch, plain[_DTYPE])
     if _TUPLE in plain:
         return tuple(_unpack(item, tensors, unpacked) for item in plain[_TUPLE])
     if _ITEMS in plain:

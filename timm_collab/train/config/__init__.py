@@ -82,6 +82,7 @@ class TrainConfig:
                                              ' an architecture, e.g. --model.name collab_resnet18')
         require(self.data.path is not None, 'data.path is missing: write e.g. --data.path ./my-images, --data.path'
                                             ' uoft-cs/cifar10 or --data.path builtin:digits')
+        require(self.output is None or bool(self.output.strip()), 'output is empty: name a folder, or leave it out')
         require(0 <= self.seed < 2**32, f'seed must lie in [0, 2**32), got {self.seed}')
         require(len(set(self.track)) == len(self.track), f'track names a tracker twice: {self.track}')
         require(bool(self.project.strip()), 'project must not be empty')

@@ -25,6 +25,8 @@ class ModelConfig:
         None, "head tree, e.g. 'layer2:2,layer3:2', or a nested mapping; in place of heads and pattern")
     num_classes: int | None = key(None, 'number of classes; read from the data when left out')
     pretrained: bool = key(False, "start from the backbone's pretrained weights")
+    checkpoint_path: str | None = key(
+        None, 'start from this checkpoint of the plain network, a file, as from pretrained weights')
     branch_init: Literal['classifier', 'perturb', 'fresh', 'copy'] = key(
         'classifier', 'how heads that start from pretrained weights differ, see timm_collab.CollabModel')
     rescale: bool = key(True, 'backpropagation rescaling at each split (off for ablation)')
@@ -35,6 +37,8 @@ class ModelConfig:
         require(self.num_classes is None or self.num_classes >= 2,
                 f'model.num_classes must be at least 2, got {self.num_classes}')
 
+        require(not (self.pretrained and self.checkpoint_path),
+                'model.pretrained and model.checkpoint_path are two weights to start from: leave one out')
         own = {field.name: f'write model.{field.name}' for field in dataclasses.fields(self)}
         own |= {'in_chans': 'write data.in_chans', 'kept_head': 'the validation data choose it'}
         for name in sorted(own.keys() & self.kwargs.keys()):

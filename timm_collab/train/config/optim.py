@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from ..errors import TrainError, require
@@ -60,13 +61,18 @@ class SchedConfig:
     min_lr: float = key(0.0, 'learning rate that cosine, poly and tanh end at')
     decay_epochs: float = key(30, 'epochs between drops of step')
     decay_milestones: list[int] = key(lambda: [150, 225], 'epochs of the drops of multistep')
-    decay_rate: float = key(0.1, 'factor of each drop')
+    decay_rate: float = key(0.1, 'factor of each drop of step and multistep; the power of poly, e.g. 1')
 
     def __post_init__(self) -> None:
         require(self.warmup_epochs >= 0, f'sched.warmup_epochs must be 0 or more, got {self.warmup_epochs}')
         require(self.min_lr >= 0, f'sched.min_lr must be 0 or more, got {self.min_lr}')
         require(self.warmup_lr >= 0, f'sched.warmup_lr must be 0 or more, got {self.warmup_lr}')
         require(self.decay_epochs > 0, f'sched.decay_epochs must be positive, got {self.decay_epochs}')
+        require(self.decay_rate > 0, f'sched.decay_rate must be positive, got {self.decay_rate}')
+        require(all(0 < a < b for a, b in pairwise([*self.decay_milestones, math.inf])),
+                f'sched.decay_milestones must be positive and ascend, got {self.decay_milestones}')
+        require(self.name != 'none' or not self.warmup_epochs,
+                'sched.warmup_epochs needs a schedule: with sched.name none the learning rate stays what it is')
 
 
 @dataclass(frozen=True, kw_only=True)

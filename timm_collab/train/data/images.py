@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import DataConfig, TrainConfig
 from ..errors import TrainError, require
+from ..stopping import leave_signals_to_parent
 from .batched import BatchTransform, translate
 from .cache import cache_folder
 from .crops import UnsupportedError
@@ -291,6 +292,7 @@ def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataL
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() and not (is_batched and dataset.device.type == 'cuda'),
         collate_fn=_unchanged if is_batched else None,
+        worker_init_fn=leave_signals_to_parent,
         **kwargs,
     )
 
