@@ -115,6 +115,32 @@ def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
     assert max((two[name] - tensor).abs().max() for name, tensor in one.items() if tensor.numel()) > 0  # two did it
 
 
+THREADS = """
+import sys
+from pathlib import Path
+from timm_collab.train.__main__ import main
+
+status = main(sys.argv[1:])
+names = [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]
+print('threads', *(name for name in names if 'gloo' in name))
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='threads are counted where Linux shows them')
+def test_no_thread_of_gloo_outlives_a_run(tmp_path: Path) -> None:
+    """One that still frees a tensor when the interpreter is gone aborts a process that has saved everything."""
+    (tmp_path / 'train.py').write_text(THREADS)
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
+                   'HF_DATASETS_CACHE': str(tmp_path / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py', *RECIPE,
+         '--output=run'],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line for line in done.stdout.splitlines() if line.startswith('threads')] == ['threads'] * 2
+
+
 def train_a_gate(rank: int, folder: Path) -> None:
     os.environ |= {'ACCELERATE_USE_CPU': 'true', 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2',
                    'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': (folder / 'port').read_text()}

@@ -1,6 +1,7 @@
 """Everything that comes before training: processes, data and models, checked as far as they can be."""
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,13 @@ import datasets
 import torch
 import torch.nn as nn
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    is_deepspeed_available,
+    set_seed,
+)
 
 from .allocator import keep_freed_memory
 from .build import build_model, build_optimizer, check_compile, check_input
@@ -55,6 +62,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # what cuBLAS asks for, before its first use
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
+    launched = int(os.environ.get('WORLD_SIZE', 1))
+    if launched > 1:
+        # DDP and Accelerate import them anyway. Imported when the processes have their group, they hold on to it, and
+        # gloo's threads outlive the interpreter, which now and then aborts a process that has done its work.
+        for module in ('torch._dynamo', *(['deepspeed'] if is_deepspeed_available() else [])):
+            importlib.import_module(module)
     zero = zero_asked()
     try:
         accelerator = (ZeroAccelerator if zero else Accelerator)(
@@ -79,7 +92,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     check_sharding(accelerator, config)
     check_zero(accelerator, config)
     check_fused(config, accelerator)
-    launched = int(os.environ.get('WORLD_SIZE', 1))
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'
             ' on CPUs set ACCELERATE_USE_CPU=true and launch with --multi_gpu')
