@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import timm
 from torch import nn
 
 from .segments import Chain, SplitPointError
-from .split_points import even_boundaries, is_source, split_points, stage_boundaries
+from .split_points import check_backbone, even_boundaries, split_points, stage_boundaries
 from .tracing import TraceError
 from .tree import INPUT, HeadTree, HeadTreeError, Path
 
@@ -35,10 +34,7 @@ def read_tree(
         HeadTreeError: A bad spec; the message lists the architecture's split points.
         ValueError: An unknown architecture, or a number of heads that isn't the tree's.
     """
-    if not timm.is_model(backbone) and not is_source(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
-        hint = f', did you mean {" or ".join(map(repr, near))}?' if near else ': see timm.list_models()'
-        raise ValueError(f"timm has no architecture '{backbone}'{hint}")
+    check_backbone(backbone)
     if spec is None:
         return None
     try:

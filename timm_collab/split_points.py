@@ -1,6 +1,7 @@
 """Where an architecture can be split, what crosses there and what a split costs."""
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
         ValueError: No such architecture.
         TraceError: The network's forward can't be followed.
     """
-    plain = _create(model, kwargs) if isinstance(model, str) else model
+    plain = create_without_weights(model, kwargs) if isinstance(model, str) else model
     size = default_input_size(plain, kwargs)
     twin = meta_twin(plain).eval().requires_grad_(False)  # the flop counter can't follow a parameter that is an input
     expand = _repeated(twin)
@@ -132,15 +133,23 @@ def default_input_size(model: nn.Module, kwargs: dict[str, Any]) -> tuple[int, i
     return channels, height, width
 
 
-def is_source(backbone: str) -> bool:
-    """Whether a backbone is given as where a model of one lies: `hf-hub:user/name`, `local-dir:folder`."""
-    return backbone.startswith(('hf-hub:', 'hf_hub:', 'local-dir:'))
+def check_backbone(backbone: str) -> None:
+    """See that a backbone can be one: an architecture of timm, or where a model of one lies, as `hf-hub:user/name`.
+
+    Raises:
+        ValueError: It's neither; the message names architectures that are spelled alike.
+    """
+    if timm.is_model(backbone) or backbone.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
+        return
+    near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
+    hint = f', did you mean {" or ".join(map(repr, near))}?' if near else ': see timm.list_models()'
+    raise ValueError(f"timm has no architecture '{backbone}'{hint}")
 
 
-def _create(name: str, kwargs: dict[str, Any]) -> nn.Module:
+def create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    """A network of an architecture, on the meta device where its constructor allows that."""
     name = name.removeprefix('collab_')
-    if not timm.is_model(name) and not is_source(name):
-        raise ValueError(f"timm has no architecture '{name}': see timm.list_models()")
+    check_backbone(name)
     try:
         with torch.device('meta'):
             return timm.create_model(name, **kwargs)

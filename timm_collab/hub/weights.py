@@ -7,13 +7,13 @@ import struct
 from collections import Counter
 from pathlib import Path
 
-import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..meta import named_tensors
+from ..split_points import create_without_weights
 from ..tree import HeadTree, node_name
 from .errors import HubError, require
 from .run import FinishedRun, tensor_names
@@ -71,7 +71,7 @@ def _names_in_tree(run: FinishedRun, head: int, names: list[str]) -> dict[str, s
 
 def _tied_names(run: FinishedRun) -> list[list[str]]:
     """The names of each tensor of the plain network that has several, of which a tree may hold but one."""
-    network = timm.create_model(run.architecture, num_classes=run.num_classes, **run.model_args)
+    network = create_without_weights(run.architecture, {**run.model_args, 'num_classes': run.num_classes})
     names: dict[int, list[str]] = {}
     for name, tensor in named_tensors(network):
         names.setdefault(id(tensor), []).append(name)

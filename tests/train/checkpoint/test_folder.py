@@ -141,3 +141,4 @@ def test_a_state_that_has_no_place_in_a_checkpoint_is_refused_before_it_is_writt
     with pytest.raises(TypeError, match="can't hold 'hook'"):
         checkpoints.save({'hook': print}, 40)
     assert checkpoints.newest().plain['number'] == 30
+    assert not [*checkpoints.path.glob('.*')]

@@ -84,10 +84,11 @@ class Checkpoints:
         if target.exists():  # reached again after a resume, by the same way: it is the same
             return target
         partial = self.path / f'.{target.name}.partial'
+        packed = pack(state)  # first: what has no place in a checkpoint leaves nothing behind
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            _write(partial, state, update, score)
+            _write(partial, *packed, update, score)
             os.replace(partial, target)
             _sync(self.path)
         except (OSError, SafetensorError) as error:
@@ -96,9 +97,6 @@ class Checkpoints:
             left = f"the last one, '{kept[-1]}', is intact" if kept else 'there is no earlier one'
             raise CheckpointError(f"the checkpoint '{target}' can't be written ({error}); {left}: make room, then run"
                                   ' the same command to go on') from error
-        except Exception:  # it holds what has no place in a checkpoint
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
         self._prune()
         return target
 
@@ -162,8 +160,7 @@ class Checkpoints:
                 shutil.rmtree(trash, ignore_errors=True)
 
 
-def _write(folder: Path, state: Any, update: int, score: float | None) -> None:
-    plain, tensors = pack(state)
+def _write(folder: Path, plain: Any, tensors: dict[str, Tensor], update: int, score: float | None) -> None:
     save_file(tensors, folder / TENSORS)
     (folder / STATE).write_text(json.dumps(plain), encoding='utf-8')
     files = {}
