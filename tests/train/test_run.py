@@ -230,12 +230,13 @@ def test_launch_that_fell_apart_is_refused(recipe, monkeypatch, capsys, tmp_path
     assert 'error: 2 processes were launched but this one trains in a group of 1' in capsys.readouterr().err
 
 
-def test_a_run_from_a_checkpoint_of_ones_own(recipe, tmp_path):
+def test_a_run_from_a_checkpoint_of_ones_own(recipe, tmp_path, monkeypatch):
     """It starts there, and what it saves doesn't need the file."""
     plain = timm.create_model('test_resnet', num_classes=10, in_chans=1)
+    monkeypatch.setenv('HOME', str(tmp_path))
     torch.save(plain.state_dict(), tmp_path / 'plain.pth')
     train(recipe(
-        f'--model.checkpoint_path={tmp_path / "plain.pth"}', '--optim.lr=1e-12', '--model.kwargs={no_jit: true}'))
+        '--model.checkpoint_path=~/plain.pth', '--optim.lr=1e-12', '--model.kwargs={no_jit: true}'))
     (tmp_path / 'plain.pth').unlink()
     folder = tmp_path / 'run'
     pruned = timm.create_model(f'local-dir:{folder / "pruned"}', pretrained=True)

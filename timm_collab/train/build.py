@@ -1,7 +1,7 @@
 """The parts of a run that a recipe names: model, objective, optimizer, schedule."""
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 import timm
@@ -41,8 +41,8 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
     base = architecture.split('.')[0]
     require(timm.is_model(base), f"model.name '{config.name}': timm has no architecture '{base}'"
                                  f'{nearest(base, timm.list_models())}')
-    require(not config.checkpoint_path or Path(config.checkpoint_path).is_file(),
-            f"model.checkpoint_path '{config.checkpoint_path}' is no file")
+    checkpoint = os.path.expanduser(config.checkpoint_path or '')
+    require(not checkpoint or os.path.isfile(checkpoint), f"model.checkpoint_path '{checkpoint}' is no file")
     kwargs: dict[str, Any] = {**config.kwargs, **model_args(config, data)}
     if config.tree is not None:
         kwargs['tree'] = config.tree
@@ -52,7 +52,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
         return timm.create_model(
             f'{COLLAB_PREFIX}{architecture}',
             pretrained=config.pretrained,
-            checkpoint_path=config.checkpoint_path or '',
+            checkpoint_path=checkpoint,
             branch_init=config.branch_init,
             rescale=config.rescale,
             num_classes=num_classes,
