@@ -42,7 +42,7 @@ MAY_IMPORT['hub'] |= {'__init__', 'catalogue', 'download'}
 MAY_IMPORT['cli'] |= {'__init__'}
 
 # Imported where they are needed, after a look whether they are there.
-OPTIONAL = {'deepspeed', 'matplotlib', 'onnx', 'onnxscript'}
+OPTIONAL = {'matplotlib', 'onnx', 'onnxscript'}
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 
 

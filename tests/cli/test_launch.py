@@ -10,6 +10,8 @@ from accelerate.commands.config import config_args
 
 from timm_collab.cli import launch
 from timm_collab.train.errors import TrainError
+from timm_collab.train.parse import parse_config
+from timm_collab.train.prepare import make_accelerator
 
 from .conftest import RECIPE
 
@@ -125,3 +127,15 @@ def test_a_mistake_in_the_recipe_is_told_before_the_launch(machine, command, mon
     status, said, errors = command('train', *RECIPE, '--optim.lrr=1')
     assert (status, said, errors.count('\n')) == (2, '', 1)
     assert errors.startswith("error: unknown key 'optim.lrr'; did you mean 'optim.lr'")
+
+
+def test_deepspeed_is_refused(machine, tmp_path, monkeypatch):
+    machine(4)
+    settings = tmp_path / 'deepspeed.yaml'
+    settings.write_text('distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config: {zero_stage: 2}\n')
+    with pytest.raises(TrainError, match='DeepSpeed is not supported: launch with accelerate/fsdp2'):
+        launch.launch(launch.find_launch(None, str(settings)), [])
+    # As `accelerate launch` without the command `timm-collab` starts it.
+    monkeypatch.setenv('ACCELERATE_USE_DEEPSPEED', 'true')
+    with pytest.raises(TrainError, match='DeepSpeed is not supported: launch with accelerate/fsdp2'):
+        make_accelerator(parse_config(['--config=quickstart']))

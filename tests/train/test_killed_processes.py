@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.utils import is_deepspeed_available, is_torch_version
+from accelerate.utils import is_torch_version
 from safetensors.torch import load_file
 
-from tests.train import sharded, zeroed
+from tests.train import sharded
 from timm_collab.train.sharding import TORCH
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,6 @@ def start(folder: Path, output: str, processes: int, shared_out_by: str | None =
     program, variables = {
         None: ('timm_collab.train', dict),
         'FSDP2': ('tests.train.sharded', sharded.settings),
-        'DeepSpeed': ('tests.train.zeroed', zeroed.settings),
     }[shared_out_by]
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -83,8 +82,6 @@ def end(ranks: list[subprocess.Popen[str]]) -> None:
     (1, None), (2, None),
     pytest.param(2, 'FSDP2', marks=pytest.mark.skipif(
         is_torch_version('<', TORCH), reason=f'FSDP2 is offered with torch {TORCH} or later')),
-    pytest.param(2, 'DeepSpeed', marks=pytest.mark.skipif(
-        not is_deepspeed_available(), reason='DeepSpeed is not installed: extra deepspeed')),
 ])
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: int, shared_out_by: str | None) -> None:
     """First a rank is killed, then another is told to stop: between evaluations each has BatchNorm statistics, and

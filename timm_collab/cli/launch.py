@@ -1,7 +1,6 @@
 """How `timm-collab train` starts: in this process, or as those of `accelerate launch`, their exit status kept."""
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -127,9 +126,9 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         checked, *_ = accelerate_launch._validate_launch_command(args)
     except ValueError as error:
         raise TrainError(f'accelerate launch refuses its settings: {" ".join(str(error).split())}') from error
-    if checked.use_deepspeed:
-        _check_deepspeed(checked)
-    if not (checked.multi_gpu or checked.use_fsdp or checked.use_deepspeed):
+    require(not checked.use_deepspeed, 'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which'
+                                       ' shards weights, gradients and optimizer state')
+    if not (checked.multi_gpu or checked.use_fsdp):
         # One process: it takes the place of this one, and with it its signals and its exit status.
         command, environment = accelerate_launch.prepare_simple_launcher_cmd_env(checked)
         sys.stdout.flush()
@@ -150,14 +149,6 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
             return _first_failure(Path(folder)) or (128 - code if code < 0 else code)
         except SignalException as error:
             return _first_failure(Path(folder)) or 128 + error.sigval
-
-
-def _check_deepspeed(args: argparse.Namespace) -> None:
-    from ..train.zero import check_installed
-    check_installed()
-    require(args.num_machines == 1 or args.deepspeed_multinode_launcher == 'standard',
-            'accelerate launch would start DeepSpeed on the other machines itself: write deepspeed_multinode_launcher:'
-            ' standard in deepspeed_config, and start the command on each')
 
 
 def _first_failure(folder: Path) -> int:

@@ -16,7 +16,7 @@ from accelerate.utils import (
     DataLoaderConfiguration,
     DistributedDataParallelKwargs,
     DistributedType,
-    is_deepspeed_available,
+    parse_flag_from_env,
     set_seed,
 )
 
@@ -32,10 +32,8 @@ from .errors import TrainError, require
 from .fusing import check_fused
 from .sharding import check_sharding
 from .teacher import Teacher, check_teacher, load_teacher
-from .zero import ZeroAccelerator, check_zero, zero_asked
 
-PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP,
-          DistributedType.DEEPSPEED)
+PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if launched > 1:
         # DDP and Accelerate import them anyway. Imported when the processes have their group, they hold on to it, and
         # gloo's threads outlive the interpreter, which now and then aborts a process that has done its work.
-        for module in ('torch._dynamo', *(['deepspeed'] if is_deepspeed_available() else [])):
-            importlib.import_module(module)
-    zero = zero_asked()
+        importlib.import_module('torch._dynamo')
+    require(not parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'),
+            'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which shards weights, gradients'
+            ' and optimizer state')
     try:
-        accelerator = (ZeroAccelerator if zero else Accelerator)(
+        accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             kwargs_handlers=[DistributedDataParallelKwargs(
                 gradient_as_bucket_view=True,
@@ -81,16 +80,14 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except ValueError as error:
-        what = 'DeepSpeed' if zero else f'mixed_precision {config.mixed_precision}'
-        raise TrainError(f'{what}: {" ".join(str(error).split())}') from error
+        raise TrainError(f'mixed_precision {config.mixed_precision}: {" ".join(str(error).split())}') from error
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
-    require(zero or accelerator.gradient_accumulation_steps == 1,
+    require(accelerator.gradient_accumulation_steps == 1,
             f'Accelerate is set to divide gradients by {accelerator.gradient_accumulation_steps} steps of accumulation:'
             ' leave that out (ACCELERATE_GRADIENT_ACCUMULATION_STEPS) and write grad_accum_steps in the recipe')
     check_sharding(accelerator, config)
-    check_zero(accelerator, config)
     check_fused(config, accelerator)
     require(launched == accelerator.num_processes,
             f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'

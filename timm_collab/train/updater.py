@@ -30,12 +30,10 @@ from .data.keyed import keyed_randomness, seed_generators
 from .distillation import DistillationTask
 from .freezing import FrozenTrunk
 from .fusing import fuse
-from .meter import ExplodedLossError
 from .metrics import metric_for
 from .schedule import schedule_objective
 from .sharding import explain, optimizer_shared_out, shard_copy, shared_out, whole
 from .teacher import Teacher
-from .zero import ZeroAccelerator, prepare_zero
 
 
 class Updater:
@@ -64,9 +62,7 @@ class Updater:
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         if config.sync_bn and accelerator.num_processes > 1:
             convert_sync_batchnorm(model)
-        self.zero = isinstance(accelerator, ZeroAccelerator)
-        is_shared_out = accelerator.is_fsdp2 or self.zero
-        if not is_shared_out:  # which takes contiguous weights only; images alone choose the kernels as well
+        if not accelerator.is_fsdp2:  # which takes contiguous weights only; images alone choose the kernels as well
             model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
             model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)  # type: ignore[operator]
@@ -88,9 +84,9 @@ class Updater:
         if accelerator.ddp_handler is not None:
             # Buffers that change in training are statistics of batch normalisation; others are equal everywhere.
             accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
-        self._unsharded = copy.deepcopy(model) if is_shared_out else None
+        self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
         wrapped, self.optimizer = self._prepared(optimizer)
-        if not is_shared_out:
+        if not accelerator.is_fsdp2:
             fuse(optimizer, config, accelerator)
         if teacher is None:
             self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
@@ -129,9 +125,6 @@ class Updater:
 
         Returns:
             A row [3 + 2 H], see `LossMeter.add`.
-
-        Raises:
-            ExplodedLossError: DeepSpeed found gradients that are no numbers; otherwise the loss is the next to be none.
         """
         images, target = self._mixed(images, given, epoch, step)
         seed_generators(
@@ -155,7 +148,7 @@ class Updater:
         self.frozen_trunk.drop_gradients()
         for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages
             parameter.grad = self.accelerator.reduce(parameter.grad, reduction='mean')
-        if self.config.optim.clip_grad is not None and not self.zero:  # which clips in its step
+        if self.config.optim.clip_grad is not None:
             self.accelerator.unscale_gradients(self.optimizer)
             dispatch_clip_grad(
                 self.task.get_clip_parameters(exclude_head=self.config.optim.clip_mode == 'agc'),
@@ -163,10 +156,6 @@ class Updater:
                 self.config.optim.clip_mode,
             )
         self.optimizer.step()
-        if self.zero and self.optimizer.step_was_skipped:
-            raise ExplodedLossError(
-                f'gradients are no numbers at epoch {epoch}, step {step} (both from 0): lower optim.lr or lengthen'
-                ' sched.warmup_epochs', epoch, step)
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.model, step=before + 1)
@@ -188,7 +177,7 @@ class Updater:
             'model': self.model.state_dict(),
             'ema': None if self.ema is None else self.ema.module.state_dict(),
             'process_buffers': [self._gathered_buffers(each) if apart else {} for each in self._models()],
-            'optimizer': self.optimizer.whole_state(keep) if self.zero else self.optimizer.optimizer.state_dict(),
+            'optimizer': self.optimizer.optimizer.state_dict(),
             'scaler': None if scaler is None else scaler.state_dict(),
             'criterion': self.task.criterion.state_dict(),
         }, keep)
@@ -202,11 +191,7 @@ class Updater:
             own = {name: gathered[rank % len(gathered)] for name, gathered in buffers.items()}
             model.load_state_dict(own, strict=False)
         optimizer = self.optimizer.optimizer
-        if self.zero:
-            self.optimizer.reread_weights()
-            _restore(optimizer, self.optimizer.partitioned(state['optimizer']))
-        else:
-            _restore(optimizer, optimizer_shared_out(state['optimizer'], optimizer))
+        _restore(optimizer, optimizer_shared_out(state['optimizer'], optimizer))
         if self.accelerator.scaler is not None and state['scaler'] is not None:
             self.accelerator.scaler.load_state_dict(state['scaler'])
         self.task.criterion.load_state_dict(state['criterion'])
@@ -235,8 +220,6 @@ class Updater:
         Raises:
             TrainError: The model can't be sharded.
         """
-        if isinstance(self.accelerator, ZeroAccelerator):
-            return prepare_zero(self.accelerator, self.model, optimizer, self.config)
         with warnings.catch_warnings():
             # Its successor isn't in every torch that is supported.
             warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
