@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_collab import CollabModel, CollaborativeLoss
-from timm_collab.baselines import MutualLearningLoss
+from timm_collab.objective.baselines import MutualLearningLoss
 from timm_collab.tree import HeadTree
 
 from .cost_claims import print_claims

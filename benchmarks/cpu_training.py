@@ -26,8 +26,8 @@ import torch
 from accelerate import Accelerator
 
 import timm_collab
-from timm_collab.train.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
-from timm_collab.train.parse import parse_config
+from timm_collab.train.config.parse import parse_config
+from timm_collab.train.loop.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 from .trainer_overhead import make_trainer, random_images
 
@@ -67,7 +67,7 @@ def main() -> None:
     for turn in range(args.rounds + 1):
         for kept, fused in random.Random(turn).sample(list(itertools.product((False, True), repeat=2)), 4):
             if kept and not keep_freed_memory():
-                parser.error('memory is not kept here, see timm_collab.train.allocator')
+                parser.error('memory is not kept here, see timm_collab.train.loop.allocator')
             if not kept:
                 return_freed_memory(largest)
             for group in updater.optimizer.param_groups:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_collab import CollabModel
-from timm_collab.rescale import rescale_gradient
+from timm_collab.model.rescale import rescale_gradient
 
 from .measure import Side
 

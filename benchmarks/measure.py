@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 import timm_collab
-from timm_collab.train.allocator import keep_freed_memory
+from timm_collab.train.loop.allocator import keep_freed_memory
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler reports every start and stop
 

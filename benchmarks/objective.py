@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import timm_collab
 from timm_collab import CollaborativeLoss
-from timm_collab.train.allocator import keep_freed_memory
+from timm_collab.train.loop.allocator import keep_freed_memory
 
 from .memory import ActivationMeter
 

@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.documents import DocumentError, block_names, fill
 from timm_collab.study import Row, Study, draw_pictures, pictures_of, read_rows, read_study, report_text
 from timm_collab.train import TrainError
-from timm_collab.train.plots import HOW_TO_GET, can_plot
+from timm_collab.train.record.plots import HOW_TO_GET, can_plot
 
 ROOT = Path(__file__).parents[1]
 KIND = 'study'

@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from timm_collab import CollaborativeTask
 from timm_collab.train import TrainConfig
 from timm_collab.train.checkpoint import Checkpoints
+from timm_collab.train.config.parse import parse_config
 from timm_collab.train.data.images import EpochSampler
-from timm_collab.train.meter import LossMeter
-from timm_collab.train.parse import parse_config
-from timm_collab.train.trainer import Loaders, Trainer
+from timm_collab.train.loop.meter import LossMeter
+from timm_collab.train.loop.trainer import Loaders, Trainer
 
 STEP = 0.050
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from tests.test_fused import B, C, H, both, make_logits, make_target
+from tests.objective.test_fused import B, C, H, both, make_logits, make_target
 from timm_collab import CollaborativeLoss, CollaborativeTask
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -17,38 +18,35 @@ import timm_collab
 PACKAGE = Path(timm_collab.__file__).parent
 MODULES = sorted(PACKAGE.rglob('*.py'))
 
-# A module imports only from its left.
-CHAIN = (
-    'tree', 'meta', 'tracing', 'program', 'segments', 'split_points', 'plan', 'rescale', 'checkpointing', 'drawing',
-    'weights', 'model', 'fused', 'loss', 'baselines', 'task', 'train', 'study', 'hub', 'cli',
+# The rooms of the package, from the ground up: a module imports from its own room and from those before it.
+# `__init__` is what `timm_collab` itself exports.
+ROOMS = (
+    'tree', 'split', 'model', 'objective', 'pretrained', 'registry', '__init__',
+    'train/errors', 'train/config', 'train/build', 'train/distributed', 'train/data', 'train/metrics',
+    'train/checkpoint', 'train/record', 'train/loop', 'train/prepare', 'train/run', 'train/validate',
+    'train/__init__', 'train/__main__',
+    'study', 'hub', 'cli', 'sweep', '__main__',
 )
-LIBRARY = CHAIN[:CHAIN.index('train')]
-CORE = {*LIBRARY, 'catalogue', 'download', 'heads', 'networks', 'noise', 'registry'}
+LIBRARY = ROOMS[:ROOMS.index('__init__')]
 
-# For each part of the package, what else of it may be imported there.
-MAY_IMPORT = {part: set(CHAIN[:i]) for i, part in enumerate(CHAIN)} | {
-    '__init__': CORE,
-    '__main__': {'cli'},
-    'catalogue': set(),
-    'download': {'catalogue'},
-    'heads': {'catalogue', 'download', 'model'},
-    'networks': set(),
-    'noise': set(),
-    'registry': {'catalogue', 'download', 'tree', 'model', 'networks', 'task'},
-    'sweep': {'__init__', 'meta', 'split_points', 'model'},
+# Rooms side by side: what stands before them and yet is nothing they may know.
+APART = {
+    'objective': {'split', 'model'},
+    'train/metrics': {'train/data', 'train/distributed', 'train/build'},
+    'train/checkpoint': {'train/data', 'train/metrics', 'train/build'},
+    'hub': {'study'},
+    'sweep': {room for room in ROOMS if room.startswith('train/')} | {'study', 'hub', 'cli'},
 }
-MAY_IMPORT['train'] |= {'__init__', 'noise', 'registry'}
-MAY_IMPORT['hub'] |= {'__init__', 'catalogue', 'download'}
-MAY_IMPORT['cli'] |= {'__init__'}
 
 # Imported where they are needed, after a look whether they are there.
 OPTIONAL = {'matplotlib', 'onnx', 'onnxscript'}
 DISTRIBUTIONS = {'PIL': 'pillow', 'huggingface_hub': 'huggingface-hub', 'yaml': 'pyyaml'}
 
 
-def part_of(path: Path) -> str:
-    """The part of the package that a file belongs to: a module at the top, or a folder."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+def room_of(parts: tuple[str, ...]) -> str:
+    """The room of a module, given as its names below the package: a folder or file at the top, or one in `train/`."""
+    depth = 2 if parts[:1] == ('train',) else 1
+    return '/'.join(parts[:depth]) if parts[:depth] != ('train',) else 'train/__init__'
 
 
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -63,13 +61,20 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f'{module}.{alias.name}') for alias in node.names)
 
 
+def room_of_file(path: Path) -> str:
+    return room_of(path.relative_to(PACKAGE).with_suffix('').parts)
+
+
 def internal_imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and part of the package of every import from within the package; `__init__` is the package's own names."""
-    parts = {part_of(module) for module in MODULES}
+    """Line and room of every import from within the package."""
+    known = set(ROOMS)
     for line, name in imports_of(path):
-        if name.split('.')[0] == 'timm_collab':
-            part = name.split('.')[1] if '.' in name else '__init__'
-            yield line, part if part in parts else '__init__'
+        first, *parts = name.split('.')
+        if first == 'timm_collab':
+            room = room_of(tuple(parts)) if parts else '__init__'
+            if room not in known:  # a name that `__init__.py` exports
+                room = 'train/__init__' if parts[:1] == ['train'] else '__init__'
+            yield line, room
 
 
 def test_version_is_the_installed_one() -> None:
@@ -96,7 +101,7 @@ def test_promised_names_are_exported() -> None:
 
 def test_core_needs_neither_accelerate_nor_datasets() -> None:
     # A process of its own: here other tests may have imported either long ago.
-    modules = ', '.join(f'timm_collab.{part}' for part in sorted(CORE))
+    modules = ', '.join(f'timm_collab.{room}' for room in LIBRARY)
     code = f'import sys, {modules}; print(*{{"accelerate", "datasets"}} & set(sys.modules))'
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []
@@ -104,22 +109,56 @@ def test_core_needs_neither_accelerate_nor_datasets() -> None:
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_imports_go_one_way(path: Path) -> None:
-    part = part_of(path)
-    assert part in MAY_IMPORT, f'give {path.name} its place in CHAIN, or beside it in MAY_IMPORT'
-    allowed = MAY_IMPORT[part] | {part}
+    room = room_of_file(path)
+    assert room in ROOMS, f'give {path.name} its place in ROOMS'
+    allowed = {*ROOMS[:ROOMS.index(room) + 1]} - APART.get(room, set())
     against = [f'line {line}: {other}' for line, other in internal_imports(path) if other not in allowed]
-    assert not against, f'{part} may import {sorted(MAY_IMPORT[part]) or "nothing of the package"}'
+    assert not against, f'{room} may import only from {sorted(allowed - {room})}'
 
 
-def test_contributing_lists_the_chain() -> None:
+def test_no_circle_of_files() -> None:
+    """Rooms go one way by their order; the files within a room must too."""
+    modules = {'.'.join(('timm_collab', *path.relative_to(PACKAGE).with_suffix('').parts)): path for path in MODULES}
+    modules = {name.removesuffix('.__init__'): path for name, path in modules.items()}
+    graph = {}
+    for name, path in modules.items():
+        wanted = {each if each in modules else each.rpartition('.')[0] for _, each in imports_of(path)}
+        graph[name] = {each for each in wanted if each in modules and each != name}
+    # A package's `__init__` collects what its files offer, which none of them takes from there.
+    for name in [name for name, path in modules.items() if path.name == '__init__.py']:
+        graph[name] = {each for each in graph[name] if not each.startswith(f'{name}.')}
+    tuple(TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+def test_the_map_in_contributing_is_that_of_the_code() -> None:
     text = (Path(__file__).parent.parent / 'CONTRIBUTING.md').read_text()
-    rows = [row.removesuffix('.py').removesuffix('/') for row in re.findall(r'^\| `([\w./]+)` \|', text, re.MULTILINE)]
-    assert tuple(rows[1:len(CHAIN) + 1]) == CHAIN
+    block = re.search(r'```\ntimm_collab/\n(.*?)```', text, re.DOTALL)
+    assert block is not None
+    path, rooms = [], []
+    for line in block[1].splitlines():
+        match = re.match(r'( +)([\w./]+)', line)
+        if match and len(match[1]) in (2, 4):
+            path[len(match[1]) // 2 - 1:] = [match[2].rstrip('/').removesuffix('.py')]
+            rooms.append('/'.join(path))
+    shown = [room for room in ROOMS if not room.endswith('__init__') and '__main__' not in room]
+    assert [room for room in rooms if room != 'train'] == shown
+    assert len(block[1].splitlines()) <= 45, 'it should fit one screen'
+
+
+def test_a_folder_says_what_comes_in_what_goes_out_and_what_does_not_belong() -> None:
+    for path in MODULES:
+        if path.name == '__init__.py' and path.parent != PACKAGE and 'commands' not in path.parts:
+            text = ast.get_docstring(ast.parse(path.read_text())) or ''
+            if path.parent.name == 'networks':
+                continue
+            assert 'In: ' in text and 'Out: ' in text, f'{path}: say what comes in and what goes out'
+            assert re.search(r'\b(never|[Nn]othing|[Nn]one)\b', text), f'{path}: say what does not belong there'
 
 
 def test_networks_are_reached_through_the_registry_only() -> None:
-    users = {part_of(path) for path in MODULES for _, part in internal_imports(path) if part == 'networks'}
-    assert users - {'networks'} == {'registry'}
+    for path in MODULES:
+        if 'networks' not in path.parts and path.name != 'registry.py':
+            assert not [name for _, name in imports_of(path) if '.model.networks' in name], path
 
 
 def test_what_is_imported_is_required() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from timm_collab import CollabModel
-from timm_collab.segments import Chain
+from timm_collab.split.segments import Chain
 from timm_collab.sweep.checks import check_logits, check_partition, check_pruned, check_training, settle
 
 

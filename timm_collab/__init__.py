@@ -2,15 +2,15 @@
 
 Importing the package registers `collab_<architecture>` for every architecture of timm.
 """
-from .catalogue import CatalogueError, PublishedHead, list_heads
-from .download import DownloadError
-from .heads import HeadEnsemble, from_pretrained_tree, load_head
-from .loss import CollaborativeLoss
-from .model import CollabModel
+from .model.collab_model import CollabModel
+from .objective.loss import CollaborativeLoss
+from .objective.task import CollaborativeTask
+from .pretrained.catalogue import CatalogueError, PublishedHead, list_heads
+from .pretrained.download import DownloadError
+from .pretrained.load import HeadEnsemble, from_pretrained_tree, load_head
 from .registry import register_collab, register_heads
-from .segments import SplitPointError
-from .split_points import SplitPoint, split_points
-from .task import CollaborativeTask
+from .split.points import SplitPoint, split_points
+from .split.segments import SplitPointError
 from .tree import HeadTree, HeadTreeError
 
 __version__ = '0.1.0'

@@ -17,11 +17,11 @@ from timm.models import _registry, list_models, register_model
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from timm.task import ClassificationTask, TrainingTask
 
-from .catalogue import CATALOGUE, CatalogueError, PublishedHead, add_heads, read_catalogue, shipped_folder
-from .download import WEIGHTS, fetch_head
-from .model import CollabModel
-from .networks import cifar_densenet, cifar_resnet  # noqa: F401  (importing them registers them)
-from .task import CollaborativeTask
+from .model.collab_model import CollabModel
+from .model.networks import cifar_densenet, cifar_resnet  # noqa: F401  (importing them registers them)
+from .objective.task import CollaborativeTask
+from .pretrained.catalogue import CATALOGUE, CatalogueError, PublishedHead, add_heads, read_catalogue, shipped_folder
+from .pretrained.download import WEIGHTS, fetch_head
 
 __all__ = ['PREFIX', 'register_collab', 'register_heads']
 

@@ -9,8 +9,8 @@ import torch
 from accelerate.commands.config import config_args
 
 from timm_collab.cli import launch
+from timm_collab.train.config.parse import parse_config
 from timm_collab.train.errors import TrainError
-from timm_collab.train.parse import parse_config
 from timm_collab.train.prepare import make_accelerator
 
 from .conftest import RECIPE

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import timm_collab
-from timm_collab.train.saved_run import read_run
+from timm_collab.train.record.saved_run import read_run
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from tests.hub_server import HubServer, User
 from timm_collab import CollabModel
 from timm_collab.hub import ExportOptions, FinishedRun, push
 from timm_collab.hub.export import write_folder
-from timm_collab.train.export import export_head
-from timm_collab.train.parse import parse_config
+from timm_collab.train.config.parse import parse_config
+from timm_collab.train.record.export import export_head
 
 ROOT = Path(__file__).parents[2]
 TOKEN = 'hf_' + 'SecretSecretSecret' * 2

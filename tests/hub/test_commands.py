@@ -15,7 +15,7 @@ from tests.hub.conftest import ROOT, TOKEN, client_environment, python
 from timm_collab.cli import build_parser
 from timm_collab.cli.commands import export
 from timm_collab.hub import HubError, formats
-from timm_collab.train.parse import parse_config
+from timm_collab.train.config.parse import parse_config
 from timm_collab.train.run import train
 
 MEASURE = """

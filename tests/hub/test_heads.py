@@ -15,12 +15,12 @@ from huggingface_hub import constants
 from tests.hub.conftest import TOKEN, client_environment, python
 from tests.hub_server import Fault, User
 from timm_collab import DownloadError, from_pretrained_tree, list_heads, load_head, register_heads
-from timm_collab.catalogue import CATALOGUE
-from timm_collab.download import fetch
 from timm_collab.hub import ExportOptions, FinishedRun, PushOptions, push_folder
 from timm_collab.hub.check import folder_logits, sample
 from timm_collab.hub.entry import add_entry
 from timm_collab.hub.export import write_folder
+from timm_collab.pretrained.catalogue import CATALOGUE
+from timm_collab.pretrained.download import fetch
 
 ALWAYS = 99
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from tests.hub.conftest import ROOT
 from timm_collab import list_heads, load_head
-from timm_collab.catalogue import PublishedHead, read_catalogue
 from timm_collab.hub import PushOptions, push_folder
 from timm_collab.hub.entry import MAX_SHIPPED, add_entry
-from timm_collab.train.parse import parse_config
+from timm_collab.pretrained.catalogue import PublishedHead, read_catalogue
+from timm_collab.train.config.parse import parse_config
 
 SHIPPED = [head for head in list_heads() if head.folder is not None]
 

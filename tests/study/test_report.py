@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from timm_collab.study import draw_pictures, pictures_of, report_text
-from timm_collab.train.plots import can_plot
+from timm_collab.train.record.plots import can_plot
 
 from . import toys
 

@@ -8,7 +8,7 @@ import yaml
 from timm_collab.cli import main
 from timm_collab.study.runner import run_folder
 from timm_collab.study.status import State, study_status
-from timm_collab.train.run_folder import RunLock
+from timm_collab.train.record.run_folder import RunLock
 
 from . import toys
 

@@ -17,8 +17,8 @@ from timm_collab.cli import main
 from timm_collab.study import read_study, run_study, write_report
 from timm_collab.study.runner import run_folder
 from timm_collab.train import TrainError
-from timm_collab.train.plots import can_plot
-from timm_collab.train.run_folder import RunLock, read_summary
+from timm_collab.train.record.plots import can_plot
+from timm_collab.train.record.run_folder import RunLock, read_summary
 
 ROOT = Path(__file__).parents[2]
 GRID = {
@@ -120,7 +120,7 @@ def test_without_a_finished_run_there_is_no_report(tmp_path):
 
 def test_one_process_runs_a_study_at_a_time(tmp_path, monkeypatch, capsys):
     path = grid(tmp_path)
-    monkeypatch.setattr('timm_collab.train.run_folder.LOCK_SECONDS', 0)
+    monkeypatch.setattr('timm_collab.train.record.run_folder.LOCK_SECONDS', 0)
     with RunLock(tmp_path / 'study'):
         assert study(path) == 2
     assert "study' is in use by another process" in capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_one_process_runs_a_study_at_a_time(tmp_path, monkeypatch, capsys):
 def test_a_cell_that_a_killed_study_left_running_is_waited_for(tmp_path, capsys):
     path = grid(tmp_path, seeds=[0], methods={'single': GRID['methods']['single']})
     cell = read_study(path).cells[0]
-    program = ('import sys, time; from pathlib import Path; from timm_collab.train.run_folder import RunLock\n'
+    program = ('import sys, time; from pathlib import Path; from timm_collab.train.record.run_folder import RunLock\n'
                'with RunLock(Path(sys.argv[1])): print(flush=True); time.sleep(4)')
     left = subprocess.Popen(
         [sys.executable, '-c', program, str(run_folder(tmp_path / 'study', cell))], stdout=subprocess.PIPE)

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from timm_collab.train import TrainConfig
-from timm_collab.train.parse import parse_config
+from timm_collab.train.config.parse import parse_config
 
 MakeImages = Callable[..., list[Image.Image]]
 Recipe = Callable[..., TrainConfig]

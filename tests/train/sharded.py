@@ -15,7 +15,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed.device_mesh import DeviceMesh
 
 from timm_collab.train.__main__ import main
-from timm_collab.train.recipes import LAUNCH, shipped_recipes
+from timm_collab.train.config.recipes import LAUNCH, shipped_recipes
 
 
 def settings() -> dict[str, str]:

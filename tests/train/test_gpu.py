@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.distributed.test_sharded import assert_same_weights
 from tests.train.sharded import settings
 from tests.train.test_resume import KilledError, assert_same_run, kill_at
-from tests.train.test_sharded import assert_same_weights
 from timm_collab.train.run import train
 
 __all__ = ['kill_at']

@@ -18,7 +18,7 @@ from accelerate.utils import is_torch_version
 from safetensors.torch import load_file
 
 from tests.train import sharded
-from timm_collab.train.sharding import TORCH
+from timm_collab.train.distributed.sharding import TORCH
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 20

@@ -19,15 +19,15 @@ from tests.train.toys import make_data, make_model, make_trainer
 from timm_collab.cli import main
 from timm_collab.hub import ExportOptions, FinishedRun
 from timm_collab.hub.export import write_folder
+from timm_collab.train.config.parse import parse_config
 from timm_collab.train.data.images import evaluation_loader
 from timm_collab.train.errors import TrainError
-from timm_collab.train.metrics import average_precision
-from timm_collab.train.parse import parse_config
-from timm_collab.train.plots import can_plot
+from timm_collab.train.loop.step import Updater
+from timm_collab.train.metrics.metric import average_precision
 from timm_collab.train.prepare import prepare
+from timm_collab.train.record.plots import can_plot
+from timm_collab.train.record.saved_run import read_run
 from timm_collab.train.run import train
-from timm_collab.train.saved_run import read_run
-from timm_collab.train.updater import Updater
 
 KEYS = ('--data.multi_label=true', '--objective.hard=bce')
 
@@ -78,9 +78,9 @@ def test_a_run_is_measured_by_mean_average_precision(run, capsys):
 
 def test_the_kept_head_is_plain_timm_and_has_the_score_that_was_measured(run, several, monkeypatch):
     summary = json.loads((run / 'summary.json').read_text())
-    prepared, _ = prepare([several()], Accelerator(cpu=True))
+    data = prepare([several()], Accelerator(cpu=True)).data
     plain = timm.create_model(f'local-dir:{run / "pruned"}', pretrained=True).eval()
-    batches = list(evaluation_loader(prepared.test, 32, 0))
+    batches = list(evaluation_loader(data.test, 32, 0))
     with torch.inference_mode():
         logits_NC = torch.cat([plain(images) for images, _ in batches])
     target_NC = torch.cat([target for _, target in batches])
@@ -129,7 +129,7 @@ def test_the_card_calls_it_by_its_name(run, tmp_path):
 @pytest.mark.parametrize('column', ['names', 'vector'])
 def test_labels_written_otherwise_are_the_same(several, column):
     configs = [several(f'--data.label_column={name}') for name in ('label', column)]
-    listed, other = (prepare([config], Accelerator(cpu=True))[0].splits for config in configs)
+    listed, other = (prepare([config], Accelerator(cpu=True)).data.splits for config in configs)
     assert listed.fingerprint == other.fingerprint and np.array_equal(listed.test.labels, other.test.labels)
     assert listed.train.labels.shape == (128, 12) and listed.train.labels.dtype == np.uint8
     assert other.label_names == (None if column == 'vector' else listed.label_names)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
+from timm_collab.train.distributed.signals import StoppedError
+from timm_collab.train.loop.step import Updater
 from timm_collab.train.run import train
-from timm_collab.train.stopping import StoppedError
-from timm_collab.train.updater import Updater
 
 SETTINGS = {
     'plain': ['--augment.no_aug=false', '--augment.crop=pad', '--noise.rate=0.4'],
@@ -153,7 +153,7 @@ def test_with_a_teacher_it_ends_the_same(recipe, tmp_path, kill_at):
 
 
 @pytest.mark.parametrize('stage', [
-    'timm_collab.train.run.save_tree', 'timm_collab.train.run_folder.RunFolder.write_summary',
+    'timm_collab.train.run.save_tree', 'timm_collab.train.record.run_folder.RunFolder.write_summary',
 ])
 def test_killed_after_the_last_update(recipe, tmp_path, monkeypatch, stage):
     train(recipe(*KEYS, f'--output={tmp_path / "whole"}'))

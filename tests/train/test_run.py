@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
-from timm_collab.train.plots import can_plot
-from timm_collab.train.provenance import commit
+from timm_collab.train.record.plots import can_plot
+from timm_collab.train.record.provenance import commit
+from timm_collab.train.record.saved_run import read_run
 from timm_collab.train.run import train
-from timm_collab.train.saved_run import read_run
 
 ROOT = Path(__file__).parents[2]
 PLAIN_TIMM = """

@@ -7,8 +7,8 @@ import datasets
 import pytest
 
 from timm_collab.train import TrainError
+from timm_collab.train.record.saved_run import read_run
 from timm_collab.train.run import train
-from timm_collab.train.saved_run import read_run
 from timm_collab.train.validate import validate
 
 

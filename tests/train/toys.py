@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from timm_collab.train import TrainConfig
 from timm_collab.train.data.images import evaluation_loader, training_loader
-from timm_collab.train.trainer import Listener, Loaders, Trainer
+from timm_collab.train.loop.trainer import Listener, Loaders, Trainer
 
 
 class CachedImages(TensorDataset):

@@ -1,5 +1,7 @@
 """The command `timm-collab`: the package's door for a shell.
 
+In: a command line. Out: an exit status and lines on the screen. Nothing is computed here: a command calls the library.
+
 Each module of `commands/` is a command, by its name with dashes for underscores. Its docstring's first line is the
 command's help, `configure(parser)` adds its options, and `run(args)` does it and returns the exit status; what is heavy
 is imported there. A command that passes options on sets `TAKES_REST = True` and finds them in `args.rest`.

@@ -94,7 +94,7 @@ def _first_machine(machines: str) -> str:
 
 
 def _find_settings(name: str) -> Path:
-    from ..train.recipes import LAUNCH, shipped_recipes
+    from ..train.config.recipes import LAUNCH, shipped_recipes
     path = Path(name).expanduser()
     if path.is_file():
         return path

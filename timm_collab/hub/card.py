@@ -7,20 +7,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..catalogue import shipped_folder
-from ..train.metrics import MAP
+from ..pretrained.catalogue import shipped_folder
+from ..train.metrics.metric import MAP
 from ..tree import HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
+from .options import ExportOptions
 from .run import PLOTS, FinishedRun
-
-if TYPE_CHECKING:
-    from .export import ExportOptions
 
 CARD, TEMPLATE = 'README.md', 'card.md'
 DIGITS = 'builtin:digits'

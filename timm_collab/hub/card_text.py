@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..train.metrics import MAP, metric_of
+from ..train.metrics.metric import MAP, metric_of
 
 
 def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:

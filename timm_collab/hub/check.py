@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor
 
-from ..download import CONFIG, WEIGHTS
-from ..model import CollabModel
+from ..model.collab_model import CollabModel
+from ..pretrained.download import CONFIG, WEIGHTS
 from .errors import HubError, require
 from .run import FinishedRun
 

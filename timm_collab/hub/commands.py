@@ -9,13 +9,14 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..train.run_folder import CONFIG as RECIPE
-from ..train.run_folder import PRUNED
+from ..train.record.run_folder import CONFIG as RECIPE
+from ..train.record.run_folder import PRUNED
 from .check import check_reload, folder_logits
 from .entry import add_entry
 from .errors import require
-from .export import ExportOptions, export_run
+from .export import export_run
 from .folder import check_folder
+from .options import ExportOptions
 from .push import PushOptions, access_token, push_folder
 from .run import FinishedRun, needs_plugin
 

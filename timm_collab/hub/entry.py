@@ -10,10 +10,10 @@ import yaml
 from huggingface_hub import ModelCard
 from timm.models import _registry
 
-from ..catalogue import CatalogueError, read_catalogue
-from ..download import WEIGHTS, sha256_of
-from ..train.metrics import metric_of
-from ..train.run_folder import SUMMARY
+from ..pretrained.catalogue import CatalogueError, read_catalogue
+from ..pretrained.download import WEIGHTS, sha256_of
+from ..train.metrics.metric import metric_of
+from ..train.record.run_folder import SUMMARY
 from .card import CARD
 from .errors import HubError, require
 from .folder import check_folder

@@ -9,62 +9,31 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
 
 from .. import __version__
-from ..download import CONFIG, TREE, WEIGHTS, sha256_of
+from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
 from ..train.config import COLLAB_PREFIX
+from ..train.config.differences import differences
+from ..train.config.parse import parse_config
 from ..train.errors import TrainError
-from ..train.parse import parse_config
-from ..train.recipe_diff import differences
-from ..train.run_folder import CONFIG as RUN_RECIPE
-from ..train.run_folder import SUMMARY, check_writable
+from ..train.record.run_folder import CONFIG as RUN_RECIPE
+from ..train.record.run_folder import SUMMARY, check_writable
 from .card import write_card
 from .check import check_reload, trained_logits
 from .errors import HubError, require
 from .formats import write_formats
 from .licenses import check_license
+from .options import ExportOptions
 from .run import PLOTS, FinishedRun, check_labels
 from .weights import sort_metadata, write_head
 
 RECIPE = 'recipe.yaml'
 ALONE = ('model.heads', 'model.pattern', 'model.tree', 'seed')
 """Keys in which the recipe of a network alone may differ from a tree's, and still be the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to make of a run.
-
-    Args:
-        license: The Hub's name of the licence of the weights; `other` needs the next two.
-        license_name: What another licence calls itself.
-        license_link: Where it is to be read.
-        head: `best`, the one that validation chose, or a number.
-        half: Round the weights to float16.
-        tree: Add the whole tree, to go on training, to prune another head, or to ask all heads.
-        labels: File with the name of a class on each line, in place of the run's.
-        dataset: Id on the Hub of the data set that the run read from a local folder.
-        baseline: Run of the network alone to compare with, where the run has none beside it.
-        note: What else a reader of the card must know, of the data for instance.
-        formats: `pt2` (torch.export) and `onnx`, to be written next to the folder.
-    """
-
-    license: str | None = None
-    license_name: str | None = None
-    license_link: str | None = None
-    head: str | int = 'best'
-    half: bool = False
-    tree: bool = False
-    labels: Path | None = None
-    dataset: str | None = None
-    baseline: Path | None = None
-    note: str | None = None
-    formats: tuple[str, ...] = ()
 
 
 def export_run(run: FinishedRun, folder: Path, options: ExportOptions) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from ..download import CONFIG, TREE, WEIGHTS, sha256_of
-from ..train.run_folder import SUMMARY
+from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
+from ..train.record.run_folder import SUMMARY
 from .card import CARD
 from .errors import HubError, require
 from .export import RECIPE

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..download import CONFIG
+from ..pretrained.download import CONFIG
 from .check import sample
 from .errors import HubError, require
 

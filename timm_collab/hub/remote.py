@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..download import sha256_of
+from ..pretrained.download import sha256_of
 from .folder import Upload
 
 _OWN = '.gitattributes'

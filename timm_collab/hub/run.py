@@ -11,10 +11,10 @@ import timm
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from ..download import CONFIG, TREE, WEIGHTS
-from ..train.metrics import Metric, metric_of
-from ..train.run_folder import CONFIG as RECIPE
-from ..train.run_folder import PRUNED, SINGLE, SUMMARY
+from ..pretrained.download import CONFIG, TREE, WEIGHTS
+from ..train.metrics.metric import Metric, metric_of
+from ..train.record.run_folder import CONFIG as RECIPE
+from ..train.record.run_folder import PRUNED, SINGLE, SUMMARY
 from .errors import HubError, require
 
 PLOTS = 'plots'

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..meta import named_tensors
-from ..split_points import create_without_weights
+from ..split.meta import named_tensors
+from ..split.points import create_without_weights
 from ..tree import HeadTree, node_name
 from .errors import HubError, require
 from .run import FinishedRun, tensor_names

@@ -1,4 +1,8 @@
-"""A grid of runs that compares methods: each cell an ordinary run, each difference paired by seed."""
+"""A grid of runs that compares methods: each cell an ordinary run, each difference paired by seed.
+
+In: a YAML file that names methods, settings and seeds. Out: the runs, a table of their results, a report and plots.
+Nothing here trains: a cell is the training command in a process of its own.
+"""
 from .grid import Cell, Study, read_study
 from .pictures import draw_pictures, pictures_of
 from .report import report_text, write_report

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..train.config import TrainConfig
+from ..train.config.parse import config_of, from_mapping
+from ..train.config.recipes import compose, find_recipe, load_recipe, read_mapping
 from ..train.errors import TrainError, nearest, require
-from ..train.parse import config_of, from_mapping
-from ..train.recipes import compose, find_recipe, load_recipe, read_mapping
 
 _KEYS = ('about', 'recipes', 'keys', 'settings', 'methods', 'baseline', 'seeds')
 _METHOD_KEYS = ('recipes', 'keys', 'seeds', 'settings', 'needs')

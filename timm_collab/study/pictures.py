@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..train.plots import BLACK, COLORS, can_plot, save_figure
+from ..train.record.plots import BLACK, COLORS, can_plot, save_figure
 from .compare import mean_and_std, paired_difference
 from .grid import Study
 from .rows import Row, by_seed, relative

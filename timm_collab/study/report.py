@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..train.errors import require
-from ..train.metrics import MAP
-from ..train.run_folder import write_whole
+from ..train.metrics.metric import MAP
+from ..train.record.run_folder import write_whole
 from .compare import mean_and_std, paired_difference
 from .grid import Study
 from .pictures import TITLES, draw_pictures

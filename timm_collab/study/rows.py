@@ -12,11 +12,11 @@ from typing import Any, get_args, get_type_hints
 
 from ..train.build import build_model
 from ..train.config import TrainConfig
-from ..train.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from ..train.config.differences import fingerprint
 from ..train.errors import TrainError, require
-from ..train.metrics import metric_of, shortfall
-from ..train.recipe_diff import fingerprint
-from ..train.run_folder import write_whole
+from ..train.metrics.metric import metric_of, shortfall
+from ..train.record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from ..train.record.run_folder import write_whole
 from .compare import mean_and_std
 from .grid import Cell, Study
 from .runner import RECIPES, summaries

@@ -18,10 +18,10 @@ import yaml
 from tqdm import tqdm
 
 from ..train.config import TrainConfig
+from ..train.distributed.signals import EX_TEMPFAIL, StoppedError, StopRequest
 from ..train.errors import TrainError, require
-from ..train.metrics import metric_of
-from ..train.run_folder import RunLock, RunState, inspect_folder, is_in_use, read_summary
-from ..train.stopping import EX_TEMPFAIL, StoppedError, StopRequest
+from ..train.metrics.metric import metric_of
+from ..train.record.run_folder import RunLock, RunState, inspect_folder, is_in_use, read_summary
 from .grid import Cell, Study, filled
 
 RUNS, RECIPES, LOGS = 'runs', 'recipes', 'logs'

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from ..train.metrics import shortfall
-from ..train.run_folder import CONFIG, METRICS, is_in_use, read_summary
+from ..train.metrics.metric import shortfall
+from ..train.record.run_folder import CONFIG, METRICS, is_in_use, read_summary
 from .grid import Cell, Study
 from .rows import recorded_rows
 from .runner import last_words, run_folder

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..meta import named_tensors
-from ..model import CollabModel
+from ..model.collab_model import CollabModel
+from ..split.meta import named_tensors
 
 
 class CheckError(AssertionError):

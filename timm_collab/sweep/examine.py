@@ -12,9 +12,9 @@ import timm
 import torch
 from torch import Tensor
 
-from ..meta import blank_images, on_meta
-from ..model import CollabModel
-from ..split_points import default_input_size, split_points
+from ..model.collab_model import CollabModel
+from ..split.meta import blank_images, on_meta
+from ..split.points import default_input_size, split_points
 from .checks import check_logits, check_partition, check_pruned, check_training, settle, vary
 
 HEADS = 4

@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .config.parse import parse_config
 from .errors import TrainError, found_everywhere
-from .parse import parse_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with found_everywhere():
             config = parse_config(sys.argv[1:] if argv is None else argv)
         # Imported late: a misspelt key is refused before anything heavy is loaded.
-        from .processes import leave
+        from .distributed.processes import leave
+        from .distributed.signals import StoppedError
         from .run import train
-        from .stopping import StoppedError
         try:
             train(config)
         except StoppedError as error:

@@ -13,8 +13,8 @@ import torch.nn as nn
 from timm.data import Mixup
 from torch.optim import Optimizer
 
-from ..baselines import GatedEnsembleLoss, MutualLearningLoss
-from ..loss import CollaborativeLoss
+from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
+from ..objective.loss import CollaborativeLoss
 from .config import (
     COLLAB_PREFIX,
     AugmentConfig,

@@ -5,8 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import datasets
 import torch
@@ -20,31 +19,33 @@ from accelerate.utils import (
     set_seed,
 )
 
-from .allocator import keep_freed_memory
 from .build import build_model, build_optimizer, check_compile, check_input
 from .config import TrainConfig
-from .data.images import BatchedImages, TransformedImages, make_dataset, make_training_dataset
-from .data.preprocess import Preprocessing, make_preprocessing
+from .data.preprocess import make_preprocessing
 from .data.sources import load_source
-from .data.splits import Splits, check_batch_size, make_splits
-from .data.streams import StreamedImages
+from .data.splits import make_splits
+from .data.training_data import TrainingData
+from .distributed.sharding import check_sharding
 from .errors import TrainError, require
-from .fusing import check_fused
-from .sharding import check_sharding
-from .teacher import Teacher, check_teacher, load_teacher
+from .loop.allocator import keep_freed_memory
+from .loop.fusing import check_fused
+from .loop.teacher import Teacher, check_teacher, load_teacher
 
 PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run, ready to be loaded batch by batch."""
+    """Everything that training starts from.
 
-    splits: Splits
-    preprocessing: Preprocessing
-    train: BatchedImages | TransformedImages | StreamedImages
-    val: BatchedImages | TransformedImages
-    test: BatchedImages | TransformedImages | None
+    Args:
+        data: The data.
+        models: A model for each recipe, on the CPU.
+        teacher: The teacher, if the recipe names one.
+    """
+
+    data: TrainingData
+    models: list[nn.Module]
     teacher: Teacher | None = None
 
 
@@ -106,7 +107,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[Prepared, list[nn.Module]]:
+def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepared:
     """Load the data, and build a model for each of several recipes.
 
     Args:
@@ -114,7 +115,8 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
         accelerator: Where they will run.
 
     Returns:
-        The data and the models, on the CPU. Each model is drawn from the seed, as it would be in a run of its own.
+        The data, a model for each recipe and the teacher. Each model is drawn from the seed, as it would be in a run of
+        its own.
 
     Raises:
         TrainError: Anything that would keep one of them from being trained.
@@ -143,23 +145,5 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> tuple[P
             teacher = load_teacher(
                 config.teacher, splits.num_classes, splits.label_names, preprocessing.data_config)
 
-    options: dict[str, Any] = dict(
-        preprocessing=preprocessing,
-        seed=config.seed,
-        config=config.data,
-        device=accelerator.device,
-        progress=progress,
-    )
-    train = make_training_dataset(splits.train, **options)
-    val = make_dataset(splits.val, is_training=False, **options)
-    test = None if splits.test is None else make_dataset(splits.test, is_training=False, **options)
-    kept = replace(
-        splits,
-        train=train.split,
-        val=val.split,
-        test=None if test is None else test.split,
-        clean=None if splits.clean is None or isinstance(train, StreamedImages) else splits.clean[train.kept_N],
-        num_skipped=splits.num_images - sum(len(each) for each in (train, val, test) if each is not None),
-    )
-    check_batch_size(config, len(kept.train))
-    return Prepared(kept, preprocessing, train, val, test, teacher), models
+    data = TrainingData.load(splits, preprocessing, config, accelerator.device, progress)
+    return Prepared(data, models, teacher)

@@ -18,22 +18,23 @@ from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
 from .data.streams import StreamedImages, StreamSampler
+from .data.training_data import TrainingData
+from .distributed.processes import on_main, on_main_only, share_tensors
+from .distributed.signals import StoppedError, StopRequest
 from .errors import TrainError, found_everywhere, require
-from .export import export_head
-from .meter import ExplodedLossError
-from .plots import HOW_TO_GET, PLOTS, can_plot, plot_run
+from .loop.meter import ExplodedLossError
+from .loop.teacher import teacher_line
+from .loop.trainer import Listener, Loaders, Trainer
 from .prepare import Prepared, make_accelerator, prepare
-from .processes import on_main, on_main_only, share_tensors
-from .progress import peak_memory, reset_peak_memory
-from .provenance import commit, hardware, versions
-from .report import EpochTable, data_line, final_lines, model_lines, say
-from .run_folder import BATCH, SINGLE, RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
-from .saved_run import save_tree
-from .stopping import StoppedError, StopRequest
-from .summary import run_summary
-from .teacher import teacher_line
-from .tracking import Tracking, check_trackers
-from .trainer import Listener, Loaders, Trainer
+from .record.export import export_head
+from .record.plots import HOW_TO_GET, PLOTS, can_plot, plot_run
+from .record.progress import peak_memory, reset_peak_memory
+from .record.provenance import commit, hardware, versions
+from .record.report import EpochTable, data_line, final_lines, model_lines, say
+from .record.run_folder import BATCH, SINGLE, RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
+from .record.saved_run import save_tree
+from .record.summary import run_summary
+from .record.tracking import Tracking, check_trackers
 
 COMPARED_IMAGES = 32
 T = TypeVar('T')
@@ -66,15 +67,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         summary: dict[str, Any] = on_main(accelerator, lambda: read_summary(folder) or {})
         say(accelerator, *final_lines(summary))
         return summary
-    prepared, models = prepare([each for each, _ in runs], accelerator)
-    say(accelerator, data_line(config, prepared.splits))
+    prepared = prepare([each for each, _ in runs], accelerator)
+    say(accelerator, data_line(config, prepared.data.splits))
     if prepared.teacher is not None:
         say(accelerator, teacher_line(prepared.teacher))
 
     with on_main_only(accelerator, RunLock(folder)), StopRequest() as stop:
         summaries = [
             ModelRun(each, path, accelerator).train(model, prepared, stop)
-            for (each, path), model in zip(runs, models, strict=True)
+            for (each, path), model in zip(runs, prepared.models, strict=True)
         ]
         summary = summaries[0]
         if len(summaries) > 1:
@@ -124,11 +125,11 @@ class ModelRun:
             summary: dict[str, Any] = self._on_folder(lambda folder: read_summary(folder.path) or {})
             return summary
         accelerator, config = self.accelerator, self.config
-        self._on_folder(lambda folder: folder.write_labels(prepared.splits))
+        self._on_folder(lambda folder: folder.write_labels(prepared.data.splits))
         say(accelerator, *model_lines(config, model))
 
         origin = {
-            'data': prepared.splits.fingerprint,
+            'data': prepared.data.splits.fingerprint,
             'teacher': None if prepared.teacher is None else prepared.teacher.facts['sha256'],
             'processes': accelerator.num_processes,
             'versions': versions(),
@@ -147,7 +148,7 @@ class ModelRun:
             on_checkpoint=lambda state, update, score: self._save({**state, 'origin': origin}, update, score),
         )
         trainer = Trainer(
-            config, model, _loaders(config, prepared, accelerator), accelerator, listener, stop, prepared.teacher)
+            config, model, _loaders(config, prepared.data, accelerator), accelerator, listener, stop, prepared.teacher)
         if self.state is RunState.UNFINISHED:
             self._resume(trainer, origin)
         try:
@@ -161,7 +162,8 @@ class ModelRun:
         test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
         model = trainer.release()
 
-        summary = run_summary(config, model, prepared, rows, test)
+        facts = None if prepared.teacher is None else prepared.teacher.facts
+        summary = run_summary(config, model, prepared.data, rows, test, facts)
         summary['num_processes'] = accelerator.num_processes
         summary['device'] = str(accelerator.device)
         summary['hardware'] = hardware(accelerator.device)
@@ -216,7 +218,7 @@ class ModelRun:
 
     def _explained(self, error: ExplodedLossError, trainer: Trainer, prepared: Prepared) -> ExplodedLossError:
         """The error with the batch it happened at, which is written to a file as well."""
-        split = prepared.splits.train
+        split = prepared.data.splits.train
         what, where = split.located(trainer.batch_indices(error.epoch, error.step))
         batch = {'epoch': error.epoch, 'step': error.step, 'split': split.name, what: where}
         self._on_folder(lambda folder: folder.write_batch({**batch, 'error': str(error)}))
@@ -229,15 +231,15 @@ class ModelRun:
     def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: dict[str, Any]) -> str:
         """Save the kept head and the whole tree, and at last the summary; returns the line that loads the head."""
         save_tree(model, folder.path)
-        fixed: Any = prepared.val if prepared.test is None else prepared.test
+        fixed: Any = prepared.data.val if prepared.data.test is None else prepared.data.test
         images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))]).cpu()
         load = export_head(
             model,
             folder.pruned,
             images,
-            prepared.preprocessing.data_config,
+            prepared.data.preprocessing.data_config,
             model_args(self.config.model, self.config.data),
-            prepared.splits.label_names,
+            prepared.data.splits.label_names,
             from_scratch=not self.config.model.pretrained,
             multi_label=self.config.data.multi_label,
         )
@@ -245,22 +247,22 @@ class ModelRun:
         return load
 
 
-def _loaders(config: TrainConfig, prepared: Prepared, accelerator: Accelerator) -> Loaders:
+def _loaders(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:
     train_loader: DataLoader
     sampler: EpochSampler | StreamSampler
-    if isinstance(prepared.train, StreamedImages):
+    if isinstance(data.train, StreamedImages):
         process = accelerator.process_index, accelerator.num_processes
-        train_loader, sampler = stream_loader(prepared.train, config, process)
+        train_loader, sampler = stream_loader(data.train, config, process)
     else:
         train_loader, sampler = training_loader(
-            prepared.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
+            data.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
         )
-    labels = prepared.splits.labels
+    labels = data.splits.labels
     return Loaders(
         train=train_loader,
         sampler=sampler,
-        val=evaluation_loader(prepared.val, config.batch_size, config.data.workers),
-        test=None if prepared.test is None
-        else evaluation_loader(prepared.test, config.batch_size, config.data.workers),
-        clean=torch.from_numpy(labels[0]) if labels and prepared.splits.noise_rate else None,
+        val=evaluation_loader(data.val, config.batch_size, config.data.workers),
+        test=None if data.test is None
+        else evaluation_loader(data.test, config.batch_size, config.data.workers),
+        clean=torch.from_numpy(labels[0]) if labels and data.splits.noise_rate else None,
     )

@@ -16,16 +16,16 @@ import torch
 import torch.nn as nn
 
 from .config import TrainConfig
+from .config.parse import from_mapping
 from .data.image_split import ImageSplit
 from .data.images import TransformedImages, evaluation_loader
 from .data.labels import outside, padded
 from .data.sources import load_source, load_split
 from .data.splits import make_splits
 from .errors import TrainError, require
-from .parse import from_mapping
-from .run_folder import PRUNED, write_whole
-from .saved_run import SavedRun
-from .scoring import BINS, MultiLabelScorer, Scorer
+from .metrics.scoring import BINS, MultiLabelScorer, Scorer
+from .record.run_folder import PRUNED, write_whole
+from .record.saved_run import SavedRun
 
 VALIDATION = 'validation.json'
 

@@ -18,7 +18,7 @@ def _architectures() -> list[dict[str, Any]]:
 
 
 def _recipes() -> list[dict[str, Any]]:
-    from ...train.recipes import load_recipe, shipped_recipes
+    from ...train.config.recipes import load_recipe, shipped_recipes
     return [
         # What names no model is to be laid over a recipe that does.
         {'name': name, 'path': str(path), 'about': _about(path), 'whole': 'name' in load_recipe(path).get('model', {})}
@@ -27,7 +27,7 @@ def _recipes() -> list[dict[str, Any]]:
 
 
 def _launches() -> list[dict[str, Any]]:
-    from ...train.recipes import LAUNCH, shipped_recipes
+    from ...train.config.recipes import LAUNCH, shipped_recipes
     return [{'name': name, 'path': str(path), 'about': _about(path)} for name, path in shipped_recipes(LAUNCH).items()]
 
 

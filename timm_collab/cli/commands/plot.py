@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, and print the files."""
-    from ...train.plots import plot_run
+    from ...train.record.plots import plot_run
     for path in plot_run(Path(args.run).expanduser()):
         print(path)
     return 0

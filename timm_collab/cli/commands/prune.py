@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
 
     from ...train.build import model_args
     from ...train.errors import require
-    from ...train.export import ExportError, export_head
-    from ...train.run_folder import check_writable
-    from ...train.saved_run import TREE, read_run
+    from ...train.record.export import ExportError, export_head
+    from ...train.record.run_folder import check_writable
+    from ...train.record.saved_run import TREE, read_run
     path = Path(args.run).expanduser()
     saved = read_run(path.parent if path.name == TREE else path)
     heads = saved.summary['num_heads']

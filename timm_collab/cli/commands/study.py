@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is left of the study, and report."""
     from ...study import read_study, recorded_rows, run_study, write_report
-    from ...train.stopping import StoppedError
+    from ...train.distributed.signals import StoppedError
     study = read_study(args.grid, _overrides(args.overrides))
     folder = args.output or Path('studies', args.grid.stem)
     if args.status:

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the recipe, then train, in this process or in those of a launch."""
-    from ...train.parse import build_parser, parse_config
+    from ...train.config.parse import build_parser, parse_config
     if {'--help', '-h'} & set(args.rest):
         print(args.parser.format_help())
         print('The keys of the recipe, also the options of `python -m timm_collab.train`:\n')

@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and print a table."""
     import dataclasses
 
+    from ...train.config.parse import parse_config
     from ...train.errors import require
-    from ...train.parse import parse_config
-    from ...train.run_folder import CONFIG
-    from ...train.saved_run import read_run
+    from ...train.record.run_folder import CONFIG
+    from ...train.record.saved_run import read_run
     from ...train.validate import VALIDATION, validate
     require(args.batch_size is None or args.batch_size >= 1, f'--batch-size must be at least 1, got {args.batch_size}')
     saved = read_run(args.run)

@@ -1,4 +1,8 @@
-"""Checkpoints of a run: whole or absent, verified before they are trusted, and never a pickle."""
+"""Checkpoints of a run: complete or absent, verified before they are trusted.
+
+In: a nested state of tensors and plain data. Out: the same state, from the newest intact checkpoint. Pickles never
+belong here, nor does any knowledge of what the state means.
+"""
 from .folder import CheckpointError, Checkpoints, Found
 from .packing import pack, unpack
 

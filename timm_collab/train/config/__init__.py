@@ -1,5 +1,8 @@
 """The recipe: typed, documented, and refusing nonsense before anything is loaded.
 
+In: YAML files and command lines. Out: a `TrainConfig`, or one error that says what to write instead. Nothing is loaded
+or built here: neither data nor models.
+
 Each group of keys is a frozen dataclass. A field's `help` is its only documentation: `--help` prints it. Values that
 can be judged without loading a model or data are judged in `__post_init__`; the rest where they are first used.
 """

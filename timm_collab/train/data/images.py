@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import DataConfig, TrainConfig
+from ..distributed.signals import leave_signals_to_parent
 from ..errors import TrainError, require
-from ..stopping import leave_signals_to_parent
 from .batched import BatchTransform, translate
 from .cache import cache_folder
 from .crops import UnsupportedError

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...noise import apply_noise, realised_rate
 from ..config import TrainConfig
 from ..errors import TrainError, require
 from .image_split import ImageSplit
 from .labels import Labels, outside, padded, strata
+from .noise import apply_noise, realised_rate
 from .sources import Source
 from .streams import StreamSplit
 

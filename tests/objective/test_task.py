@@ -1,0 +1,353 @@
+"""The task, on a hand-written tree: [H, B, C] in train mode, [B, C] of the kept head in eval mode."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import timm
+import timm.loss
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from timm.task import ClassificationTask, TrainingTask
+from torch import Tensor, nn
+
+from timm_collab.objective.loss import CollaborativeLoss
+from timm_collab.objective.task import CollaborativeTask
+
+H, B, C, SIZE = 3, 8, 5, 4
+
+
+class TinyTree(nn.Module):
+    """A trunk and three heads, each with a classifier of two parts."""
+
+    def __init__(self, norm: bool = True) -> None:
+        super().__init__()
+        self.num_heads, self.kept_head, self.num_classes = H, 1, C
+        norm_layer = nn.BatchNorm1d(16) if norm else nn.Identity()
+        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 16), norm_layer, nn.ReLU())
+        self.heads = nn.ModuleList(
+            nn.ModuleDict({'block': nn.Linear(16, 16), 'norm': nn.LayerNorm(16), 'fc': nn.Linear(16, C)})
+            for _ in range(H)
+        )
+
+    def get_classifier(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(head['norm'], head['fc']) for head in self.heads]
+
+    def head_logits(self, x: Tensor, head: nn.Module) -> Tensor:
+        return head['fc'](head['norm'](head['block'](x).relu()))
+
+    def forward_heads(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        return torch.stack([self.head_logits(x, head) for head in self.heads])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_heads(x) if self.training else self.head_logits(self.trunk(x), self.heads[self.kept_head])
+
+
+def make_tree(norm: bool = True) -> TinyTree:
+    torch.manual_seed(0)
+    return TinyTree(norm)
+
+
+def make_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(B, 3, SIZE, SIZE, generator=generator), torch.randint(C, (B,), generator=generator)
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
+
+
+def test_result_is_the_objective_of_all_heads() -> None:
+    model, (x, target) = make_tree(), make_batch()
+    task = CollaborativeTask(model, temperature=3., beta=0.25, verbose=False).train()
+    assert isinstance(task, TrainingTask)
+    result = task(x, target)
+
+    logits_HBC = model(x)
+    loss_fn = CollaborativeLoss(temperature=3., beta=0.25)
+    hard_H, soft_H = loss_fn.terms(logits_HBC, target)
+    assert set(result) == {'loss', 'output', 'logits', 'hard', 'soft'}
+    assert torch.equal(result['loss'], loss_fn(logits_HBC, target))
+    assert torch.equal(result['logits'], logits_HBC)
+    assert torch.equal(result['output'], logits_HBC[1])
+    torch.testing.assert_close((result['hard'], result['soft']), (hard_H.detach(), soft_H.detach()), rtol=1e-5, atol=0.)
+    # A training loop that averages what it logs must not hold on to every step's graph.
+    assert not result['hard'].requires_grad and not result['soft'].requires_grad
+
+    result['loss'].backward()
+    assert all(gradient.any() for gradient in gradients(model).values())
+
+
+def test_training_lowers_the_loss_of_every_head() -> None:
+    task, (x, target) = CollaborativeTask(make_tree(), verbose=False).train(), make_batch()
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    first = task(x, target)
+    for _ in range(20):
+        optimizer.zero_grad()
+        task(x, target)['loss'].backward()
+        optimizer.step()
+    last = task(x, target)
+    assert (last['hard'] < 0.5 * first['hard']).all()
+    assert last['output'].argmax(dim=1).eq(target).all()
+
+
+def test_eval_mode_validates_one_head_and_still_scores_all() -> None:
+    model, (x, target) = make_tree(), make_batch()
+    task = CollaborativeTask(model, verbose=False).eval()
+    with torch.no_grad():
+        result = task(x, target)
+        assert result['logits'].shape == (H, B, C)
+        assert torch.equal(task.get_eval_model()(x), result['output'])
+
+
+def test_plain_model_is_trained_as_by_timm() -> None:
+    """[B, C] logits are the tree of one head: the same loss, gradients and weights as timm's task, bit for bit."""
+    x, target = torch.randn(B, 3, 32, 32), make_batch()[1]
+    weights = []
+    for task_cls in (ClassificationTask, CollaborativeTask):
+        torch.manual_seed(0)
+        model = timm.create_model('test_resnet', num_classes=C)
+        task = task_cls(model, timm.loss.LabelSmoothingCrossEntropy(0.1), verbose=False).train()
+        optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            result = task(x, target)
+            result['loss'].backward()
+            optimizer.step()
+        assert result['output'].shape == (B, C)
+        weights.append([*model.state_dict().values(), result['loss'].detach()])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*weights, strict=True))
+
+
+def test_one_head_is_trained_as_the_plain_network() -> None:
+    x, target = torch.randn(B, 3, 32, 32), make_batch()[1]
+    weights = []
+    for task_cls, name, kwargs in (
+            (ClassificationTask, 'test_resnet', {}), (CollaborativeTask, 'collab_test_resnet', {'heads': 1})):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=C, **kwargs)
+        task = task_cls(model, nn.CrossEntropyLoss(), verbose=False).train()
+        optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            task(x, target)['loss'].backward()
+            optimizer.step()
+        weights.append((model.prune() if kwargs else model).state_dict())
+    plain, pruned = weights
+    assert list(pruned) == list(plain)
+    assert all(torch.equal(pruned[key], plain[key]) for key in plain)
+
+
+def test_head_tree_of_a_timm_architecture() -> None:
+    x, target = torch.randn(B, 3, 32, 32), make_batch()[1]
+    torch.manual_seed(0)
+    model = timm.create_model('collab_test_resnet', heads=4, kept_head=2, num_classes=C)
+    task = CollaborativeTask(model, verbose=False).train()
+    task.setup_ema(decay=0.)
+    result = task(x, target)
+    assert result['logits'].shape == (4, B, C)
+    assert torch.equal(result['output'], result['logits'][2])
+    result['loss'].backward()
+    # Not every gradient moves yet: timm starts the last BatchNorm of a residual branch at zero.
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(classifier.weight.grad.any() for classifier in model.get_classifier())
+
+    clipped = {id(parameter) for parameter in task.get_clip_parameters(exclude_head=True)}
+    left_out = {name: p for name, p in model.named_parameters() if id(p) not in clipped}
+    assert len(left_out) == 8 and all(C in p.shape for p in left_out.values())
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(0.1 * parameter.grad)
+    task.update_ema()
+    task.eval()
+    assert torch.equal(task.get_eval_model()(x), model.prune(2).eval()(x))
+    assert torch.equal(task.get_eval_model(ema=True)(x), task.get_eval_model()(x))
+
+    torch.manual_seed(1)
+    other = CollaborativeTask(timm.create_model('collab_test_resnet', heads=4, num_classes=C), verbose=False).eval()
+    checkpoint = task.get_checkpoint_state()
+    other.load_checkpoint_state(checkpoint['state_dict'], checkpoint['task_state'])
+    assert other.trainable_module.kept_head == 2
+    assert torch.equal(other.get_eval_model()(x), task.get_eval_model()(x))
+
+
+def test_criterion_may_be_a_ready_objective() -> None:
+    loss_fn = CollaborativeLoss(timm.loss.BinaryCrossEntropy(), temperature=4., beta=0.1)
+    assert CollaborativeTask(make_tree(), loss_fn, verbose=False).criterion is loss_fn
+    with pytest.raises(ValueError, match=r'temperature=3.0, beta=0.5, scale_by_t2=True and full_labels=False'):
+        CollaborativeTask(make_tree(), loss_fn, temperature=3.0)
+    with pytest.raises(ValueError, match=r'full_labels=True would be ignored'):
+        CollaborativeTask(make_tree(), loss_fn, full_labels=True)
+    task = CollaborativeTask(make_tree(), beta=0.25, full_labels=True, verbose=False)
+    assert (task.criterion.hard_weight, task.criterion.soft_weight) == (1., 3.)
+
+
+@pytest.mark.skipif(not hasattr(timm.loss, 'create_classification_loss'), reason='this timm makes no criteria')
+def test_criterion_from_its_arguments() -> None:
+    task = CollaborativeTask(make_tree(), criterion_kwargs={'smoothing': 0.1}, verbose=False)
+    assert isinstance(task.criterion.criterion, timm.loss.LabelSmoothingCrossEntropy)
+    assert not task.criterion.multi_label
+
+    task = CollaborativeTask(make_tree(), criterion_kwargs={'multi_label': True}, beta=0.1, verbose=False).train()
+    assert task.criterion.multi_label and task.criterion.beta == 0.1
+    x, target = make_batch()
+    assert task(x, nn.functional.one_hot(target, C).float())['loss'].isfinite()
+
+
+def test_refuses_criterion_and_its_arguments_at_once() -> None:
+    with pytest.raises(ValueError, match=r"pass either the criterion or \['smoothing'\], not both"):
+        CollaborativeTask(make_tree(), nn.CrossEntropyLoss(), criterion_kwargs={'smoothing': 0.1})
+
+
+def test_refuses_a_target_of_another_batch() -> None:
+    x, target = make_batch()
+    with pytest.raises(ValueError, match='logits have batch 8, target has 4'):
+        CollaborativeTask(make_tree(), verbose=False).train()(x, target[:4])
+
+
+def test_clip_parameters_without_any_classifier() -> None:
+    task = CollaborativeTask(make_tree(), verbose=False)
+    names = {id(parameter): name for name, parameter in task.trainable_module.named_parameters()}
+    everything = [names[id(parameter)] for parameter in task.get_clip_parameters()]
+    kept = [names[id(parameter)] for parameter in task.get_clip_parameters(exclude_head=True)]
+    assert everything == list(names.values())
+    assert kept == [name for name in everything if '.fc.' not in name and '.norm.' not in name]
+    assert len(everything) - len(kept) == 4 * H
+
+
+@pytest.mark.parametrize('arch', ['test_resnet', 'deit_tiny_distilled_patch16_224'])
+def test_clip_parameters_of_timm_models(arch: str) -> None:
+    with torch.device('meta'):
+        model = timm.create_model(arch, num_classes=C)
+    task = CollaborativeTask(model, verbose=False)
+    heads = {id(p) for name, p in model.named_parameters() if name.split('.')[0] in ('fc', 'head', 'head_dist')}
+    assert len(heads) in (2, 4)
+    assert {id(p) for p in task.get_clip_parameters(exclude_head=True)} == {id(p) for p in model.parameters()} - heads
+
+
+def test_compiled_model_trains_and_validates_alike() -> None:
+    x, target = make_batch()
+    plain = CollaborativeTask(make_tree(), verbose=False).train()
+    plain(x, target)['loss'].backward()
+
+    torch.compiler.reset()
+    model = make_tree()
+    task = CollaborativeTask(model, verbose=False)
+    compiled = task.compile(backend='eager', fullgraph=True)
+    assert task.eval_model is task.get_eval_model() is compiled
+    task.train()
+    task(x, target)['loss'].backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, plain.trainable_module.get_parameter(name).grad)
+
+    assert task.eval()(x, target)['logits'].shape == (H, B, C)
+    assert torch.equal(task.get_eval_model()(x), model(x))
+    assert set(task.get_checkpoint_state()['state_dict']) == set(model.state_dict())
+
+
+def test_ema_follows_and_validates_the_kept_head() -> None:
+    model, (x, _) = make_tree(), make_batch()
+    task = CollaborativeTask(model, verbose=False).train()
+    task.setup_ema(decay=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.)
+    task.update_ema()
+    averaged = task.get_checkpoint_state(ema=True)['state_dict_ema']
+    for name, _ in model.named_parameters():
+        torch.testing.assert_close(averaged[name], before[name] + 0.5)
+    assert task.get_eval_model(ema=True)(x).shape == (B, C)
+
+
+@pytest.mark.parametrize('ema', [False, True])
+def test_checkpoint_round_trip(ema: bool) -> None:
+    x, _ = make_batch()
+    tasks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        tasks.append(CollaborativeTask(TinyTree(), verbose=False))
+        tasks[-1].setup_ema()
+    old, new = (task.get_trainable_module(ema).module if ema else task.trainable_module for task in tasks)
+    old.kept_head = 2
+    suffix = '_ema' if ema else ''
+    checkpoint = tasks[0].get_checkpoint_state(ema=ema)
+    assert set(checkpoint) == {f'state_dict{suffix}', f'task_state{suffix}'}
+    assert set(checkpoint[f'state_dict{suffix}']) == set(old.state_dict())
+
+    tasks[1].load_checkpoint_state(checkpoint[f'state_dict{suffix}'], checkpoint[f'task_state{suffix}'], ema=ema)
+    assert new.kept_head == 2
+    assert torch.equal(new.eval()(x), old.eval()(x))
+    tasks[1].load_checkpoint_state(checkpoint[f'state_dict{suffix}'], ema=ema)  # one written without a task state
+    assert new.kept_head == 2
+
+
+def test_plain_model_has_no_task_state() -> None:
+    task = CollaborativeTask(timm.create_model('test_resnet', num_classes=C), verbose=False)
+    assert set(task.get_checkpoint_state()) == {'state_dict'}
+
+
+@pytest.mark.skipif(not hasattr(TrainingTask, 'create_evaluator'), reason='this timm has no evaluators')
+def test_timm_evaluates_the_output() -> None:
+    task, (x, target) = CollaborativeTask(make_tree(), verbose=False).eval(), make_batch()
+    evaluator = task.create_evaluator()
+    with torch.no_grad():
+        output = task.get_eval_model()(x)
+    evaluator.update(output, target)
+    metrics = evaluator.compute()
+    assert metrics['top1'] == pytest.approx(100 * output.argmax(dim=1).eq(target).float().mean().item())
+
+
+def _train_on_two_ranks(rank: int, folder: str) -> None:
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    try:
+        x, target = make_batch()
+        half = slice(rank * B // 2, (rank + 1) * B // 2)
+        model = make_tree(norm=False)
+        task = CollaborativeTask(model, verbose=False).prepare_distributed().train()
+        with task.no_sync():
+            task(x[half], target[half])['loss'].backward()
+        local = model.trunk[1].weight.grad.clone()
+        model.zero_grad()
+        result = task(x[half], target[half])
+        result['loss'].backward()
+        torch.save({
+            'local': local,
+            'gradients': gradients(model),
+            'logits': result['logits'].detach(),
+            'keys': list(task.get_checkpoint_state()['state_dict']),
+            'clipped': len(list(task.get_clip_parameters(exclude_head=True))),
+            'eval': task.eval()(x, target)['logits'].shape,
+        }, f'{folder}/{rank}.pt')
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_ranks_make_one_step_of_the_whole_batch(tmp_path: Path) -> None:
+    mp.spawn(_train_on_two_ranks, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
+
+    x, target = make_batch()
+    model = make_tree(norm=False)
+    result = CollaborativeTask(model, verbose=False).train()(x, target)
+    result['loss'].backward()
+    for name, expected in gradients(model).items():
+        torch.testing.assert_close(ranks[0]['gradients'][name], expected)
+        assert torch.equal(ranks[0]['gradients'][name], ranks[1]['gradients'][name])
+    torch.testing.assert_close(torch.cat([rank['logits'] for rank in ranks], dim=1), result['logits'].detach())
+    assert not torch.equal(ranks[0]['local'], ranks[1]['local'])
+    assert ranks[0]['keys'] == list(model.state_dict())
+    assert ranks[0]['clipped'] == len(list(model.parameters())) - 4 * H
+    assert ranks[0]['eval'] == (H, B, C)
+
+
+def test_logs_its_objective(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger='timm_collab.objective.task'):
+        CollaborativeTask(make_tree(), verbose=False)
+        assert not caplog.records
+        CollaborativeTask(make_tree(), temperature=4.)
+    assert 'temperature=4.0' in caplog.text

@@ -1,0 +1,211 @@
+"""Two processes that share each batch train as one does."""
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.toys import make_data, make_model, make_trainer
+from timm_collab.train.config.parse import parse_config
+from timm_collab.train.prepare import make_accelerator
+
+ROOT = Path(__file__).parents[3]
+RECIPE = [
+    # no batch statistics: those are of each process's part
+    '--model.name=collab_test_vit', '--model.tree=blocks.1:[blocks.3:2 | head]', '--model.kwargs={img_size: 32}',
+    '--data.path=builtin:digits', '--data.in_chans=1', '--data.img_size=32', '--data.max_train_samples=256',
+    '--data.test_split=null', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2', '--batch_size=64',
+    '--optim.name=adamw', '--optim.lr=1e-3', '--optim.clip_grad=1.0', '--ema.decay=0.9', '--grad_accum_steps=2',
+    '--optim.freeze_trunk_epochs=1', '--cpu_threads=1',
+]
+
+
+def run(folder: Path, processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
+    launcher = [
+        '-m', 'accelerate.commands.launch', '--num_processes', str(processes), '--num_machines', '1',
+        '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
+        *(['--multi_gpu'] if processes > 1 else ['--cpu']), '-m', 'timm_collab.train',
+    ]
+    environment = {
+        **os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
+        'HF_DATASETS_CACHE': str(folder / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '',
+    }
+    return subprocess.run(
+        [sys.executable, *launcher, *RECIPE, f'--output={folder / str(processes)}', *argv],
+        capture_output=True, text=True, env=environment, cwd=folder, timeout=300,
+    )
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp('processes')
+    for processes in (1, 2):
+        done = run(folder, processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder / '1', folder / '2'
+
+
+def test_both_ranks_took_part(runs: tuple[Path, Path]) -> None:
+    summaries = [json.loads((folder / 'summary.json').read_text()) for folder in runs]
+    assert [summary['num_processes'] for summary in summaries] == [1, 2]
+    assert summaries[0]['noise'] == summaries[1]['noise']
+    assert (runs[0] / 'train_labels.csv').read_text() == (runs[1] / 'train_labels.csv').read_text()
+
+
+def test_the_curves_and_the_weights_are_those_of_one_process(runs: tuple[Path, Path]) -> None:
+    one, two = (
+        [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()] for folder in runs
+    )
+    assert [row['epoch'] for row in one] == [row['epoch'] for row in two] == [0, 1]
+    for a, b in zip(one, two, strict=True):
+        assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-4)
+        assert a['train_hard_heads'] == pytest.approx(b['train_hard_heads'], rel=1e-3)
+        assert a['val']['loss_heads'] == pytest.approx(b['val']['loss_heads'], rel=1e-3)
+        assert a['val']['count'] == b['val']['count']
+    kept = [json.loads((folder / 'summary.json').read_text())['kept_head'] for folder in runs]
+    assert kept[0] == kept[1]
+    weights = [load_file(folder / 'pruned' / 'model.safetensors') for folder in runs]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=2e-3)
+
+
+FLOAT64 = """
+import sys
+import torch
+from safetensors.torch import save_file
+from tests.train.toys import make_data, make_model, make_trainer
+from timm_collab.train.config.parse import parse_config
+from timm_collab.train.prepare import make_accelerator
+
+config = parse_config([
+    '--model.name=collab_test_vit', '--data.path=-', '--epochs=2', '--batch_size=16', '--optim.lr=0.01',
+    '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true'])
+images, target = make_data(32)
+model = make_model(4, 'collab_test_vit', img_size=32).double()
+accelerator = make_accelerator(config)
+trainer = make_trainer(config, model, data=(images.double(), target), accelerator=accelerator)
+rows = trainer.fit()
+released = trainer.release()
+if accelerator.is_main_process:
+    losses = torch.tensor([[row['train_loss'], *row['val']['loss_heads']] for row in rows], dtype=torch.float64)
+    save_file({**released.state_dict(), 'losses': losses}, sys.argv[1])
+"""
+
+
+def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
+    (tmp_path / 'train.py').write_text(FLOAT64)
+    for processes in (1, 2):
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true'}
+        done = subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', 'train.py',
+             f'{processes}.safetensors'],
+            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / f'{processes}.safetensors') for processes in (1, 2))
+    for name, tensor in one.items():
+        rtol = 1e-6 if name == 'losses' else 1e-10  # losses are logged in float32
+        torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=1e-12)
+    assert max((two[name] - tensor).abs().max() for name, tensor in one.items() if tensor.numel()) > 0  # two did it
+
+
+THREADS = """
+import sys
+from pathlib import Path
+from timm_collab.train.__main__ import main
+
+status = main(sys.argv[1:])
+names = [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]
+print('threads', *(name for name in names if 'gloo' in name))
+sys.exit(status)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='threads are counted where Linux shows them')
+def test_no_thread_of_gloo_outlives_a_run(tmp_path: Path) -> None:
+    """One that still frees a tensor when the interpreter is gone aborts a process that has saved everything."""
+    (tmp_path / 'train.py').write_text(THREADS)
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
+                   'HF_DATASETS_CACHE': str(tmp_path / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py', *RECIPE,
+         '--output=run'],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line for line in done.stdout.splitlines() if line.startswith('threads')] == ['threads'] * 2
+
+
+def train_a_gate(rank: int, folder: Path) -> None:
+    os.environ |= {'ACCELERATE_USE_CPU': 'true', 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2',
+                   'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': (folder / 'port').read_text()}
+    config = parse_config([
+        '--model.name=collab_test_vit', '--data.path=builtin:digits', '--epochs=2', '--batch_size=16',
+        '--objective.kind=gated', '--grad_accum_steps=2', '--augment.no_aug=true',
+    ])
+    model = make_model(2, 'collab_test_vit', img_size=32)
+    trainer = make_trainer(config, model, data=make_data(32), accelerator=make_accelerator(config))
+    trainer.fit()
+    torch.save([trainer.updater.task.criterion.state_dict(), model.state_dict()], folder / f'{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['--optim.learning_rate=1'], 'learning_rate'),
+    (['--batch_size=60', '--grad_accum_steps=4'], 'must be a multiple of their number, 2 times grad_accum_steps, 4'),
+    (['--data.train_split=none'], "'none'"),
+])
+def test_what_every_process_finds_one_of_them_says(tmp_path: Path, argv: list[str], message: str) -> None:
+    done = run(tmp_path, 2, *argv)
+    assert done.returncode != 0 and not (tmp_path / '2').exists()
+    [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert message in line
+
+
+def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        (tmp_path / 'port').write_text(str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(train_a_gate, (tmp_path,), nprocs=2)
+    for first, second in zip(*(torch.load(tmp_path / f'{rank}.pt') for rank in range(2)), strict=True):
+        for name, tensor in first.items():
+            assert tensor.any() and torch.equal(tensor, second[name]), name
+
+
+def assert_one_and_two_agree(folder: Path, *argv: str) -> list[Path]:
+    """Run a recipe in one process and in two, and compare their curves; returns the two folders."""
+    for processes in (1, 2):
+        done = run(folder, processes, *argv)
+        assert done.returncode == 0, done.stderr[-3000:]
+    folders = [folder / name for name in '12']
+    one, two = (
+        [json.loads(line) for line in (each / 'metrics.jsonl').read_text().splitlines()] for each in folders
+    )
+    for a, b in zip(one, two, strict=True):
+        assert a['train_loss'] == pytest.approx(b['train_loss'], rel=1e-4)
+        assert a['val']['loss_heads'] == pytest.approx(b['val']['loss_heads'], rel=1e-3)
+        assert a['val']['count'] == b['val']['count']
+    return folders
+
+
+def test_a_stream_is_shared_as_one_process_reads_it(tmp_path: Path, digit_shards: Path) -> None:
+    folders = assert_one_and_two_agree(
+        tmp_path, f'--data.path={digit_shards}', '--data.streaming=true', '--data.num_train_samples=128',
+        '--data.max_train_samples=null', '--data.shuffle_buffer=64', '--noise.rate=0', '--batch_size=32',
+        '--data.workers=1')
+    one, two = (load_file(folder / 'pruned' / 'model.safetensors') for folder in folders)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=2e-3)
+
+
+def test_a_teacher_is_heard_by_both(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    folders = assert_one_and_two_agree(
+        tmp_path, f'--teacher.path={runs[0]}', '--model.tree=null', '--model.heads=1',
+        '--optim.freeze_trunk_epochs=0')
+    one, two = (json.loads((folder / 'summary.json').read_text())['teacher']['sha256'] for folder in folders)
+    assert one == two

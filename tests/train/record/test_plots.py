@@ -1,0 +1,119 @@
+"""Pictures of a run, from what its folder records."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from timm_collab.cli import main
+from timm_collab.train.errors import TrainError
+from timm_collab.train.record import plots
+from timm_collab.train.record.plots import draw_disagreement, draw_noise, draw_score, plot_run, read_rows
+
+pytest.importorskip('matplotlib')
+
+SUMMARY = {
+    'model': 'collab_test_resnet', 'network': '2-head tree', 'data': {'path': 'builtin:digits'},
+    'noise': {'realised_rate': 0.4},
+}
+
+
+def row(epoch: int, heads: int = 2) -> dict:
+    top1 = [50.0 + epoch + head for head in range(heads)]
+    return {
+        'epoch': epoch, 'lr': 0.1 / (epoch + 1), 'train_loss': 3.0, 'train_hard_heads': [1.0] * heads,
+        'train_soft_heads': [2.0] * heads, 'kept_head': heads - 1,
+        'val': {'top1_heads': top1, 'top1_consensus': 60.0, 'top1_kept': top1[-1], 'loss_heads': [0.5] * heads,
+                'disagreement': 10.0 if heads > 1 else None},
+        'train_top1': {'given': 40.0, 'clean': 55.0},
+    }
+
+
+def lines(figure) -> dict[str, list[float]]:
+    return {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    (tmp_path / 'run' / 'single').mkdir(parents=True)
+    for folder, heads in ((tmp_path / 'run', 2), (tmp_path / 'run' / 'single', 1)):
+        text = ''.join(json.dumps(row(epoch, heads)) + '\n' for epoch in range(3))
+        (folder / 'metrics.jsonl').write_text(text)
+    (tmp_path / 'run' / 'summary.json').write_text(json.dumps(SUMMARY))
+    return tmp_path / 'run'
+
+
+def test_a_run_is_drawn_from_two_files_and_can_be_drawn_again(run, capsys):
+    assert main(['plot', str(run)]) == 0
+    files = [Path(line) for line in capsys.readouterr().out.split()]
+    assert [file.name for file in files] == ['loss.png', 'accuracy.png', 'disagreement.png', 'lr.png', 'noise.png']
+    first = [np.asarray(Image.open(file)) for file in files]
+    assert all(picture.shape[1] == 960 and picture.std() > 10 for picture in first)
+    assert plot_run(run) == files
+    assert all(np.array_equal(a, np.asarray(Image.open(file))) for a, file in zip(first, files, strict=True))
+    assert not list((run / 'plots').glob('.*'))
+
+
+def test_the_lines_are_the_recorded_figures(run):
+    rows, single = read_rows(run), read_rows(run / 'single')
+    figure = draw_score(rows, SUMMARY, single[:2])
+    drawn = lines(figure)
+    assert drawn['head 0'] == [50, 51, 52] and drawn['head 1 (kept)'] == [51, 52, 53] and drawn['consensus'] == [60] * 3
+    assert drawn['single network'][:2] == [50, 51] and np.isnan(drawn['single network'][2])
+    assert lines(draw_noise(rows, SUMMARY, [])) == {'labels before noise': [55] * 3, 'labels trained on': [40] * 3}
+    axes = figure.axes[0]
+    title = 'Accuracy on the validation data\ncollab_test_resnet, 2-head tree, builtin:digits, 40.0 % of the training'
+    assert axes.get_title(loc='left').startswith(title)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('epoch', 'top-1 in %')
+    assert {text.get_text() for text in axes.texts} == {'head 0 52', 'head 1 (kept) 53', 'consensus 60',
+                                                        'single network 51'}
+
+
+def test_names_at_the_ends_of_lines_do_not_cover_each_other():
+    rows = [row(epoch, heads=8) for epoch in range(2)]
+    for each in rows:
+        each['val']['top1_heads'] = [90.0 + head / 100 for head in range(8)]
+    axes = draw_score(rows, {}, []).axes[0]
+    low, high = axes.get_ylim()
+    heights = sorted(text.xyann[1] for text in axes.texts)
+    assert len(heights) == 9 and heights[-1] <= high
+    assert np.diff(heights).min() >= 0.05 * (high - low) * (1 - 1e-9)
+
+
+def test_what_was_not_recorded_is_not_drawn():
+    rows = [row(epoch, heads=1) for epoch in range(2)]
+    for each in rows:
+        del each['train_top1']
+    assert draw_disagreement(rows, {}, []) is None
+    assert draw_noise(rows, {}, []) is None
+
+
+def test_a_run_that_goes_on_is_drawn_too(run):
+    (run / 'summary.json').unlink()
+    with open(run / 'metrics.jsonl', 'a') as file:
+        file.write(json.dumps({**row(2), 'lr': 0.5}) + '\n{"epoch": 3, "lr')
+    assert [each['lr'] for each in read_rows(run)][-1] == 0.5
+    assert len(plot_run(run)) == 5
+
+
+@pytest.mark.parametrize(('damage', 'message'), [
+    (lambda run: (run / 'metrics.jsonl').unlink(), 'holds no run to draw'),
+    (lambda run: (run / 'metrics.jsonl').write_text(''), 'no epoch has ended'),
+    (lambda run: (run / 'metrics.jsonl').write_text('{}\n' + json.dumps(row(0))), 'line 1 is no row of metrics'),
+    (lambda run: (run / 'summary.json').write_text('{'), "summary.json' is damaged"),
+    (lambda run: (run / 'plots').write_text(''), "can't be written"),
+])
+def test_refusals(run, damage, message):
+    damage(run)
+    with pytest.raises(TrainError, match=message):
+        plot_run(run)
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(run, monkeypatch, capsys):
+    monkeypatch.setattr(plots, 'can_plot', lambda: False)
+    assert main(['plot', str(run)]) == 2
+    assert "pip install 'timm-collab[plots]'" in capsys.readouterr().err
+    assert not (run / 'plots').exists()

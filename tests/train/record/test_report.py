@@ -1,0 +1,78 @@
+"""What people see: the table of epochs and the bar."""
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+import torch
+
+from timm_collab.train.record.progress import Progress, peak_memory
+from timm_collab.train.record.report import EpochTable
+
+
+def row(epoch: int, top1: list[float], **more) -> dict:
+    return {
+        'epoch': epoch, 'lr': 0.05, 'train_loss': 1.5, 'images_per_second': 1234.0, 'kept_head': len(top1) - 1,
+        'val': {'top1_heads': top1, 'top1_consensus': 91.0, 'disagreement': 7.5 if len(top1) > 1 else None}, **more,
+    }
+
+
+def test_a_tree_has_a_column_a_head():
+    table = EpochTable(20)
+    head, line = table.lines(row(0, [85.0, 86.26], val_without_ema={'top1_kept': 80.0}))
+    titles = 'epoch lr loss img/s head 0 head 1 consensus disagree no EMA'
+    assert head.split() == titles.split()
+    assert line.split() == ['1/20', '5.00e-02', '1.5000', '1,234', '85.0', '86.3*', '91.0', '7.5', '80.0']
+    assert len(head) == len(line) <= 100
+
+
+def test_a_network_alone_has_one():
+    head, line = EpochTable(100).lines(row(99, [85.0]))
+    assert head.split() == ['epoch', 'lr', 'loss', 'img/s', 'val', 'top-1']
+    assert line.split() == ['100/100', '5.00e-02', '1.5000', '1,234', '85.0']
+    assert len(head) == len(line)
+
+
+def test_the_head_of_the_table_comes_back():
+    table = EpochTable(60)
+    counts = [len(table.lines(row(epoch, [85.0]))) for epoch in range(10, 60)]
+    assert [index for index, count in enumerate(counts) if count == 2] == [0, 25]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_loss_accuracy_speed_memory_and_time(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    with Progress(1000, 2, 10, torch.device('cpu'), is_main=True) as progress:
+        progress.bar.mininterval = 0
+        progress.update(400, loss=1.25, score=61.5)
+        progress.update(100)
+        progress.bar.refresh()
+    shown = terminal.getvalue()
+    assert 'epoch 3/10' in shown and ' 50%' in shown
+    assert 'loss=1.250' in shown and 'top-1=61.5%' in shown and 'GB' in shown and ' images/s' in shown
+
+
+@pytest.mark.parametrize(('stream', 'is_main'), [(io.StringIO(), True), (Terminal(), False)])
+def test_no_bar_in_a_log_file_nor_on_other_processes(monkeypatch, stream, is_main):
+    monkeypatch.setattr(sys, 'stderr', stream)
+    with Progress(1000, 0, 1, torch.device('cpu'), is_main=is_main) as progress:
+        progress.update(500, loss=1.0)
+    assert stream.getvalue() == ''
+
+
+def test_a_resumed_epoch_begins_where_it_was(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    with Progress(1000, 0, 1, torch.device('cpu'), is_main=True, done=300) as progress:
+        assert (progress.bar.n, progress.bar.total) == (300, 1000)
+
+
+def test_memory_is_that_of_the_process():
+    before = peak_memory(torch.device('cpu'))
+    block = torch.ones(200 * 2**18)  # 200 MB
+    assert peak_memory(torch.device('cpu')) >= max(before, block.numel() * 4)

@@ -1,0 +1,110 @@
+"""The losses and the score of an epoch, looked at now and then.
+
+Shapes: H heads.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..errors import TrainError
+
+
+class ExplodedLossError(TrainError):
+    """The loss became NaN, infinite or far too large.
+
+    Args:
+        message: What happened and what to do.
+        epoch: In which epoch, from 0.
+        step: At which update of it, from 0.
+    """
+
+    def __init__(self, message: str, epoch: int, step: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step
+
+
+class LossMeter:
+    """Means of an epoch's losses over updates and processes, kept on the device between two looks.
+
+    Args:
+        accelerator: The processes.
+        epoch: The epoch, for messages.
+        limit: Largest loss that passes.
+    """
+
+    def __init__(self, accelerator: Accelerator, epoch: int, limit: float = math.inf) -> None:
+        self.accelerator = accelerator
+        self.epoch = epoch
+        self.limit = limit
+        self.unchecked: list[Tensor] = []
+        self.checked = 0
+        self.sums: list[float] = []
+
+    def add(self, row: Tensor) -> None:
+        """Take in an update.
+
+        Args:
+            row: Its loss, score in percent by the labels given and by those before noise (means over the heads), hard
+                term of each head, soft term of each head, [3 + 2 H].
+        """
+        self.unchecked.append(row)
+
+    def check(self, flag: bool = False) -> bool:
+        """Look at the updates since the last look, all processes together.
+
+        Args:
+            flag: Something that one process may know.
+
+        Returns:
+            Whether it was set on any process.
+
+        Raises:
+            ExplodedLossError: On every process, when one of them met a loss that isn't finite or is over the limit.
+        """
+        if not self.unchecked:
+            return flag
+        flags = torch.zeros_like(self.unchecked[0])
+        flags[0] = float(flag)
+        rows = self.accelerator.reduce(torch.stack([*self.unchecked, flags]), reduction='mean').cpu().double().tolist()
+        for row in rows[:-1]:
+            if not (math.isfinite(row[0]) and row[0] <= self.limit):
+                what = f'is {row[0]:.4g}' + f', over max_loss {self.limit:g},' * math.isfinite(row[0])
+                raise ExplodedLossError(
+                    f'the loss {what} at epoch {self.epoch}, step {self.checked} (both from 0): lower optim.lr,'
+                    ' lengthen sched.warmup_epochs or, with fp16, use bf16', self.epoch, self.checked)
+            # One update after the other: the sum doesn't depend on when it was looked at.
+            self.sums = [a + b for a, b in zip(self.sums or [0.0] * len(row), row, strict=True)]
+            self.checked += 1
+        self.unchecked.clear()
+        return rows[-1][0] > 0
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the updates looked at."""
+        return self.sums[0] / self.checked if self.checked else math.nan
+
+    @property
+    def score(self) -> dict[str, float]:
+        """Mean score in percent, by the labels trained on and by those before noise."""
+        given, clean = (total / self.checked if self.checked else math.nan for total in (self.sums or [0.0] * 3)[1:3])
+        return {'given': given, 'clean': clean}
+
+    def terms(self) -> tuple[list[float], list[float]]:
+        """Mean hard and soft terms of each head."""
+        means = [total / self.checked for total in self.sums[3:]]
+        heads = len(means) // 2
+        return means[:heads], means[heads:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` goes on from; to be taken right after a look."""
+        return {'checked': self.checked, 'sums': self.sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another left off."""
+        self.checked, self.sums = state['checked'], state['sums']

@@ -1,0 +1,241 @@
+"""Pictures of a run, made of its `metrics.jsonl` and `summary.json` alone, so that any run can be drawn again.
+
+Needs matplotlib, the extra `plots`.
+"""
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import TrainError, require
+from ..metrics.metric import metric_of
+from .run_folder import METRICS, SINGLE, SUMMARY
+
+PLOTS = 'plots'
+HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm-collab plot"
+
+# Okabe and Ito's colours, which people who can't tell red from green can tell apart; black is kept for the consensus.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8C6D1F', '#7F7F7F')
+BLACK, GREY = '#000000', '#7F7F7F'
+
+Rows = list[dict[str, Any]]
+Series = tuple[str, Sequence[float | None], dict[str, Any]]
+"""Label, a value for each row, and how to draw it."""
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec('matplotlib') is not None
+
+
+def plot_run(folder: Path) -> list[Path]:
+    """Draw what a run's folder records into `plots/`, each picture whole or not at all.
+
+    Args:
+        folder: A run's folder, finished or not.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        TrainError: matplotlib is missing, or the folder has no metrics that can be read.
+    """
+    require(can_plot(), HOW_TO_GET)
+    rows = read_rows(folder)
+    summary = _read_summary(folder)
+    single = read_rows(folder / SINGLE) if (folder / SINGLE / METRICS).is_file() else []
+    written = []
+    for name, draw in PICTURES.items():
+        figure = draw(rows, summary, single)
+        if figure is not None:
+            file = metric_of(rows[0]['val']).title.replace(' ', '-') if name == 'score' else name
+            written.append(save_figure(figure, folder / PLOTS / f'{file}.png'))
+    return written
+
+
+def read_rows(folder: Path) -> Rows:
+    """The rows of a run's `metrics.jsonl`, one an epoch: of an epoch that was trained twice, the later one.
+
+    Raises:
+        TrainError: There is none, or a line of it is none; a last line that was cut off in writing is left out.
+    """
+    path = folder / METRICS
+    require(path.is_file(), f"'{folder}' holds no run to draw: it has no {METRICS}")
+    lines = path.read_text(encoding='utf-8').splitlines()
+    by_epoch: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            by_epoch[row['epoch']] = row
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise TrainError(f"'{path}' is damaged: line {number} is no row of metrics") from error
+    require(bool(by_epoch), f"'{path}' has no rows yet: no epoch has ended")
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return {}  # still running
+    except ValueError as error:
+        raise TrainError(f"'{folder / SUMMARY}' is damaged: {error}") from error
+
+
+def draw_loss(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+    """Loss of training, and that of each head against the labels, in training and on the validation data."""
+    heads = len(rows[0]['val']['loss_heads'])
+    series: list[Series] = [
+        ('training loss a head', [row['train_loss'] / heads for row in rows], {'color': BLACK, 'linewidth': 2}),
+        ('training labels', [_mean(row['train_hard_heads']) for row in rows], {'color': COLORS[0]}),
+    ]
+    if heads > 1:
+        series.append(('other heads', [_mean(row['train_soft_heads']) for row in rows], {'color': COLORS[1]}))
+    series.append(('validation labels', [_mean(row['val']['loss_heads']) for row in rows], {'color': COLORS[2]}))
+    title = 'Loss' + ', mean of the heads' * (heads > 1)
+    return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series)
+
+
+def draw_score(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+    """Accuracy, or mean average precision, of each head and of the consensus on the validation data."""
+    metric = metric_of(rows[0]['val'])
+    heads = len(metric.heads(rows[0]['val']))
+    kept = rows[-1]['kept_head']
+    series: list[Series] = [
+        (f'head {head}' + ' (kept)' * (head == kept) if heads > 1 else 'network',
+         [metric.heads(row['val'])[head] for row in rows],
+         {'color': COLORS[head % len(COLORS)], 'linewidth': 2 if head == kept else 1.2})
+        for head in range(heads)
+    ]
+    if heads > 1:
+        series.append(('consensus', [metric.consensus(row['val']) for row in rows], {'color': BLACK}))
+    if 'val_without_ema' in rows[0]:
+        values = [metric.kept(row['val_without_ema']) for row in rows]
+        series.append(('best head without EMA', values, {'color': GREY, 'linestyle': ':'}))
+    if single:
+        alone: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
+        alone += [None] * (len(rows) - len(alone))
+        series.append(('single network', alone, {'color': GREY, 'linestyle': '--'}))
+    title = f'{metric.title.capitalize()} on the validation data'
+    return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series)
+
+
+def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+    """How often two heads predict different classes; None of a single head."""
+    values = [row['val'].get('disagreement') for row in rows]
+    if all(value is None for value in values):
+        return None
+    series: list[Series] = [('two heads disagree', values, {'color': COLORS[0], 'linewidth': 2})]
+    decisions = metric_of(rows[0]['val']).decisions
+    title = f'Validation {decisions} on which two heads disagree, mean over pairs'
+    return _lines(title + _subtitle(summary), f'{decisions} in %', rows, series, floor=0)
+
+
+def draw_lr(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+    """The learning rate at the start of each epoch."""
+    series: list[Series] = [('learning rate', [row['lr'] for row in rows], {'color': COLORS[0], 'linewidth': 2})]
+    title = 'Learning rate at the start of each epoch'
+    return _lines(title + _subtitle(summary), 'learning rate', rows, series, floor=0)
+
+
+def draw_noise(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+    """The score in training against the labels trained on and against the clean ones; None where they aren't known.
+
+    Rows may hold it: `given` is measured by the labels that were trained on, `clean` by those before noise.
+    """
+    metric = metric_of(rows[0]['val'])
+    recorded = [row.get(metric.train_key) or {} for row in rows]
+    if not any('clean' in each and 'given' in each for each in recorded):
+        return None
+    series: list[Series] = [
+        ('labels before noise', [each.get('clean') for each in recorded], {'color': COLORS[2], 'linewidth': 2}),
+        ('labels trained on', [each.get('given') for each in recorded], {'color': COLORS[1], 'linewidth': 2}),
+    ]
+    title = f'{metric.train_title.capitalize()} on the training images, by which labels'
+    return _lines(title + _subtitle(summary), f'{metric.train_name} in %, mean of the heads', rows, series)
+
+
+# By file name; that of the score is the metric's.
+PICTURES: dict[str, Callable[[Rows, dict[str, Any], Rows], Any]] = {
+    'loss': draw_loss,
+    'score': draw_score,
+    'disagreement': draw_disagreement,
+    'lr': draw_lr,
+    'noise': draw_noise,
+}
+
+
+def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: float | None = None) -> Any:
+    """A line for each series over the epochs, named at its end as well as in the legend."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no state that others share
+    from matplotlib.ticker import MaxNLocator
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout='constrained')
+    axes = figure.add_subplot()
+    epochs = [row['epoch'] + 1 for row in rows]
+    ends = []
+    for label, values, style in series:
+        y = [float('nan') if value is None else value for value in values]
+        axes.plot(epochs, y, label=label, **{'linewidth': 1.5, 'marker': '.' if len(rows) < 20 else None, **style})
+        known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
+        if known:
+            ends.append((*known[-1], label, style['color']))
+    axes.set_title(title, loc='left', fontsize=11)
+    axes.set_xlabel('epoch')
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[['top', 'right']].set_visible(False)
+    if floor is not None:
+        axes.set_ylim(bottom=floor)
+    if len(series) > 1:
+        figure.legend(frameon=False, fontsize=8, loc='outside lower center', ncols=4)
+    _label_ends(axes, ends)
+    return figure
+
+
+def _label_ends(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
+    """Name the lines at their ends, names that would cover each other moved apart, and none above the frame."""
+    low, high = axes.get_ylim()
+    gap = 0.05 * (high - low)
+    ends = sorted(ends, key=lambda end: end[1])
+    heights: list[float] = []
+    for _, y, _, _ in ends:
+        heights.append(max(y, heights[-1] + gap) if heights else y)
+    for index in reversed(range(len(heights))):
+        heights[index] = min(heights[index], high if index + 1 == len(heights) else heights[index + 1] - gap)
+    for (x, y, label, color), height in zip(ends, heights, strict=True):
+        axes.annotate(f'{label} {y:.3g}', (x, y), xytext=(1.01, height), textcoords=axes.get_yaxis_transform(),
+                      color=color, fontsize=8, va='center', annotation_clip=False)
+
+
+def _subtitle(summary: dict[str, Any]) -> str:
+    if not summary:
+        return ''
+    text = f'\n{summary["model"]}, {summary["network"]}, {summary["data"]["path"]}'
+    rate = summary['noise']['realised_rate']
+    return text + f', {100 * rate:.1f} % of the training labels wrong' * (rate > 0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def save_figure(figure: Any, path: Path, metadata: dict[str, str] | None = None) -> Path:
+    """Write a PNG whole or not at all, with texts in its metadata.
+
+    Raises:
+        TrainError: It can't be written.
+    """
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(partial, format='png', metadata=metadata)
+        os.replace(partial, path)
+    except OSError as error:
+        raise TrainError(f"'{path}' can't be written: {error}") from error
+    return path
