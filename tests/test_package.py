@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # `__init__` is what `timm_collab` itself exports.
 ROOMS = (
     'tree', 'split', 'model', 'objective', 'pretrained', 'registry', '__init__',
-    'train/errors', 'train/config', 'train/build', 'train/distributed', 'train/data', 'train/metrics',
+    'train/errors', 'train/paths', 'train/config', 'train/build', 'train/distributed', 'train/data', 'train/metrics',
     'train/checkpoint', 'train/record', 'train/loop', 'train/prepare', 'train/run', 'train/validate',
     'train/__init__', 'train/__main__',
     'study', 'hub', 'cli', 'sweep', '__main__',

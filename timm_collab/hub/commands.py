@@ -9,8 +9,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..train.record.run_folder import CONFIG as RECIPE
-from ..train.record.run_folder import PRUNED
+from ..train.paths import CONFIG as RECIPE
+from ..train.paths import PRUNED
 from .check import check_reload, folder_logits
 from .entry import add_entry
 from .errors import require

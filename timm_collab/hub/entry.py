@@ -13,7 +13,7 @@ from timm.models import _registry
 from ..pretrained.catalogue import CatalogueError, read_catalogue
 from ..pretrained.download import WEIGHTS, sha256_of
 from ..train.metrics.metric import metric_of
-from ..train.record.run_folder import SUMMARY
+from ..train.paths import SUMMARY
 from .card import CARD
 from .errors import HubError, require
 from .folder import check_folder

@@ -20,8 +20,9 @@ from ..train.config import COLLAB_PREFIX
 from ..train.config.differences import differences
 from ..train.config.parse import parse_config
 from ..train.errors import TrainError
-from ..train.record.run_folder import CONFIG as RUN_RECIPE
-from ..train.record.run_folder import SUMMARY, check_writable
+from ..train.paths import CONFIG as RUN_RECIPE
+from ..train.paths import SUMMARY
+from ..train.record.run_folder import check_writable
 from .card import write_card
 from .check import check_reload, trained_logits
 from .errors import HubError, require

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
-from ..train.record.run_folder import SUMMARY
+from ..train.paths import SUMMARY
 from .card import CARD
 from .errors import HubError, require
 from .export import RECIPE

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..pretrained.download import CONFIG, TREE, WEIGHTS
 from ..train.metrics.metric import Metric, metric_of
-from ..train.record.run_folder import CONFIG as RECIPE
-from ..train.record.run_folder import PRUNED, SINGLE, SUMMARY
+from ..train.paths import CONFIG as RECIPE
+from ..train.paths import PRUNED, SINGLE, SUMMARY
 from .errors import HubError, require
 
 PLOTS = 'plots'

@@ -7,7 +7,8 @@ from enum import Enum
 from pathlib import Path
 
 from ..train.metrics.metric import shortfall
-from ..train.record.run_folder import CONFIG, METRICS, is_in_use, read_summary
+from ..train.paths import CONFIG, METRICS
+from ..train.record.run_folder import is_in_use, read_summary
 from .grid import Cell, Study
 from .rows import recorded_rows
 from .runner import last_words, run_folder

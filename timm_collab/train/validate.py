@@ -24,7 +24,8 @@ from .data.sources import load_source, load_split
 from .data.splits import make_splits
 from .errors import TrainError, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
-from .record.run_folder import PRUNED, write_whole
+from .paths import PRUNED
+from .record.run_folder import write_whole
 from .record.saved_run import SavedRun
 
 VALIDATION = 'validation.json'

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ...train.config.parse import parse_config
     from ...train.errors import require
-    from ...train.record.run_folder import CONFIG
+    from ...train.paths import CONFIG
     from ...train.record.saved_run import read_run
     from ...train.validate import VALIDATION, validate
     require(args.batch_size is None or args.batch_size >= 1, f'--batch-size must be at least 1, got {args.batch_size}')

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import TrainError, require
 from ..metrics.metric import metric_of
-from .run_folder import METRICS, SINGLE, SUMMARY
+from ..paths import METRICS, SINGLE, SUMMARY
 
 PLOTS = 'plots'
 HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm-collab plot"

@@ -24,10 +24,8 @@ from ..config.differences import differences
 from ..data.labels import Labels
 from ..data.splits import Splits
 from ..errors import TrainError, require
+from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, atomic
 
-CONFIG, METRICS, SUMMARY, PRUNED, SINGLE = 'config.yaml', 'metrics.jsonl', 'summary.json', 'pruned', 'single'
-LABELS, CHECKPOINTS, TREE = 'train_labels.csv', 'checkpoints', 'tree.safetensors'
-BATCH, LOCK = 'exploded_batch.json', '.lock'
 LOCK_SECONDS = 10
 """How long to wait for a folder: the workers of a killed process hold its lock for some seconds more."""
 
@@ -217,11 +215,9 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         TrainError: It can't be written.
     """
-    partial = path.with_name(f'.{path.name}.partial')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding='utf-8')
-        os.replace(partial, path)
+        with atomic(path) as partial:
+            partial.write_text(text, encoding='utf-8')
     except OSError as error:
         raise TrainError(f"'{path}' can't be written: {error}") from error
 

@@ -17,7 +17,7 @@ from ..build import build_model
 from ..config import TrainConfig
 from ..config.parse import parse_config
 from ..errors import TrainError, require
-from .run_folder import CONFIG, SUMMARY, TREE
+from ..paths import CONFIG, SUMMARY, TREE
 
 KEPT_HEAD = 'kept_head'
 

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from timm_collab.train.paths import atomic
+
+
+def test_a_file_is_there_completely_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / 'folder' / 'file.txt'
+    with atomic(path) as partial:
+        assert partial.parent == path.parent
+        partial.write_text('first')
+        assert not path.exists()
+    assert path.read_text() == 'first'
+    with pytest.raises(RuntimeError), atomic(path) as partial:
+        partial.write_text('second')
+        raise RuntimeError
+    assert path.read_text() == 'first'
+    assert [each.name for each in path.parent.iterdir()] == ['file.txt']
+
+
+def test_a_folder_is_there_completely_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / 'folder'
+    leftover = tmp_path / '.folder.partial'
+    leftover.mkdir()
+    (leftover / 'of a killed process').touch()
+    with atomic(path) as partial:
+        partial.mkdir()
+        (partial / 'file.txt').write_text('content')
+    assert [each.name for each in path.iterdir()] == ['file.txt']
+    assert [each.name for each in tmp_path.iterdir()] == ['folder']
+
+
+def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / 'folder'
+    path.mkdir()
+    (path / 'file.txt').write_text('content')
+    with pytest.raises(OSError, match='not empty'), atomic(path) as partial:
+        partial.mkdir()
+    assert (path / 'file.txt').read_text() == 'content'
+    assert not partial.exists()
