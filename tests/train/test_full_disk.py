@@ -61,7 +61,7 @@ def test_a_file_system_without_room_for_a_second_checkpoint(whole, tmp_path):
         subprocess.run(['mount', '-o', 'remount,size=100m', str(mount)], check=True)
         done = train(mount / 'run')
         assert done.returncode == 0, done.stderr
-        assert 'going on after 4 updates' in done.stdout
+        assert 'resuming after 4 updates' in done.stdout
         shutil.copytree(mount / 'run', tmp_path / 'run')
     finally:
         subprocess.run(['umount', str(mount)], check=True)

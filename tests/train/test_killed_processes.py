@@ -101,7 +101,7 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, processes: in
             assert 'stopped and saved after' in outputs[0][0]
         end(ranks)  # as a launcher does
     lines = finish(start(tmp_path, 'run', processes, shared_out_by))
-    assert any(line.startswith('going on after') for line in lines)
+    assert any(line.startswith('resuming after') for line in lines)
 
     whole, run = (load_file(tmp_path / name / 'tree.safetensors') for name in ('whole', 'run'))
     assert all(torch.equal(tensor, run[name]) for name, tensor in whole.items()), moments

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import DataConfig, TrainConfig
-from ..distributed.signals import leave_signals_to_parent
+from ..distributed.signals import ignore_stop_signals
 from ..errors import TrainError, require
 from .batched import BatchTransform, translate
 from .cache import cache_folder
@@ -292,7 +292,7 @@ def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataL
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() and not (is_batched and dataset.device.type == 'cuda'),
         collate_fn=_unchanged if is_batched else None,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=ignore_stop_signals,
         **kwargs,
     )
 

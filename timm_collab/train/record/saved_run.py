@@ -62,7 +62,7 @@ class SavedRun:
             with safe_open(file, framework='pt') as opened:
                 kept_head = int((opened.metadata() or {}).get(KEPT_HEAD, self.summary['kept_head']))
             load_model(model, file)
-            model.kept_head = kept_head  # type: ignore[assignment]
+            model.kept_head = kept_head
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             reason = ' '.join(str(error).split())
             raise TrainError(f"run '{self.path}' is damaged: {TREE} does not hold the weights of its recipe's tree"
