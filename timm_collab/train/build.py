@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..objective.loss import CollaborativeLoss
+from ..tree import PREFIX
 from .config import (
-    COLLAB_PREFIX,
     AugmentConfig,
     DataConfig,
     ModelConfig,
@@ -25,7 +25,7 @@ from .config import (
     SchedConfig,
     TrainConfig,
 )
-from .errors import TrainError, nearest, require
+from .errors import TrainError, nearest, one_line, require, unknown_architecture
 
 _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
 """Arguments of `timm.create_model` itself, which say how a network is made and not which."""
@@ -39,8 +39,8 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
     """
     architecture = config.architecture
     base = architecture.split('.')[0]
-    require(timm.is_model(base), f"model.name '{config.name}': timm has no architecture '{base}'"
-                                 f'{nearest(base, timm.list_models())}')
+    if not timm.is_model(base):
+        raise TrainError(f"model.name '{config.name}': {unknown_architecture(base)}")
     checkpoint = os.path.expanduser(config.checkpoint_path or '')
     require(not checkpoint or os.path.isfile(checkpoint), f"model.checkpoint_path '{checkpoint}' is no file")
     kwargs: dict[str, Any] = {**config.kwargs, **model_args(config, data)}
@@ -50,7 +50,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
         kwargs.update(heads=config.num_heads, pattern=config.pattern)
     try:
         return timm.create_model(
-            f'{COLLAB_PREFIX}{architecture}',
+            f'{PREFIX}{architecture}',
             pretrained=config.pretrained,
             checkpoint_path=checkpoint,
             branch_init=config.branch_init,
@@ -59,7 +59,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
             **kwargs,
         )
     except Exception as error:  # whatever an architecture raises on arguments that it doesn't take
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise TrainError(f"model '{config.name}' can't be made: {reason}") from error
 
 
@@ -85,7 +85,7 @@ def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None)
         with torch.inference_mode():
             model.eval().forward_heads(torch.zeros(2, *input_size))  # type: ignore[operator]
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise TrainError(f"model '{name}' can't take images of {tuple(input_size)} (channels, height, width): {reason};"
                          ' try another data.img_size') from error
 
@@ -161,7 +161,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module 
             **config.kwargs,
         )
     except Exception as error:  # whatever it raises on such arguments, or without a GPU or another package
-        raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
+        raise TrainError(f"optimizer '{config.name}' can't be made: {one_line(error)}") from error
     if criterion is not None and (parameters := list(criterion.parameters())):
         optimizer.add_param_group({'params': parameters})
     return optimizer

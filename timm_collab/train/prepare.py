@@ -26,7 +26,7 @@ from .data.sources import load_source
 from .data.splits import make_splits
 from .data.training_data import TrainingData
 from .distributed.sharding import check_sharding
-from .errors import TrainError, require
+from .errors import TrainError, one_line, require
 from .loop.allocator import keep_freed_memory
 from .loop.fusing import check_fused
 from .loop.teacher import Teacher, check_teacher, load_teacher
@@ -81,7 +81,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except ValueError as error:
-        raise TrainError(f'mixed_precision {config.mixed_precision}: {" ".join(str(error).split())}') from error
+        raise TrainError(f'mixed_precision {config.mixed_precision}: {one_line(error)}') from error
     require(accelerator.distributed_type in PROVEN,
             f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
             ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')

@@ -16,13 +16,12 @@ from ..errors import require
 from .checkpoint import CheckpointConfig
 from .data import AugmentConfig, DataConfig, NoiseConfig
 from .key import key
-from .model import COLLAB_PREFIX, ModelConfig
+from .model import ModelConfig
 from .objective import ObjectiveConfig
 from .optim import EmaConfig, OptimConfig, SchedConfig
 from .teacher import TeacherConfig
 
 __all__ = [
-    'COLLAB_PREFIX',
     'AugmentConfig',
     'CheckpointConfig',
     'DataConfig',

@@ -5,11 +5,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...tree import HeadTree, HeadTreeError
+from ...tree import PREFIX, HeadTree, HeadTreeError
 from ..errors import TrainError, require
 from .key import key
-
-COLLAB_PREFIX = 'collab_'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +48,9 @@ class ModelConfig:
                 raise TrainError(f'model.tree: {error}') from None
             require(self.heads in (None, found),
                     f"model.heads is {self.heads} but model.tree '{self.tree}' has {found}: leave one out")
-        if self.name is not None and not self.name.startswith(COLLAB_PREFIX):
+        if self.name is not None and not self.name.startswith(PREFIX):
             require(self.num_heads == 1,
-                    f"model.name '{self.name}' is a network without a head tree: write '{COLLAB_PREFIX}{self.name}' to"
+                    f"model.name '{self.name}' is a network without a head tree: write '{PREFIX}{self.name}' to"
                     f' train it with {self.num_heads} heads, or --model.heads 1 to train it alone')
 
     @property
@@ -65,7 +63,7 @@ class ModelConfig:
     @property
     def architecture(self) -> str:
         """Name of the target network, without the prefix."""
-        return (self.name or '').removeprefix(COLLAB_PREFIX)
+        return (self.name or '').removeprefix(PREFIX)
 
     def single(self) -> ModelConfig:
         """The same network without a tree."""

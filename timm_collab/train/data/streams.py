@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from .image_split import Encoded, decode
 from .keyed import Draws, Key, Purpose, keyed_randomness
 from .preprocess import Transform
@@ -111,7 +111,7 @@ class StreamSplit:
             for file in files:
                 yield from self.rows.shard(self.rows.num_shards, int(file))
         except Exception as error:  # of the file's format or the network, of many types
-            reason = ' '.join(str(error).split())
+            reason = one_line(error)
             raise TrainError(f"split '{self.name}' can't be read on ({type(error).__name__}: {reason}): the checkpoints"
                              ' remain, and the same command goes on from there') from error
 
