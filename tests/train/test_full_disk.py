@@ -56,7 +56,7 @@ def test_a_file_system_without_room_for_a_second_checkpoint(whole, tmp_path):
         assert done.returncode == 2
         [error] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
         assert "the checkpoint '" in error and "update-000000008' can't be written (" in error
-        assert "the last one, 'update-000000004', is intact: make room, then run the same command to go on" in error
+        assert "the last one, 'update-000000004', is intact: free disk space, then run the same command" in error
         assert [path.name for path in (mount / 'run' / 'checkpoints').iterdir()] == ['update-000000004']
         subprocess.run(['mount', '-o', 'remount,size=100m', str(mount)], check=True)
         done = train(mount / 'run')
