@@ -12,7 +12,7 @@ PACKAGE = Path(timm_collab.__file__).parent
 MOST = 8
 
 
-def test_frames_from_the_command_to_the_objective(tmp_path, monkeypatch, capsys):
+def test_frames_from_the_command_to_the_objective(tmp_path, monkeypatch):
     frames: list[str] = []
     evaluate = CollaborativeLoss.evaluate
 
@@ -27,8 +27,7 @@ def test_frames_from_the_command_to_the_objective(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(CollaborativeLoss, 'evaluate', record)
     assert main(['train', '--config=quickstart', '--epochs=1', '--compare_single=false', '--plots=false',
                  '--data.max_train_samples=64', f'--output={tmp_path / "run"}']) == 0
-    with capsys.disabled():
-        print('', *frames, sep='\n  ')
+    print(*frames, sep='\n')  # noqa: T201  (shown by `pytest -rP`)
     assert frames[0] == 'cli/__init__.py: main'
     assert [frame.partition(': ')[2] for frame in frames[-5:]] == [
         'train', 'fit', 'train_one_epoch', 'train_step', 'forward']

@@ -55,8 +55,8 @@ def test_a_file_system_without_room_for_a_second_checkpoint(whole, tmp_path):
         done = train(mount / 'run')
         assert done.returncode == 2
         [error] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-        assert "the checkpoint '" in error and "update-000000008' can't be written (" in error
-        assert "the last one, 'update-000000004', is intact: make room, then run the same command to go on" in error
+        assert "checkpoint '" in error and "update-000000008' can't be written (" in error
+        assert "the last one, 'update-000000004', is intact: free disk space, then run the same command" in error
         assert [path.name for path in (mount / 'run' / 'checkpoints').iterdir()] == ['update-000000004']
         subprocess.run(['mount', '-o', 'remount,size=100m', str(mount)], check=True)
         done = train(mount / 'run')
@@ -73,7 +73,7 @@ def test_a_limit_on_the_size_of_files(whole, tmp_path):
     done = train(output, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)))
     assert done.returncode == 2
     [error] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert "update-000000004' can't be written (" in error and 'there is no earlier one: make room' in error
+    assert "update-000000004' can't be written (" in error and 'there is no earlier one: free disk space' in error
     assert list((output / 'checkpoints').iterdir()) == []
     assert [json.loads(line)['epoch'] for line in (output / 'metrics.jsonl').read_text().splitlines()] == [0]
     assert main([*RECIPE, f'--output={output}']) == 0

@@ -13,15 +13,15 @@ from timm.data import Mixup
 from ..model import CollabModel
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..objective.loss import CollaborativeLoss
+from ..tree import PREFIX
 from .config import (
-    COLLAB_PREFIX,
     AugmentConfig,
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
 )
-from .errors import TrainError, nearest, require
+from .errors import TrainError, nearest, one_line, require, unknown_architecture
 
 _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
 """Arguments of `timm.create_model` itself, which say how a network is made and not which."""
@@ -35,8 +35,8 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> Coll
     """
     architecture = config.architecture
     base = architecture.split('.')[0]
-    require(timm.is_model(base), f"model.name '{config.name}': timm has no architecture '{base}'"
-                                 f'{nearest(base, timm.list_models())}')
+    if not timm.is_model(base):
+        raise TrainError(f"model.name '{config.name}': {unknown_architecture(base)}")
     checkpoint = os.path.expanduser(config.checkpoint_path or '')
     require(not checkpoint or os.path.isfile(checkpoint), f"model.checkpoint_path '{checkpoint}' is no file")
     kwargs: dict[str, Any] = {**config.kwargs, **model_args(config, data)}
@@ -46,7 +46,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> Coll
         kwargs.update(heads=config.num_heads, pattern=config.pattern)
     try:
         return timm.create_model(
-            f'{COLLAB_PREFIX}{architecture}',
+            f'{PREFIX}{architecture}',
             pretrained=config.pretrained,
             checkpoint_path=checkpoint,
             branch_init=config.branch_init,
@@ -55,7 +55,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> Coll
             **kwargs,
         )
     except Exception as error:  # whatever an architecture raises on arguments that it doesn't take
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise TrainError(f"model '{config.name}' can't be made: {reason}") from error
 
 
@@ -81,7 +81,7 @@ def check_input(model: CollabModel, input_size: tuple[int, ...], name: str | Non
         with torch.inference_mode():
             model.eval().forward_heads(torch.zeros(2, *input_size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise TrainError(f"model '{name}' can't take images of {tuple(input_size)} (channels, height, width): {reason};"
                          ' try another data.img_size') from error
 

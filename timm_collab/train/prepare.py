@@ -26,7 +26,7 @@ from .data.sources import load_source
 from .data.splits import make_splits
 from .data.training_data import TrainingData
 from .distributed.sharding import check_sharding
-from .errors import TrainError, require
+from .errors import TrainError, one_line, require
 from .loop.allocator import keep_freed_memory
 from .loop.optim import build_optimizer, check_fused
 from .loop.teacher import Teacher, check_teacher, load_teacher
@@ -72,7 +72,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except ValueError as error:
-        raise TrainError(f'mixed_precision {config.mixed_precision}: {" ".join(str(error).split())}') from error
+        raise TrainError(f'mixed_precision {config.mixed_precision}: {one_line(error)}') from error
     check_sharding(accelerator, config)
     check_fused(config, accelerator)
     _check_launch(accelerator, launched)

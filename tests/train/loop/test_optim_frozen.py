@@ -94,5 +94,5 @@ def test_there_has_to_be_a_trunk(recipe) -> None:
     for argv in (['--model.heads=1'], ['--compare_single=true']):
         with pytest.raises(TrainError, match='freezes the layers that all heads share: one head alone'):
             recipe('--optim.freeze_trunk_epochs=1', *argv)
-    with pytest.raises(TrainError, match=r'optim.freeze_trunk_epochs must be 0 or more, got -1'):
+    with pytest.raises(TrainError, match=r'optim.freeze_trunk_epochs must be at least 0, got -1'):
         recipe('--optim.freeze_trunk_epochs=-1')

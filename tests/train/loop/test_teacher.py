@@ -176,9 +176,9 @@ def test_a_teacher_that_isnt_there_is_told_before_anything_is_written(recipe, tm
 @pytest.mark.parametrize(('keys', 'message'), [
     (['--teacher.path=a', '--teacher.name=b'], "'a' and teacher.name 'b' are two teachers"),
     (['--teacher.checkpoint=a'], 'needs teacher.name'),
-    (['--teacher.temperature=0'], 'must be positive, got 0'),
+    (['--teacher.temperature=0'], 'must be greater than 0, got 0'),
     (['--teacher.task_loss_weight=2'], 'leaves 1 - 2.0 to the teacher'),
-    (['--teacher.distill_loss_weight=-1'], 'must be 0 or more, got -1'),
+    (['--teacher.distill_loss_weight=-1'], 'must be at least 0, got -1'),
     (['--teacher.path=a', '--model.heads=4'], 'teaches a network alone, got 4 heads'),
     (['--teacher.path=a', '--objective.hard=bce'], 'it needs objective.hard ce, got bce'),
 ])

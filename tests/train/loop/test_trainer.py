@@ -288,7 +288,7 @@ def test_smoothing_of_mixed_labels_is_not_doubled(recipe, data):
 def test_an_odd_batch_cannot_be_mixed(recipe):
     with pytest.raises(TrainError, match=r'mix the images of a batch in pairs: make batch_size, 15, an even number'):
         make_accelerator(recipe('--batch_size=15', '--augment.cutmix=1.0'))
-    with pytest.raises(TrainError, match=r'augment.mixup must be 0 or more, got -1.0'):
+    with pytest.raises(TrainError, match=r'augment.mixup must be at least 0, got -1.0'):
         recipe('--augment.mixup=-1')
 
 

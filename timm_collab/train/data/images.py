@@ -21,13 +21,12 @@ from .cache import cache_folder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from .image_split import ImageSplit, Rows
-from .keyed import Draws, Key, Purpose, keyed_randomness
+from .keyed import Draws, Key, Purpose, generator, keyed_randomness
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
 from .streams import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
 
-_ORDER = 3  # see the streams of splits.py
 _MB = 2**20
 _REPLACEMENTS = 100
 BATCHED_SIDE = 128
@@ -62,7 +61,7 @@ class EpochSampler(Sampler[Key]):
 
     def indices(self) -> list[int]:
         """Indices of the whole epoch, in order."""
-        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length)
+        order = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
         return order[np.arange(self.length) // self.repeats].tolist()
 
     def __iter__(self) -> Iterator[Key]:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from ..config import TrainConfig
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 
 T = TypeVar('T')
 
@@ -115,4 +115,4 @@ def _shard_like(value: Any, parameter: Tensor) -> Any:
 
 def sharding_error(error: Exception) -> TrainError:
     """The error for a network that FSDP2 can't shard."""
-    return TrainError(f'FSDP2 can\'t shard this network: {" ".join(str(error).split())}; launch with accelerate/ddp')
+    return TrainError(f"FSDP2 can't shard this network: {one_line(error)}; launch with accelerate/ddp")

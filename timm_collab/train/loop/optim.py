@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from ...model import CollabModel
 from ..config import OptimConfig, SchedConfig, TrainConfig
-from ..errors import TrainError, nearest, require
+from ..errors import TrainError, nearest, one_line, require
 
 SGD = frozenset({'momentum', 'nesterov', 'sgd'})
 """timm's names of PyTorch's SGD."""
@@ -45,7 +45,7 @@ def build_optimizer(model: CollabModel, config: OptimConfig, criterion: nn.Modul
             **config.kwargs,
         )
     except Exception as error:  # whatever it raises on such arguments, or without a GPU or another package
-        raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
+        raise TrainError(f"optimizer '{config.name}' can't be made: {one_line(error)}") from error
     if criterion is not None and (parameters := list(criterion.parameters())):
         optimizer.add_param_group({'params': parameters})
     return optimizer

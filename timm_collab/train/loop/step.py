@@ -26,7 +26,7 @@ from ...objective.loss import CollaborativeLoss
 from ...objective.task import CollaborativeTask
 from ..build import build_criterion, build_mixup
 from ..config import TrainConfig
-from ..data.keyed import keyed_randomness, seed_generators
+from ..data.keyed import Purpose, keyed_randomness, seed_generators
 from ..distributed.sharding import (
     gather_state,
     shard_model,
@@ -184,7 +184,7 @@ class TrainState:
         updates = epoch * self.updates_per_epoch + step
         images, target = self._mix(images, given, epoch, step)
         images = images.contiguous(memory_format=self.memory_format)
-        seed_generators(accelerator.device, config.seed, 'update', epoch, step, accelerator.process_index)
+        seed_generators(accelerator.device, config.seed, Purpose.UPDATE, epoch, step, accelerator.process_index)
         schedule_objective(self.task.criterion, config.objective, updates / self.updates_per_epoch)
 
         rows = []
@@ -212,7 +212,7 @@ class TrainState:
             return images, labels
         off = self.config.augment.mixup_off_epoch
         self.mixup.mixup_enabled = not off or epoch < off
-        with keyed_randomness(self.config.seed, epoch, 'mixup', step, self.accelerator.process_index):
+        with keyed_randomness(self.config.seed, epoch, Purpose.MIXUP, step, self.accelerator.process_index):
             if labels.ndim == 1:
                 return self.mixup(images, labels)
             # With each image as a class of its own, the targets are its share in each mixture.

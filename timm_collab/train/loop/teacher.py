@@ -11,8 +11,9 @@ import timm.data
 import torch
 from torch import nn
 
-from ..config import COLLAB_PREFIX, TeacherConfig
-from ..errors import TrainError, require
+from ...tree import PREFIX
+from ..config import TeacherConfig
+from ..errors import TrainError, one_line, require, unknown_architecture
 from ..record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
 from ..record.saved_run import SavedRun, read_run
 
@@ -47,11 +48,11 @@ def check_teacher(config: TeacherConfig) -> None:
     if config.path is not None:
         _read(config.path)
     if config.name is not None:
-        require(not config.name.startswith(COLLAB_PREFIX),
+        require(not config.name.startswith(PREFIX),
                 f"teacher.name '{config.name}' is a head tree: name a plain network, or the folder of a finished run as"
                 ' teacher.path')
-        require(':' in config.name or timm.is_model(config.name),
-                f"teacher.name: timm has no architecture '{config.name}'")
+        if ':' not in config.name and not timm.is_model(config.name):
+            raise TrainError(f'teacher.name: {unknown_architecture(config.name)}')
 
 
 def load_teacher(
@@ -80,7 +81,7 @@ def load_teacher(
             shape = tuple(network(torch.zeros(2, *input_size)).shape)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise TrainError(f"{who} can't take images of {input_size} (channels, height, width):"
-                         f" {' '.join(str(error).split())}") from error
+                         f" {one_line(error)}") from error
     require(shape == (2, num_classes),
             f'{who} tells {shape[-1]} classes apart, the data have {num_classes}: choose one that was trained on them')
     if labels is not None and label_names is not None and list(labels) != list(label_names):
@@ -145,7 +146,7 @@ def _of_name(
     try:
         network = timm.create_model(config.name, in_chans=in_chans, **weights)
     except (ValueError, TypeError, RuntimeError, OSError, AssertionError) as error:
-        raise TrainError(f"teacher '{config.name}' can't be loaded: {' '.join(str(error).split())}") from error
+        raise TrainError(f"teacher '{config.name}' can't be loaded: {one_line(error)}") from error
     known = network.pretrained_cfg
     require(config.checkpoint is not None or any(known.get(name) for name in ('url', 'file', 'hf_hub_id', 'source')),
             f"teacher.name '{config.name}' has no pretrained weights: write teacher.checkpoint, or teacher.path, the"
