@@ -169,14 +169,14 @@ def test_a_mixed_batch_is_learnt(several):
 
 
 @pytest.mark.parametrize(('argv', 'message'), [
-    (['--objective.hard=ce'], 'data.multi_label: cross-entropy takes one class of an image, write --objective.hard b'),
+    (['--objective.hard=ce'], 'data.multi_label: cross-entropy takes one class per image, write --objective.hard bce'),
     (['--objective.smoothing=0.1'], r'objective.smoothing spreads the one class of an image over the others, .* 0.1'),
     (['--noise.rate=0.4'], 'data.multi_label: noise.kind symmetric-exclude replaces the one class of an image'),
     (['--noise.kind=pair', '--noise.rate=0.1'], 'noise.kind pair replaces the one class'),
     (['--noise.kind=matrix', '--noise.matrix=[[1,0],[0,1]]'], 'noise.kind matrix replaces the one class'),
     (['--objective.kind=mutual'], 'objective.kind mutual compares distributions over classes'),
     (['--objective.kind=gated'], 'objective.kind gated compares distributions over classes'),
-    (['--data.path=timm:folder'], "data.multi_label: timm's readers give one label of an image, got data.path 'timm"),
+    (['--data.path=timm:folder'], "data.multi_label: timm's readers give one label per image, got data.path 'timm"),
 ])
 def test_what_needs_one_class_is_refused_with_the_recipe(several, argv, message):
     with pytest.raises(TrainError, match=message):

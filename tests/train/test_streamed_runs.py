@@ -64,5 +64,5 @@ def test_numbers_of_classes_that_the_files_do_not_name(streamed, tmp_path):
 
 @pytest.mark.parametrize('argv', [['--noise.rate=0.2'], ['--noise.kind=column', '--noise.column=other']])
 def test_noise_needs_labels_that_are_known(streamed, argv):
-    with pytest.raises(TrainError, match=r'data\.streaming: noise is drawn for labels that are known beforehand'):
+    with pytest.raises(TrainError, match=r'data\.streaming: noise needs all labels in advance'):
         streamed(*argv)

@@ -9,12 +9,12 @@ def saved(config) -> dict:
     return yaml.safe_load(yaml.safe_dump(config.to_dict()))
 
 
-def test_the_same_recipe_has_none(recipe):
+def test_equal_recipes_have_no_differences(recipe):
     config = recipe('--optim.lr=1e-5', '--model.kwargs={drop_rate: 0.1}')
     assert differences(saved(config), config) == []
 
 
-def test_each_key_that_matters_is_named(recipe):
+def test_each_difference_names_its_key(recipe):
     was = saved(recipe('--optim.lr=0.1', '--model.kwargs={drop_rate: 0.1}'))
     asked = recipe('--optim.lr=0.2', '--ema.decay=0.9', '--model.kwargs={drop_rate: 0.2}')
     assert differences(was, asked) == [
@@ -24,7 +24,7 @@ def test_each_key_that_matters_is_named(recipe):
     ]
 
 
-def test_what_does_not_change_the_result_may_change(recipe):
+def test_keys_without_effect_on_the_result_may_change(recipe):
     was = saved(recipe())
     asked = recipe('--output=elsewhere', '--data.workers=3', '--data.cache_dir=/cache', '--checkpoint.keep_last=5',
                    '--cpu_threads=1', '--compare_single=true', '--resume=false')
@@ -32,21 +32,21 @@ def test_what_does_not_change_the_result_may_change(recipe):
     assert fingerprint(asked) == fingerprint(recipe())
 
 
-def test_what_to_do_with_a_bad_image_may_be_decided_when_one_is_found(recipe):
-    """Found at the end of training, in the test data, its advice is to resume with another key."""
+def test_handling_of_bad_images_may_change_on_resume(recipe):
+    """The error for a bad test image, found after training, advises to resume with another value."""
     asked = recipe('--data.on_bad_image=skip')
     assert differences(saved(recipe()), asked) == []
     assert fingerprint(asked) != fingerprint(recipe())
 
 
-def test_a_key_that_was_added_since_had_its_default(recipe):
+def test_missing_key_of_an_older_version_counts_as_default(recipe):
     was = saved(recipe())
     del was['ema'], was['optim']['clip_mode']
     assert differences(was, recipe()) == []
     assert differences(was, recipe('--ema.decay=0.9')) == ['ema.decay null -> 0.9']
 
 
-def test_a_key_that_is_no_more_is_named(recipe):
+def test_removed_key_is_named(recipe):
     was = saved(recipe())
     was['optim']['nesterov'] = True
     assert differences(was, recipe()) == ['optim.nesterov True -> (no such key)']

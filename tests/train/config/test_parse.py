@@ -20,7 +20,7 @@ def write(tmp_path):
     return write_recipe
 
 
-def test_command_line_wins_over_recipe(write):
+def test_command_line_takes_precedence_over_recipe(write):
     path = write(
         'seed: 3\nmodel: {name: collab_resnet18, kwargs: {drop_rate: 0.1}}\ndata: {path: x}\noptim: {lr: 1e-2}')
     config = parse_config(['--config', path, '--optim.lr', '1e-3', '--model.kwargs.stem_width', '8', '--model.heads=2'])
@@ -29,7 +29,7 @@ def test_command_line_wins_over_recipe(write):
     assert parse_config(['--config', path]).optim.lr == 0.01
 
 
-def test_tree_as_mapping(write):
+def test_tree_can_be_a_mapping(write):
     path = write('model: {name: collab_resnet18, tree: {layer2: [{layer3: 2}, null]}}\ndata: {path: x}')
     assert parse_config(['--config', path]).model.num_heads == 3
 
@@ -44,14 +44,14 @@ def test_bare_name_is_a_shipped_recipe():
     ([*NEEDED, '--optim.lr 1'], "'--optim.lr' and its value are one argument with a space in it: write --optim.lr=VAL"),
     ([*NEEDED, '--epoch=1'], "unknown key 'epoch'; did you mean 'epochs'"),
     ([*NEEDED, '--optim.lr=fast'], 'optim.lr: Expected a float. Got value: fast'),
-    ([*NEEDED, '--optim.kwargs={alpha:0.9}'], r'Got value: \{alpha:0.9\}; YAML wants a space after a colon'),
+    ([*NEEDED, '--optim.kwargs={alpha:0.9}'], r'Got value: \{alpha:0.9\}; YAML needs a space after a colon'),
     ([*NEEDED, '--epochs=1.5'], 'epochs: Expected a int. Got value: 1.5'),
     ([*NEEDED, '--noise.kind=pepper'], "noise.kind: .*'symmetric-exclude'.* Got value: pepper"),
     ([*NEEDED, 'quickstart'], "unknown key 'quickstart'"),
     ([*NEEDED, '--seed'], 'seed'),
     ([], 'model.name is missing'),
 ])
-def test_command_line_refusals_name_the_key(argv, message):
+def test_command_line_errors_name_the_key(argv, message):
     with pytest.raises(TrainError, match=message) as caught:
         parse_config(argv)
     assert '\n' not in str(caught.value)
@@ -61,16 +61,16 @@ def test_command_line_refusals_name_the_key(argv, message):
     ('optim: {lrr: 1}', "unknown key 'optim.lrr'; did you mean 'optim.lr'"),
     ('optimizer: {lr: 1}', "unknown key 'optimizer.lr'; did you mean 'optim.lr'"),
     ('epochs: many', 'epochs: Expected a int. Got value: many'),
-    ('epochs: [', 'recipe.yaml is no YAML mapping'),
-    ('- epochs', 'recipe.yaml is no YAML mapping'),
+    ('epochs: [', 'recipe.yaml is not a YAML mapping'),
+    ('- epochs', 'recipe.yaml is not a YAML mapping'),
 ])
-def test_recipe_refusals_name_the_key(write, text, message):
+def test_recipe_errors_name_the_key(write, text, message):
     with pytest.raises(TrainError, match=message) as caught:
         parse_config(['--config', write(text)])
     assert '\n' not in str(caught.value)
 
 
-def test_saved_recipe_runs_again(write):
+def test_saved_recipe_can_be_parsed_again(write):
     config = parse_config(['--config=quickstart', '--model.tree=layer1:2', '--output=there'])
     again = parse_config(['--config', write(yaml.safe_dump(config.to_dict()))])
     assert again.output is None

@@ -1,4 +1,4 @@
-"""Recipes: how they compose, and that each one that is shipped can be trained."""
+"""Recipes: merging them, and a training step with each shipped one."""
 from __future__ import annotations
 
 import dataclasses
@@ -20,10 +20,10 @@ from timm_collab.train.errors import TrainError
 from timm_collab.train.loop.step import TrainState
 
 RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items()}
-WHOLE = [name for name, values in RECIPES.items() if values.get('model', {}).get('name')]
+COMPLETE = [name for name, values in RECIPES.items() if values.get('model', {}).get('name')]
 METHODS = [name for name in RECIPES if name.startswith('methods/')]
 PAPER = ['cifar10/resnet32', 'cifar10/resnet110', 'cifar10/densenet40_12']
-# A network of the same family that takes a step in a moment.
+# Small networks of the same family.
 SMALL = {
     'resnet50': 'test_resnet', 'convnext_tiny': 'test_convnext', 'convnext_tiny.in12k_ft_in1k': 'test_convnext',
     'cifar_resnet32': 'cifar_resnet20', 'cifar_resnet110': 'cifar_resnet20', 'cifar_densenet40_12': 'cifar_resnet20',
@@ -46,7 +46,7 @@ def write(tmp_path):
 
 
 def take_a_step(config: TrainConfig) -> torch.nn.Module:
-    """One update on random images of the size it names, at most 64 pixels: its transform and all of an update."""
+    """One update on random images of its size, at most 64 pixels, with its transform."""
     small = SMALL.get(config.model.architecture, config.model.architecture)
     data = dataclasses.replace(config.data, img_size=min(config.data.img_size or 32, 64))
     model_config = dataclasses.replace(config.model, name=f'collab_{small}', pretrained=False)
@@ -63,8 +63,8 @@ def take_a_step(config: TrainConfig) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize('name', WHOLE)
-def test_a_shipped_recipe_takes_a_step(name):
+@pytest.mark.parametrize('name', COMPLETE)
+def test_shipped_recipe_takes_a_step(name):
     config = parse(name)
     model = take_a_step(config)
     assert model.num_heads == config.model.num_heads == 4
@@ -72,7 +72,7 @@ def test_a_shipped_recipe_takes_a_step(name):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_a_method_takes_a_step_over_another_recipe(method):
+def test_method_takes_a_step_on_top_of_another_recipe(method):
     heads_of = {'single': 1, 'label_smoothing': 1, 'distilled': 1, 'instances2': 2, 'heads2': 2}
     heads = heads_of.get(method.split('/')[1], 4)
     config = parse('cifar10/resnet20', method)
@@ -81,7 +81,7 @@ def test_a_method_takes_a_step_over_another_recipe(method):
 
 
 @pytest.mark.parametrize('network', PAPER)
-def test_the_papers_grid_differs_from_its_network_in_the_method_alone(network):
+def test_grid_of_the_paper_differs_only_in_the_method(network):
     expected = {
         'single': (1, 'hierarchical', 0.0), 'label_smoothing': (1, 'hierarchical', 0.05),
         'instances2': (2, 'instances', 0.0), 'instances4': (4, 'instances', 0.0),
@@ -95,7 +95,7 @@ def test_the_papers_grid_differs_from_its_network_in_the_method_alone(network):
         assert dataclasses.replace(config, model=plain.model, objective=plain.objective) == plain
 
 
-def test_a_taught_network_is_one_alone_with_a_teacher():
+def test_distilled_method_is_a_single_network_with_a_teacher():
     config = parse('cifar10/resnet32', 'methods/distilled')
     assert config.model.num_heads == 1 and not config.teacher.given
     assert (config.teacher.temperature, config.teacher.task_loss_weight) == (4.0, 0.5)
@@ -107,7 +107,7 @@ def test_a_taught_network_is_one_alone_with_a_teacher():
     ('imagenet/resnet50', 'layer2:2,layer3:2'),
     ('imagenet/convnext_tiny', 'stages.1:2,stages.2:2'),
 ])
-def test_trees_of_the_networks_as_they_are(name, tree):
+def test_default_trees(name, tree):
     config = parse(name)
     with torch.device('meta'):
         model = build_model(config.model, config.data, num_classes=10)
@@ -115,7 +115,7 @@ def test_trees_of_the_networks_as_they_are(name, tree):
 
 
 @pytest.mark.parametrize('name', shipped_recipes(LAUNCH))
-def test_accelerate_reads_its_settings(name):
+def test_accelerate_reads_launch_settings(name):
     path = shipped_recipes(LAUNCH)[name]
     settings = load_config_from_file(str(path))
     written = yaml.safe_load(path.read_text())
@@ -126,7 +126,7 @@ def test_accelerate_reads_its_settings(name):
     assert settings.fsdp_config == written.get('fsdp_config', {})
 
 
-def test_a_recipe_lies_over_its_bases_in_their_order(write):
+def test_recipe_overrides_its_bases_in_order(write):
     write('a', 'epochs: 1\nseed: 1\noptim: {lr: 1e-2, name: adamw}\n'
                'model: {name: collab_resnet18, kwargs: {a: 1, b: 1}}')
     write('b', 'seed: 2\noptim: {lr: 0.02}\n')
@@ -137,20 +137,20 @@ def test_a_recipe_lies_over_its_bases_in_their_order(write):
     assert config.model.kwargs == {'a': 1, 'b': 2}
 
 
-def test_a_tree_replaces_the_tree_below_it(write):
+def test_tree_replaces_the_tree_of_the_base(write):
     write('base_tree', 'model: {name: collab_resnet18, tree: {layer2: 2}}\ndata: {path: x}')
     path = write('other', 'base: base_tree\nmodel: {tree: {layer3: 3}}')
     assert load_recipe(Path(path))['model']['tree'] == {'layer3': 3}
 
 
-def test_a_base_is_a_shipped_recipe_too_and_the_command_line_comes_last(write):
+def test_base_can_be_a_shipped_recipe_and_command_line_takes_precedence(write):
     path = write('mine', 'base: quickstart\nepochs: 3\n')
     config = parse_config(['--epochs=5', '--config', path, '--config=methods/heads2'])
     quickstart = parse_config(['--config=quickstart'])
     assert (config.epochs, config.model.num_heads, config.noise) == (5, 2, quickstart.noise)
 
 
-def test_print_config_shows_the_whole(write, capsys):
+def test_print_config_shows_the_merged_recipe(write, capsys):
     with pytest.raises(SystemExit, match='0'):
         parse_config(['--config', write('mine', 'base: cifar10/resnet32\n'), '--data.path=x', '--print_config'])
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -164,18 +164,18 @@ def test_print_config_shows_the_whole(write, capsys):
     ('base: other', 'mine.yaml. builds on itself: mine.yaml -> other.yaml -> mine.yaml'),
     ('base: quikstart', "no recipe 'quikstart'.*did you mean 'quickstart'"),
     ('base: 3', 'base must name a recipe, or several in a list, got 3'),
-    ('- epochs', 'mine.yaml is no YAML mapping of keys to values: it holds list'),
-    ('3: 4', 'mine.yaml is no YAML mapping'),
+    ('- epochs', 'mine.yaml is not a YAML mapping of keys to values: it contains list'),
+    ('3: 4', 'mine.yaml is not a YAML mapping'),
     ('base: quickstart\noptim: 3', "'optim' is a group of keys, such as optim.name, got 3"),
 ])
-def test_refusals(write, text, message):
+def test_invalid_recipe_file(write, text, message):
     write('other', 'base: mine')
     with pytest.raises(TrainError, match=message) as caught:
         parse_config(['--config', write('mine', text)])
     assert '\n' not in str(caught.value)
 
 
-def test_a_config_without_a_name_is_refused():
+def test_config_option_without_a_value_is_refused():
     with pytest.raises(TrainError, match='--config needs a recipe'):
         parse_config(['--epochs=1', '--config'])
 
@@ -185,13 +185,13 @@ def test_numbers_in_scientific_notation(write):
     assert values == {'optim': {'lr': 1e-4, 'kwargs': {'eps': 1e-8}}, 'model': {'name': '1e-4x'}}
 
 
-def test_composing_leaves_its_layers_as_they_are():
+def test_compose_does_not_modify_its_arguments():
     below = {'optim': {'kwargs': {'a': 1}}}
     assert compose([below, {'optim': {'kwargs': {'b': 2}}}]) == {'optim': {'kwargs': {'a': 1, 'b': 2}}}
     assert below == {'optim': {'kwargs': {'a': 1}}}
 
 
-def test_names_lead_to_files():
+def test_recipes_are_found_by_name():
     assert find_recipe('cifar10/resnet32').name == 'resnet32.yaml'
     assert 'accelerate/ddp' not in shipped_recipes()
     assert {'accelerate/ddp', 'accelerate/two_machines'} < set(shipped_recipes(LAUNCH))

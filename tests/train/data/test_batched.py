@@ -82,7 +82,7 @@ def timms(image: Image.Image) -> Any:
     dict(), dict(scale=[0.3, 0.6], ratio=[0.5, 1.0], hflip=0.0, vflip=0.3), dict(crop='pad'), dict(crop='rkrc'),
     dict(crop='rkrr'), dict(crop='pad', color_jitter=0.4), dict(crop='pad', re_prob=0.5),
 ], ids=str)
-def test_distributions_are_timms(image: Image.Image, timms: Any, augment: dict[str, Any]) -> None:
+def test_distributions_match_timm(image: Image.Image, timms: Any, augment: dict[str, Any]) -> None:
     ours = batched(make(**augment).training, image, 2 * COUNT)
     assert deviations(ours, timms(**augment)).max() < BOUND
 
@@ -96,14 +96,14 @@ def test_distributions_are_timms(image: Image.Image, timms: Any, augment: dict[s
     (dict(crop='pad', color_jitter=0.4), dict(crop='pad', color_jitter=0.3)),
     (dict(crop='pad', re_prob=0.5), dict(crop='pad', re_prob=0.3)),
 ], ids=str)
-def test_the_comparison_tells_a_wrong_range(
+def test_comparison_detects_a_wrong_range(
         image: Image.Image, timms: Any, right: dict[str, Any], wrong: dict[str, Any],
 ) -> None:
     assert deviations(batched(make(**wrong).training, image, 2 * COUNT), timms(**right)).max() > BOUND
 
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic', 'nearest'])
-def test_a_resized_crop_is_pillows(image: Image.Image, interpolation: str) -> None:
+def test_resized_crop_matches_pillow(image: Image.Image, interpolation: str) -> None:
     transform = translate(make(dict(interpolation=interpolation), hflip=0.0).training)
     crop = transform.stages[0]
     draws = Draws(0, [(0, index) for index in range(200)])
@@ -114,13 +114,13 @@ def test_a_resized_crop_is_pillows(image: Image.Image, interpolation: str) -> No
         assert torch.equal(each, functional.pil_to_tensor(expected))
 
 
-def test_where_no_crop_fits_it_is_timms_middle(image: Image.Image) -> None:
+def test_fallback_is_the_centre_crop_of_timm(image: Image.Image) -> None:
     for ratio in ([6.0, 7.0], [0.1, 0.15]):
         preprocessing = make(scale=[1.0, 1.0], ratio=ratio, hflip=0.0)
         assert torch.equal(batched(preprocessing.training, image, 2)[1], preprocessing.training(image))
 
 
-def test_an_image_comes_out_the_same_in_any_batch() -> None:
+def test_result_does_not_depend_on_the_batch() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 3, 20, 24), dtype=np.uint8))
     keys = [(2, index) for index in range(12)]
     transform = translate(make(color_jitter=0.4, vflip=0.2, re_prob=0.5).training)
@@ -132,7 +132,7 @@ def test_an_image_comes_out_the_same_in_any_batch() -> None:
     assert not torch.equal(transform(images, 5, [(3, index) for index in range(12)]), together)
 
 
-def test_changing_one_transform_leaves_the_others_as_they_were(image: Image.Image) -> None:
+def test_changing_one_transform_leaves_the_others_unchanged(image: Image.Image) -> None:
     plain = batched(make(crop='pad').training, image, 50)
     erased = batched(make(crop='pad', re_prob=0.5).training, image, 50)
     kept = erased != 0
@@ -140,7 +140,7 @@ def test_changing_one_transform_leaves_the_others_as_they_were(image: Image.Imag
 
 
 @pytest.mark.parametrize('data', [dict(), dict(crop_pct=1.0), dict(in_chans=1)], ids=str)
-def test_evaluation_is_timms_to_the_bit(image: Image.Image, data: dict[str, Any]) -> None:
+def test_evaluation_matches_timm_bit_for_bit(image: Image.Image, data: dict[str, Any]) -> None:
     image = image.convert('L') if data.get('in_chans') == 1 else image
     for pipeline in (make(data).evaluation, make(data, no_aug=True).training):
         transform = translate(pipeline)
@@ -154,8 +154,8 @@ def test_evaluation_is_timms_to_the_bit(image: Image.Image, data: dict[str, Any]
     (lambda: transforms.Compose([transforms.Resize(SIZE), transforms.ToTensor()]), 'not normalised'),
     (lambda: timm.data.create_transform(SIZE, is_training=True, re_prob=0.5, re_mode='pixel'), 'erasing with noise'),
     (lambda: timm.data.create_transform(SIZE, is_training=True, interpolation='random'), 'interpolation'),
-    (lambda: timm.data.create_transform(SIZE, is_training=True, color_jitter=(0.1,) * 4), 'jitter of the hue'),
+    (lambda: timm.data.create_transform(SIZE, is_training=True, color_jitter=(0.1,) * 4), 'hue jitter'),
 ])
-def test_what_has_no_form_for_batches_says_so(pipeline: Any, message: str) -> None:
+def test_unsupported_transform_is_named(pipeline: Any, message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         translate(pipeline())

@@ -25,7 +25,7 @@ def same(found: dict[str, torch.Tensor]) -> bool:
     return found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_the_second_run_reads(tmp_path: Path) -> None:
+def test_second_run_reads_the_cache(tmp_path: Path) -> None:
     assert same(cached(tmp_path / 'new', 'key', lambda: TENSORS))
     assert same(cached(tmp_path / 'new', 'key', refuse))
     assert sorted(path.suffix for path in (tmp_path / 'new').iterdir()) == ['.lock', '.safetensors']
@@ -34,7 +34,7 @@ def test_the_second_run_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize('damage', [
     lambda data: data[:-7], lambda data: data[:5], lambda data: b'', lambda data: data[:-1] + bytes([data[-1] ^ 1]),
 ])
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Any) -> None:
+def test_damaged_file_is_rebuilt(tmp_path: Path, damage: Any) -> None:
     cached(tmp_path, 'key', lambda: TENSORS)
     path = tmp_path / 'key.safetensors'
     path.write_bytes(damage(path.read_bytes()))
@@ -43,9 +43,9 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Any) -> None:
     assert same(cached(tmp_path, 'key', refuse))
 
 
-def test_without_a_place_to_write_there_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folder_and_full_disk_are_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'file').touch()
-    with pytest.warns(UserWarning, match=r"can't be kept in .*file.*write --data.cache_dir"):
+    with pytest.warns(UserWarning, match=r"can't be cached in .*file.*write --data.cache_dir"):
         assert same(cached(tmp_path / 'file' / 'folder', 'key', lambda: TENSORS))
 
     def full(*_: Any, **__: Any) -> None:
@@ -66,7 +66,7 @@ def build_slowly(folder: Path) -> None:
     assert same(cached(folder, 'key', build))
 
 
-def test_of_two_processes_one_builds(tmp_path: Path) -> None:
+def test_one_of_two_processes_builds(tmp_path: Path) -> None:
     context = multiprocessing.get_context('fork')
     processes = [context.Process(target=build_slowly, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
@@ -77,7 +77,7 @@ def test_of_two_processes_one_builds(tmp_path: Path) -> None:
     assert len((tmp_path / 'builds').read_text().split()) == 1
 
 
-def test_an_error_while_building_is_raised_and_leaves_nothing(tmp_path: Path) -> None:
+def test_error_while_building_is_raised_and_leaves_no_file(tmp_path: Path) -> None:
     def fail() -> Any:
         raise OSError('of the data')
 
@@ -86,7 +86,7 @@ def test_an_error_while_building_is_raised_and_leaves_nothing(tmp_path: Path) ->
     assert same(cached(tmp_path, 'key', lambda: TENSORS))
 
 
-def test_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', '/cache')
     assert cache_folder(None) == Path('/cache/timm_collab')
     assert cache_folder('') is None and cache_folder('~/x') == Path.home() / 'x'

@@ -26,7 +26,7 @@ def assert_same_distribution(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize(('scale', 'ratio'), [((0.08, 1.0), (3 / 4, 4 / 3)), ((0.6, 1.0), (0.9, 2.0))])
-def test_boxes_are_distributed_as_timms(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+def test_boxes_are_distributed_as_in_timm(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     crop = RandomResizedCropAndInterpolation(16, scale, ratio)
     image = Image.new('L', (28, 20))
     random.seed(0)
@@ -35,7 +35,7 @@ def test_boxes_are_distributed_as_timms(scale: tuple[float, float], ratio: tuple
         assert_same_distribution(ours, expected)
 
 
-def test_a_padded_crop_reaches_every_offset_evenly() -> None:
+def test_padded_crop_reaches_every_offset_uniformly() -> None:
     image = torch.zeros(1, 8, 8, dtype=torch.uint8)
     image[0, 4, 4] = 255
     moved = PaddedCrop(transforms.RandomCrop(8, padding=2))(image.repeat(COUNT, 1, 1, 1), DRAWS)
@@ -57,7 +57,7 @@ def test_flips(kind: type, dim: int) -> None:
 
 
 @pytest.mark.parametrize('crop', [CenterCropOrPad, RandomCropOrPad])
-def test_a_crop_that_keeps_the_ratio_is_timms(crop: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crop_that_keeps_the_ratio_matches_timm(crop: type, monkeypatch: pytest.MonkeyPatch) -> None:
     resize = ResizeKeepRatio(16, random_scale_prob=0.5, random_scale_range=(0.6, 1.3), random_scale_area=True,
                              random_aspect_prob=0.5, random_aspect_range=(0.8, 1.25))
     ours = KeepRatioCrop(resize, crop(16, padding_mode='reflect'))
@@ -82,8 +82,8 @@ def test_a_crop_that_keeps_the_ratio_is_timms(crop: type, monkeypatch: pytest.Mo
         assert np.array_equal(got[index].permute(1, 2, 0), np.asarray(place(resized)))
 
 
-def test_other_ways_to_pad_are_not_imitated() -> None:
-    with pytest.raises(UnsupportedError, match='pads in a way of its own'):
+def test_other_ways_to_pad_are_unsupported() -> None:
+    with pytest.raises(UnsupportedError, match='pads in a way without a batched form'):
         PaddedCrop(transforms.RandomCrop(8, padding=2, padding_mode='reflect'))
-    with pytest.raises(UnsupportedError, match='way of their own'):
+    with pytest.raises(UnsupportedError, match='pad in a way without a batched form'):
         KeepRatioCrop(ResizeKeepRatio(16), CenterCropOrPad(16))

@@ -36,7 +36,7 @@ def spoil(folder: Path, *numbers: int) -> None:
 
 
 @pytest.mark.parametrize('in_chans', [1, 3])
-def test_every_image_in_its_place(folder: Path, in_chans: int) -> None:
+def test_images_keep_their_order(folder: Path, in_chans: int) -> None:
     images = split(folder, in_chans=in_chans)
     once = transforms.Compose([transforms.Resize((6, 7))])
     probed = probe(images, once)
@@ -51,7 +51,7 @@ def test_every_image_in_its_place(folder: Path, in_chans: int) -> None:
     assert all(np.array_equal(listed[index], images.image(index)) for index in range(80))
 
 
-def test_images_of_another_size(folder: Path) -> None:
+def test_image_of_another_size(folder: Path) -> None:
     images = split(folder)
     assert probe(images, NOTHING).shape == (8, 8, 3)
     Image.new('RGB', (9, 8)).save(folder / 'train' / 'cat' / '1.png')
@@ -59,7 +59,7 @@ def test_images_of_another_size(folder: Path) -> None:
         decode_tensor(images, NOTHING, (8, 8, 3))
 
 
-def test_a_bad_image_is_named_or_left_out(folder: Path) -> None:
+def test_bad_image_is_named_or_left_out(folder: Path) -> None:
     images = split(folder)
     bad = [np.flatnonzero(images.labels == 1)[0], 79]
     names = [Path(images.encoded(np.array([row]))[0]['path']) for row in bad]
@@ -77,7 +77,7 @@ def test_a_bad_image_is_named_or_left_out(folder: Path) -> None:
         ))
 
 
-def test_images_none_of_which_can_be_read(folder: Path) -> None:
+def test_error_if_no_image_can_be_read(folder: Path) -> None:
     images = split(folder)
     for path in folder.rglob('*.png'):
         path.unlink()
@@ -89,7 +89,7 @@ def test_images_none_of_which_can_be_read(folder: Path) -> None:
         decode_tensor(images, NOTHING, (8, 8, 3), skip=True)
 
 
-def test_the_cache_knows_content_and_transform(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_depends_on_content_and_transform(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, 'CACHED_BYTES', 0)
     calls = []
     decode = module._decode
@@ -121,7 +121,7 @@ def test_the_cache_knows_content_and_transform(folder: Path, tmp_path: Path, mon
     assert count(images)[0] == 1  # the same row of the same table, but another image
 
 
-def test_what_was_cached_without_a_bad_image_does_not_hide_it(
+def test_cache_without_a_bad_image_does_not_hide_it(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, 'CACHED_BYTES', 0)
@@ -133,6 +133,6 @@ def test_what_was_cached_without_a_bad_image_does_not_hide_it(
         decode_tensor(images, NOTHING, (8, 8, 3), folder=tmp_path / 'cache')
 
 
-def test_little_data_is_not_cached(folder: Path, tmp_path: Path) -> None:
+def test_small_data_is_not_cached(folder: Path, tmp_path: Path) -> None:
     decode_tensor(split(folder), NOTHING, (8, 8, 3), folder=tmp_path / 'cache')
     assert not (tmp_path / 'cache').exists()

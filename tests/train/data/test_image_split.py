@@ -21,12 +21,12 @@ def decoded(values: npt.NDArray[np.generic], kind: str = 'tiff') -> npt.NDArray[
 
 
 @pytest.mark.parametrize('kind', ['png', 'tiff'])
-def test_of_sixteen_bits_the_upper_half_is_taken(kind: str) -> None:
+def test_sixteen_bit_images_keep_their_upper_eight_bits(kind: str) -> None:
     assert np.array_equal(decoded((RAMP * 256 + 255).astype(np.uint16), kind), RAMP)
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.float32])
-def test_of_thirty_two_bits_eight_may_be_used(dtype: type[np.generic]) -> None:
+def test_thirty_two_bit_images_with_values_below_256(dtype: type[np.generic]) -> None:
     assert np.array_equal(decoded(RAMP.astype(dtype)), RAMP)
 
 
@@ -34,12 +34,12 @@ def test_of_thirty_two_bits_eight_may_be_used(dtype: type[np.generic]) -> None:
     (RAMP * 256).astype(np.int32), (RAMP - 1).astype(np.int32), (RAMP / 252).astype(np.float32),
     (RAMP * 256).astype(np.float32), np.full((8, 8), np.nan, np.float32),
 ])
-def test_of_thirty_two_bits_more_are_refused(values: npt.NDArray[np.generic]) -> None:
+def test_thirty_two_bit_images_with_other_values_are_refused(values: npt.NDArray[np.generic]) -> None:
     """Clipped they'd be white, or black, without a word."""
-    with pytest.raises(TrainError, match=r"the image can't be decoded .*are no whole numbers from 0 to 255: store it"):
+    with pytest.raises(TrainError, match=r"the image can't be decoded .*are not integers from 0 to 255: store it"):
         decoded(values)
 
 
-def test_no_image() -> None:
-    with pytest.raises(TrainError, match=r"the image can't be decoded \(ValueError: there is none\)"):
+def test_missing_image() -> None:
+    with pytest.raises(TrainError, match=r"the image can't be decoded \(ValueError: it is missing\)"):
         decode(lambda: None, 'L', 'the image')

@@ -63,7 +63,7 @@ def test_augmentation_does_not_depend_on_workers_or_memory(source, preprocess, c
     assert not torch.equal(reference[0][0], reference[1][0])
 
 
-def test_a_batch_is_made_of_the_images_that_it_would_have_one_by_one(source, preprocess):
+def test_batch_matches_single_images(source, preprocess):
     dataset = make(source.train, preprocess(color_jitter=0.4, re_prob=0.5), **BATCHES)
     (images, labels), again = epochs(dataset, workers=0, count=1)[0], epochs(dataset, workers=2, count=1, batch_size=3)
     assert images.shape == (20, 3, 16, 16)
@@ -75,14 +75,14 @@ def test_a_batch_is_made_of_the_images_that_it_would_have_one_by_one(source, pre
 
 
 @pytest.mark.parametrize('keys', [BATCHES, ONE_BY_ONE], ids=str)
-def test_an_image_is_augmented_anew_each_epoch_and_for_each_repeat(source, preprocess, keys):
+def test_augmentation_differs_per_epoch_and_repeat(source, preprocess, keys):
     dataset = make(source.train, preprocess(), **keys)
     first, again, later, repeat = (dataset[key][0] for key in ((0, 7), (0, 7), (1, 7), (0, 7, 1)))
     assert torch.equal(first, again)
     assert not torch.equal(first, later) and not torch.equal(first, repeat) and not torch.equal(later, repeat)
 
 
-def test_sampler_passes_each_index_once_in_an_order_of_its_epoch():
+def test_sampler_shuffles_all_indices_per_epoch():
     sampler = EpochSampler(20, seed=0)
     orders = []
     for epoch in (0, 1, 0):
@@ -94,7 +94,7 @@ def test_sampler_passes_each_index_once_in_an_order_of_its_epoch():
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_repeats_follow_each_other_and_an_epoch_keeps_its_length():
+def test_repeats_are_in_a_row_and_keep_the_length_of_an_epoch():
     once, sampler = EpochSampler(20, seed=0), EpochSampler(20, seed=0, repeats=3)
     keys = list(sampler)
     assert len(keys) == len(sampler) == 20
@@ -102,7 +102,7 @@ def test_repeats_follow_each_other_and_an_epoch_keeps_its_length():
     assert keys == [(0, order[place // 3], place % 3) for place in range(20)]
 
 
-def test_sampler_survives_accelerate(source, preprocess):
+def test_sampler_works_with_accelerate(source, preprocess):
     for keys in (BATCHES, ONE_BY_ONE):
         loader, sampler = training_loader(make(source.train, preprocess(), **keys), 4, workers=0, seed=3)
         loader = Accelerator(cpu=True).prepare(loader)
@@ -114,7 +114,7 @@ def test_sampler_survives_accelerate(source, preprocess):
 
 
 @pytest.mark.parametrize('keys', [BATCHES, ONE_BY_ONE], ids=str)
-def test_an_epoch_taken_up_in_the_middle_goes_on_as_it_would_have(source, preprocess, keys):
+def test_epoch_resumed_in_the_middle_gives_the_same_batches(source, preprocess, keys):
     loader, sampler = training_loader(make(source.train, preprocess(re_prob=0.5), **keys), 4, workers=0, seed=3)
     loader = Accelerator(cpu=True).prepare(loader)
     sampler.epoch = 2
@@ -124,7 +124,7 @@ def test_an_epoch_taken_up_in_the_middle_goes_on_as_it_would_have(source, prepro
         assert all(torch.equal(*parts) for parts in zip(batch, expected, strict=True))
 
 
-def test_which_way_images_go(source, preprocess):
+def test_choice_of_pipeline(source, preprocess):
     still, moving = preprocess(no_aug=True), preprocess()
     assert isinstance(make(source.train, still), BatchedImages)
     assert isinstance(make(source.train, moving), BatchedImages)
@@ -135,7 +135,7 @@ def test_which_way_images_go(source, preprocess):
     assert make(source.train, preprocess(auto_augment='rand-m9')).decoded is not None
 
 
-def test_large_images_are_resized_one_by_one_unless_asked(source, preprocess, monkeypatch):
+def test_large_images_are_resized_one_by_one_by_default(source, preprocess, monkeypatch):
     monkeypatch.setattr(module, 'BATCHED_SIDE', 7)
     assert isinstance(make(source.train, preprocess()), TransformedImages)
     assert isinstance(make(source.train, preprocess(), **BATCHES), BatchedImages)
@@ -146,16 +146,16 @@ def test_large_images_are_resized_one_by_one_unless_asked(source, preprocess, mo
     (dict(auto_augment='rand-m9'), dict(), 'RandAugment is applied image by image'),
     (dict(), dict(cache_mb=0), "images of split 'train' take about 1 MB, more than data.cache_mb 0"),
 ])
-def test_batches_that_cannot_be_are_refused(source, preprocess, augment, keys, message):
+def test_impossible_batch_pipeline_is_refused(source, preprocess, augment, keys, message):
     with pytest.raises(TrainError, match=f'data.pipeline batch: .*{message}.*pipeline auto'):
         make(source.train, preprocess(**augment), **keys, **BATCHES)
 
 
-def test_images_of_several_sizes(image_folder, preprocess):
+def test_images_of_different_sizes(image_folder, preprocess):
     folder = image_folder(train=40)
     for path in ('0.png', '1.png'):
         Image.new('RGB', (9, 30)).save(folder / 'train' / 'cat' / path)
-    for path in ('0.png', '1.png'):  # seen by looking at a few; then, between two of these, only while decoding
+    for path in ('0.png', '1.png'):  # one is in the probe; the other is found only while decoding
         split = load_source(DataConfig(path=str(folder))).train
         assert isinstance(make(split, preprocess(crop='pad')), BatchedImages)
         assert len(make(split, preprocess()).decoded) == 80
@@ -180,7 +180,7 @@ def spoil(folder, *numbers):
 
 
 @pytest.mark.parametrize('augment', [dict(no_aug=True), dict(), dict(auto_augment='rand-m9')], ids=str)
-def test_a_broken_image_shows_while_decoding(image_folder, preprocess, augment):
+def test_broken_image_is_found_while_decoding(image_folder, preprocess, augment):
     folder = image_folder(train=40)
     spoil(folder, 3)
     split = load_source(DataConfig(path=str(folder))).train
@@ -190,7 +190,7 @@ def test_a_broken_image_shows_while_decoding(image_folder, preprocess, augment):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_broken_image_on_the_fly_is_replaced_by_its_key(image_folder, preprocess, workers):
+def test_broken_image_is_replaced_on_the_fly(image_folder, preprocess, workers):
     folder = image_folder(train=12)
     spoil(folder, 3, 4)
     split = load_source(DataConfig(path=str(folder))).train
@@ -210,7 +210,7 @@ def test_a_broken_image_on_the_fly_is_replaced_by_its_key(image_folder, preproce
         make(split, preprocess(), cache_mb=0)[0, bad[0]]
 
 
-def test_without_any_good_image_there_is_an_end(image_folder, preprocess):
+def test_error_if_no_image_can_be_decoded(image_folder, preprocess):
     folder = image_folder(train=3)
     split = load_source(DataConfig(path=str(folder))).train
     dataset = make(split, preprocess(), cache_mb=0, on_bad_image='skip')
@@ -221,7 +221,7 @@ def test_without_any_good_image_there_is_an_end(image_folder, preprocess):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_a_gpu_makes_the_same_images(source, preprocess):
+def test_gpu_gives_the_same_images(source, preprocess):
     config = DataConfig(path='here', **BATCHES)
     keys = [(0, index) for index in range(24)]
     made = [

@@ -10,7 +10,7 @@ from accelerate.utils import set_seed
 from timm_collab.train.data.keyed import Draws, Purpose, between, generator, keyed_randomness, seed_generators
 
 
-def test_a_row_depends_on_its_key_alone() -> None:
+def test_draws_of_a_row_depend_on_its_key_alone() -> None:
     keys = [(3, index) for index in range(50)]
     alone = np.concatenate([Draws(7, [key]).uniform(Purpose.CROP, 6) for key in keys])
     assert np.array_equal(Draws(7, keys).uniform(Purpose.CROP, 6), alone)
@@ -22,7 +22,7 @@ def test_a_row_depends_on_its_key_alone() -> None:
     (8, (3, 5), Purpose.CROP), (7, (4, 5), Purpose.CROP), (7, (3, 6), Purpose.CROP), (7, (5, 3), Purpose.CROP),
     (7, (3, 5, 1), Purpose.CROP), (7, (3, 5), Purpose.HFLIP),
 ])
-def test_every_part_of_the_key_counts(seed: int, key: tuple[int, ...], purpose: Purpose) -> None:
+def test_draws_depend_on_every_part_of_the_key(seed: int, key: tuple[int, ...], purpose: Purpose) -> None:
     reference = Draws(7, [(3, 5)]).uniform(Purpose.CROP, 8)
     assert not np.any(reference == Draws(seed, [key]).uniform(purpose, 8))
 
@@ -57,13 +57,13 @@ def test_draws_are_uniform_and_independent() -> None:
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(len(a))
 
 
-def test_between_reaches_both_ends_evenly() -> None:
+def test_between_is_uniform_including_both_ends() -> None:
     drawn = between(Draws(1, [(0, index) for index in range(9000)]).uniform(Purpose.CROP, 1), -1, 7)
     counts = np.bincount(drawn[:, 0] + 1)
     assert len(counts) == 9 and np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
 
 
-def test_keyed_randomness_leaves_other_draws_alone() -> None:
+def test_keyed_randomness_restores_the_generators() -> None:
     def draw() -> tuple[float, ...]:
         return random.random(), np.random.rand(), torch.rand(1).item()
 
@@ -75,7 +75,7 @@ def test_keyed_randomness_leaves_other_draws_alone() -> None:
     assert draw() == expected != inside
 
 
-def test_generators_are_seeded_as_accelerate_seeds_them() -> None:
+def test_seed_generators_matches_accelerate() -> None:
     key = (3, Purpose.UPDATE, 1, 2, 0)
     seed_generators(torch.device('cpu'), *key)
     drawn = random.random(), np.random.rand(), torch.rand(3)

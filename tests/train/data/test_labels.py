@@ -37,48 +37,48 @@ def read(labels, feature=None, config=CONFIG) -> tuple[list[str] | None, list[li
     ([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], None, None),
     ([[True, False, True], [False, False, False], [False, True, False]], None, None),
 ])
-def test_every_way_to_write_several_labels(labels, feature, names):
+def test_every_format_of_several_labels(labels, feature, names):
     assert read(labels, feature) == (names, [[1, 0, 1], [0, 0, 0], [0, 1, 0]])
 
 
-def test_lists_of_one_are_class_indices_and_rows_of_zeros_and_ones_are_told_from_lists():
+def test_lists_are_distinguished_from_rows_of_zeros_and_ones():
     assert read([[0], [1], [1]])[1] == [[1, 0], [0, 1], [0, 1]]
     assert read([[0, 1], [1, 0], [0, 0]])[1] == [[0, 1], [1, 0], [0, 0]]
     assert read([[0, 1], [1], [0]])[1] == [[1, 1], [0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize(('labels', 'message'), [
-    ([[0, 3], [-1]], "label -1 in row 1 of split 'train' is no class index"),
-    ([[0], [10**9]], "label 1000000000 in row 1 of split 'train' is no class index"),
-    ([[0], None], "label None in row 1 of split 'train' is no list: an image without labels has an empty one"),
+    ([[0, 3], [-1]], "label -1 in row 1 of split 'train' is not a class index"),
+    ([[0], [10**9]], "label 1000000000 in row 1 of split 'train' is not a class index"),
+    ([[0], None], "label None in row 1 of split 'train' is not a list: an image without labels has an empty one"),
     ([[0.0, 0.5], [1.0, 0.0]], "label 0.0 in row 0 of split 'train' is neither a class index nor a name"),
     ([[0], [None]], "label None in row 1 of split 'train' is neither"),
-    ([0, 1], r"data.label_column 'label' holds Value\(.int64.\), one label of each image: leave out data.multi_label"),
+    ([0, 1], r"data.label_column 'label' contains Value\(.int64.\), one label per image: leave out data.multi_label"),
 ])
-def test_what_are_no_several_labels(labels, message):
+def test_invalid_labels_are_refused(labels, message):
     with pytest.raises(TrainError, match=message):
         read(labels)
 
 
-def test_other_splits_are_written_as_the_one_to_train_on():
+def test_other_splits_must_have_the_format_of_the_training_split():
     form = find_form(rows([[1, 0, 1], [0, 0, 1]]), CONFIG)
-    with pytest.raises(TrainError, match=r"row 1 of split 'test' are no row of 3 zeros and ones, .*: \[1, 0\]"):
+    with pytest.raises(TrainError, match=r"row 1 of split 'test' are not a row of 3 zeros and ones, .*: \[1, 0\]"):
         read_labels(rows([[1, 0, 1], [1, 0]]), 'test', CONFIG, form)
     form = find_form(rows([['cat'], ['owl']]), CONFIG)
     with pytest.raises(TrainError, match="label 'dog' in row 0 of split 'test' is none of the 2 classes of split 'tr"):
         read_labels(rows([['dog']]), 'test', CONFIG, form)
 
 
-def test_labels_that_are_there_for_training_alone_are_noise():
+def test_error_for_labels_missing_outside_training_suggests_noise_column():
     config, train, test = DataConfig(path='here'), rows([0, 1]), rows([None, None], datasets.Value('int64'))
     with pytest.raises(TrainError, match=r"of split 'test' .*; if .*--noise\.kind column --noise\.column label$"):
         read_labels(test, 'test', config, find_form(train, config))
-    with pytest.raises(TrainError, match=r"of split 'train' .* can't be learnt$"):
+    with pytest.raises(TrainError, match=r"of split 'train' .* can't be learned$"):
         read_labels(rows([0, None]), 'train', config, find_form(train, config))
 
 
-def test_lists_need_to_be_asked_for():
-    with pytest.raises(TrainError, match=r'holds lists: .* write --data.multi_label true --objective.hard bce'):
+def test_lists_need_multi_label():
+    with pytest.raises(TrainError, match=r'contains lists: .* write --data.multi_label true --objective.hard bce'):
         read([[0], [1]], config=DataConfig(path='here'))
 
 
@@ -103,7 +103,7 @@ def labels_NC() -> np.ndarray:
     return labels
 
 
-def test_the_rarest_label_decides_what_is_held_out(labels_NC):
+def test_hold_out_is_stratified_by_the_rarest_label(labels_NC):
     strata_N = strata(labels_NC)
     assert (strata_N[0], strata_N[5], strata_N[1], strata_N[399]) == (2, 1, 0, 3)
     made = make_splits(Source(split(labels_NC), None, None, None), recipe(val_fraction=0.1))
@@ -117,7 +117,7 @@ def test_the_rarest_label_decides_what_is_held_out(labels_NC):
     assert len(few.train) == 40 and few.train.labels.sum(axis=0)[2] == 1
 
 
-def test_classes_that_a_split_lacks_get_a_column_and_others_are_refused(labels_NC):
+def test_missing_classes_get_a_column_and_unknown_ones_are_refused(labels_NC):
     source = Source(split(labels_NC), None, split([[1], [0]], 'test'), None)
     made = make_splits(source, recipe(num_classes=5))
     assert made.num_classes == 5 == made.train.labels.shape[1] == made.test.labels.shape[1]
@@ -126,14 +126,14 @@ def test_classes_that_a_split_lacks_get_a_column_and_others_are_refused(labels_N
         make_splits(source, recipe(num_classes=2))
 
 
-def test_labels_that_teach_or_measure_nothing(labels_NC):
+def test_constant_or_empty_labels_are_refused(labels_NC):
     with pytest.raises(TrainError, match='have the same labels, there is nothing to learn'):
         make_splits(Source(split([[1, 0]] * 9), None, None, None), recipe())
-    with pytest.raises(TrainError, match="no image of split 'test' to measure by has a label"):
+    with pytest.raises(TrainError, match="no image of split 'test' has a label to evaluate with"):
         make_splits(Source(split(labels_NC), None, split(labels_NC * 0, 'test'), None), recipe())
 
 
-def test_a_column_of_other_labels(labels_NC):
+def test_column_with_other_labels(labels_NC):
     source = Source(split(labels_NC), split(labels_NC, 'validation'), None, None, given=1 - labels_NC)
     config = recipe()
     config = TrainConfig(**{**vars(config), 'noise': NoiseConfig(kind='column', column='other')})

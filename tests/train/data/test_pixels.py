@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 
-from timm_collab.train.data.keyed import Draws
+from timm_collab.train.data.keyed import Draws, Purpose
 from timm_collab.train.data.pixels import Erase, Jitter, adjust
 
 ENHANCE = {'brightness': ImageEnhance.Brightness, 'contrast': ImageEnhance.Contrast, 'saturation': ImageEnhance.Color}
@@ -15,7 +15,7 @@ ENHANCE = {'brightness': ImageEnhance.Brightness, 'contrast': ImageEnhance.Contr
 
 @pytest.mark.parametrize('what', ENHANCE)
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
-def test_jitter_is_pillows_bit_for_bit(what: str, mode: str) -> None:
+def test_jitter_matches_pillow_bit_for_bit(what: str, mode: str) -> None:
     rng = np.random.default_rng(0)
     arrays = rng.integers(0, 256, (40, 12, 14, 3) if mode == 'RGB' else (40, 12, 14, 1), dtype=np.uint8)
     factors = rng.uniform(0, 2, 40).astype(np.float32)
@@ -27,13 +27,13 @@ def test_jitter_is_pillows_bit_for_bit(what: str, mode: str) -> None:
         assert np.array_equal(mine.squeeze(), np.asarray(ENHANCE[what](image).enhance(factor)))
 
 
-def test_each_image_is_jittered_in_an_order_of_its_own() -> None:
+def test_order_of_jitter_is_drawn_per_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
     jitter = Jitter(transforms.ColorJitter(0.4, 0.4, 0.4))
     draws = Draws(0, [(0, index) for index in range(300)])
     got = jitter(torch.from_numpy(image).repeat(300, 1, 1, 1), draws)
     pillow = Image.fromarray(image.transpose(1, 2, 0))
-    uniform = draws.uniform(4, 6)
+    uniform = draws.uniform(Purpose.COLOR, 6)
     assert len({tuple(order) for order in np.argsort(uniform[:, 3:], axis=1)}) == 6
     for each, row in zip(got.permute(0, 2, 3, 1).numpy(), uniform, strict=True):
         expected = pillow
@@ -43,7 +43,7 @@ def test_each_image_is_jittered_in_an_order_of_its_own() -> None:
         assert np.array_equal(each, np.asarray(expected))
 
 
-def test_erased_boxes_have_timms_areas_and_shapes() -> None:
+def test_erased_boxes_are_distributed_as_in_timm() -> None:
     count = 3000
     ours = Erase(RandomErasing(0.5, device='cpu'))
     erased = ours(torch.ones(count, 1, 32, 32), Draws(0, [(0, index) for index in range(count)])) == 0

@@ -26,7 +26,7 @@ def make(model, data=None, **augment):
     return make_preprocessing(model, DataConfig(**keys), AugmentConfig(**augment))
 
 
-def test_architecture_recommends_and_recipe_decides(model):
+def test_recipe_overrides_the_settings_of_the_architecture(model):
     recommended = make(model, dict(img_size=None)).data_config
     assert recommended['input_size'] == (3, 160, 160) and recommended['crop_pct'] == 0.95
     asked = make(model, dict(mean=[0.1, 0.2, 0.3], std=[0.4], crop_pct=1.0, interpolation='nearest')).data_config
@@ -40,7 +40,7 @@ def test_grey_input(model):
     assert made.evaluation(Image.linear_gradient('L')).shape == (1, 32, 32)
 
 
-def test_evaluation_is_what_timm_makes_of_the_saved_config(model, image):
+def test_evaluation_matches_timm_with_the_saved_config(model, image):
     made = make(model)
     model = timm.create_model('test_resnet', num_classes=2, pretrained_cfg_overlay=dict(input_size=(3, 32, 32)))
     expected = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
@@ -57,7 +57,7 @@ def test_no_aug_is_deterministic(model, image):
     dict(), dict(crop='rkrc'), dict(crop='rkrr', scale=[0.8, 1.0]), dict(crop='pad'), dict(color_jitter=0.4),
     dict(auto_augment='rand-m9-mstd0.5-inc1'), dict(re_prob=0.5), dict(vflip=0.5, hflip=0.0),
 ], ids=str)
-def test_augmentations_draw_and_keep_the_shape(model, image, augment):
+def test_augmentations_are_random_and_keep_the_shape(model, image, augment):
     made = make(model, **augment)
     assert made.training_is_random
     tensors = [made.training(image) for _ in range(8)]
@@ -65,7 +65,7 @@ def test_augmentations_draw_and_keep_the_shape(model, image, augment):
     assert any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:])
 
 
-def test_pad_crop_shifts_the_image_and_nothing_else(model):
+def test_pad_crop_only_shifts_the_image(model):
     made = make(model, dict(mean=[0.0], std=[1.0]), crop='pad', crop_padding=4, hflip=0.0)
     image = Image.new('RGB', (32, 32))
     image.putpixel((16, 16), (255, 255, 255))

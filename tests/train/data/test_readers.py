@@ -61,7 +61,7 @@ def test_webdataset_shards(shards: Path) -> None:
         load_source(DataConfig(path=str(shards)))
 
 
-def test_files_that_datasets_writes(tmp_path: Path) -> None:
+def test_files_written_by_datasets(tmp_path: Path) -> None:
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['even', 'odd']))
     cells = [{'bytes': png(number), 'path': None} for number in range(6)]
     rows = datasets.Dataset.from_dict({'image': cells, 'label': [0, 1] * 3}, features=features)
@@ -102,13 +102,13 @@ def test_timms_readers(tmp_path: Path) -> None:
     (dict(path='timm:torch/cifar10', root='{}'), "timm can't read split 'train' from data.root"),
     (dict(path='timm:', root='{}/nowhere'), "timm can't read split 'train'"),
     (dict(path='{}', root='{}'), "data.root is for timm's readers"),
-    (dict(path='{}', name='plain'), 'data.name and data.revision choose from a data set of the Hub'),
-    (dict(path='{}', revision='main'), 'data.name and data.revision choose from a data set of the Hub'),
+    (dict(path='{}', name='plain'), 'data.name and data.revision are for datasets of the Hub'),
+    (dict(path='{}', revision='main'), 'data.name and data.revision are for datasets of the Hub'),
     (dict(path='{}/*.tar'), 'matches no file'),
-    (dict(path='{}/notes.txt'), "is a file that can't be read as data: name files of one kind, .parquet, .arrow, .tar"),
+    (dict(path='{}/notes.txt'), "is a file that can't be read as data: name files of one type, .parquet, .arrow, .tar"),
     (dict(path='{}/notes.*'), "can't be read as data"),
 ])
-def test_refused(tmp_path: Path, keys: dict[str, str], message: str) -> None:
+def test_invalid_keys_for_timms_readers(tmp_path: Path, keys: dict[str, str], message: str) -> None:
     folder = classes(tmp_path / 'folder', 'train', 'validation')
     for name in ('notes.txt', 'notes.parquet'):
         (folder / name).touch()
@@ -116,13 +116,13 @@ def test_refused(tmp_path: Path, keys: dict[str, str], message: str) -> None:
         load_source(DataConfig(**{key: value.format(folder) for key, value in keys.items()}))  # type: ignore[arg-type]
 
 
-def test_timms_sequential_readers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sequential_readers_of_timm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Sequence(IterableDataset):
         def __iter__(self) -> Any:
             return iter(())
 
     monkeypatch.setattr('timm.data.create_dataset', lambda *_, **__: Sequence())
-    with pytest.raises(TrainError, match='read from front to back'):
+    with pytest.raises(TrainError, match='is read sequentially, and training needs random access'):
         load_source(DataConfig(path='timm:wds/x', root='/data'))
 
 
@@ -138,7 +138,7 @@ def test_configuration_and_revision_reach_the_hub(monkeypatch: pytest.MonkeyPatc
     assert asked == [(('user/name', 'plain'), {'revision': 'v1'})]
 
 
-def test_broken_image_in_a_pack_names_its_row(shards: Path, image_folder: Callable[..., Path]) -> None:
+def test_broken_image_in_an_archive_names_its_row(shards: Path, image_folder: Callable[..., Path]) -> None:
     tar(shards / 'train-2.tar', {'9.png': b'no image', '9.cls': b'1'})
     source = load_source(DataConfig(path=str(shards), image_column='png', label_column='cls'))
     with pytest.raises(TrainError, match="row 6 of split 'train' can't be decoded"):

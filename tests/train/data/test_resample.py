@@ -19,7 +19,7 @@ def stack(*matrices: np.ndarray) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=60)
 @given(before=st.tuples(side, side), after=st.tuples(side, side), interpolation=st.sampled_from(INTERPOLATIONS))
-def test_resizing_is_pillows_bit_for_bit(
+def test_resizing_matches_pillow_bit_for_bit(
         before: tuple[int, int], after: tuple[int, int], interpolation: str,
 ) -> None:
     array = np.random.default_rng(sum(before)).integers(0, 256, (*before, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def test_resizing_is_pillows_bit_for_bit(
 
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
-def test_an_image_comes_out_the_same_in_any_batch(interpolation: str) -> None:
+def test_result_does_not_depend_on_the_batch(interpolation: str) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (17, 3, 24, 31), dtype=np.uint8))
     rows = stack(*[np.pad(weights(8 + each, 20, interpolation), ((0, 0), (0, 16 - each))) for each in range(17)])
     columns = stack(*[weights(31, 33, interpolation)] * 17)
@@ -43,7 +43,7 @@ def test_an_image_comes_out_the_same_in_any_batch(interpolation: str) -> None:
     assert not torch.equal(together, resample(images, rows, columns, ~order_B))
 
 
-def test_a_new_pillow_may_resize_the_rows_first(monkeypatch) -> None:
+def test_newer_pillow_may_resize_vertically_first(monkeypatch) -> None:
     monkeypatch.setattr(module, '_MAY_SWAP', True)
     heights, widths = np.array([40, 40, 40, 16, 8]), np.array([20, 30, 22, 20, 20])
     assert is_vertical_first((heights, widths), (16, 20)).tolist() == [True, True, True, False, False]
@@ -52,7 +52,7 @@ def test_a_new_pillow_may_resize_the_rows_first(monkeypatch) -> None:
     assert not is_vertical_first((heights, widths), (16, 20)).any()
 
 
-def test_weights_sum_to_one_and_cannot_be_written_to() -> None:
+def test_weights_sum_to_one_and_are_read_only() -> None:
     made = weights(32, 20, 'bicubic')
     assert np.abs(made.sum(axis=1) - 1).max() < 1e-5 and made.min() < 0
     with pytest.raises(ValueError, match='read-only'):

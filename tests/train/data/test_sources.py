@@ -83,7 +83,7 @@ def test_text_label_unknown_to_training(tmp_path, images):
 
 
 @pytest.mark.parametrize('label', [None, 0.5])
-def test_labels_that_are_none(tmp_path, images, label):
+def test_invalid_labels(tmp_path, images, label):
     config = write(tmp_path / 'data', {'train': {'image': images([0, 1]), 'label': [label, label]}})
     with pytest.raises(TrainError, match="row 0 of split 'train' is neither a class index nor a name"):
         load_source(config)
@@ -111,7 +111,7 @@ def test_broken_image_names_split_and_row(image_folder):
         source.train.take(np.array([0, 6])).image(1)
 
 
-def test_columns_of_other_names_are_found_where_there_is_one_of_a_kind(tmp_path, parquet_folder):
+def test_the_only_column_of_a_type_is_found_by_default(tmp_path, parquet_folder):
     rows = datasets.Dataset.from_parquet(str(parquet_folder / 'train.parquet'))
     renamed = rows.rename_columns({'image': 'img', 'label': 'labels'})
     expected = load_source(DataConfig(path=str(parquet_folder), test_split=None)).train
@@ -136,7 +136,7 @@ def test_columns_of_other_names_are_found_where_there_is_one_of_a_kind(tmp_path,
 @pytest.mark.parametrize(('keys', 'message'), [
     (dict(image_column='img'), "no column 'img', the data has image, label"),
     (dict(label_column='lable'), "no column 'lable', the data has image, label; did you mean 'label'"),
-    (dict(image_column='label'), "column 'label' of split 'train' holds .*, not images"),
+    (dict(image_column='label'), "column 'label' of split 'train' contains .*, not images"),
     (dict(train_split='trian'), "has no split 'trian', it has train, test; did you mean 'train'"),
     (dict(val_split='val'), "data.val_split: .* has no split 'val'"),
     (dict(val_split='test'), 'the same split is used twice'),
@@ -158,7 +158,7 @@ def test_refused_paths(path, message):
         load_source(DataConfig(path=path))
 
 
-def test_hub_failure_is_one_error(monkeypatch):
+def test_failure_of_the_hub_is_one_error(monkeypatch):
     def fail(path, *args, **kwargs):
         raise ConnectionError(f"Couldn't reach '{path}'\non the Hub")
 
@@ -170,7 +170,7 @@ def test_hub_failure_is_one_error(monkeypatch):
 
 def test_empty_folder(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(TrainError, match="empty' can't be loaded as a data set"):
+    with pytest.raises(TrainError, match="empty' can't be loaded as a dataset"):
         load_source(DataConfig(path=str(tmp_path / 'empty')))
 
 
@@ -184,7 +184,7 @@ def test_empty_split(tmp_path, images):
         load_source(config)
 
 
-def test_another_column_of_labels_is_read_for_training_alone(tmp_path, images):
+def test_noise_column_is_read_for_training_only(tmp_path, images):
     config = write(tmp_path / 'data', {
         'train': {'image': images([0, 1, 1]), 'label': ['elk', 'wolf', 'wolf'], 'guess': ['elk', 'elk', 'wolf']},
         'test': {'image': images([0, 1]), 'label': ['elk', 'wolf'], 'guess': [None, None]},

@@ -94,7 +94,7 @@ def test_number_of_classes():
      "all 5 training images of split 'train' have the label 1, .*check data.label_column"),
     (Source(split(LABELS), None, None, None), recipe(batch_size=1000),
      'batch_size 1000 is larger than the training data, 163 images'),
-    (Source(split([0, 1, 2]), None, None, None), recipe(), 'no class with two images or more'),
+    (Source(split([0, 1, 2]), None, None, None), recipe(), 'no class with two or more images'),
 ])
 def test_bad_labels_and_sizes(source, config, message):
     with pytest.raises(TrainError, match=message):
@@ -146,7 +146,7 @@ def test_a_noise_matrix_is_for_the_classes_of_the_data():
     (dict(kind='matrix'), 'noise.kind matrix needs noise.matrix'),
     (dict(kind='column'), 'noise.kind column needs noise.column'),
     (dict(column='worse'), 'noise.column needs noise.kind column, got noise.kind symmetric-exclude'),
-    (dict(kind='column', column='worse', rate=0.2), 'noise.kind column has a rate of its own: leave out noise.rate'),
+    (dict(kind='column', column='worse', rate=0.2), 'noise.kind column has its own rate: leave out noise.rate'),
 ])
 def test_noise_keys_that_contradict_each_other(keys, message):
     with pytest.raises(TrainError, match=message):

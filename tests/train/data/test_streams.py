@@ -79,7 +79,7 @@ def epoch(sampler: StreamSampler, number: int = 0, skip: int = 0) -> list[int]:
 
 
 @pytest.mark.parametrize('lanes', [1, 2, 4])
-def test_an_epoch_has_every_example_once_in_an_order_of_its_own(shards, lanes):
+def test_epoch_has_every_example_once_in_its_own_order(shards, lanes):
     sampler = StreamSampler(stream(shards), 8, seed=3, lanes=lanes, buffer=24)
     first, second = epoch(sampler), epoch(sampler, 1)
     assert sorted(first) == sorted(second) == list(range(48))
@@ -90,7 +90,7 @@ def test_an_epoch_has_every_example_once_in_an_order_of_its_own(shards, lanes):
     assert sampler.indices() == list(range(48))
 
 
-def test_without_a_buffer_files_are_read_whole_in_an_order_of_the_epoch(shards):
+def test_without_a_buffer_files_are_shuffled_but_read_in_order(shards):
     sampler = StreamSampler(stream(shards), 12, seed=0, lanes=1)
     orders = {tuple(number // PER_FILE for number in epoch(sampler, each)[::PER_FILE]) for each in range(5)}
     assert len(orders) > 1
@@ -99,7 +99,7 @@ def test_without_a_buffer_files_are_read_whole_in_an_order_of_the_epoch(shards):
     assert first == sorted(first)
 
 
-def test_the_buffer_mixes(shards):
+def test_buffer_shuffles(shards):
     split = stream(shards)
     for size in (2, 12, 48, 1000):
         for number in range(3):
@@ -109,14 +109,14 @@ def test_the_buffer_mixes(shards):
     assert 15 < np.mean(late) < 32  # of places 0 to 47
 
 
-def test_each_batch_takes_as_many_from_every_lane(shards):
+def test_batches_take_equally_from_all_lanes(shards):
     sampler = StreamSampler(stream(shards), 8, seed=0, lanes=4, buffer=24)
     for start in range(0, 48, 8):
         files = [number // PER_FILE for number in epoch(sampler)[start:start + 8]]
         assert sorted(files) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_what_was_seen_is_left_out(shards):
+def test_skipped_examples_are_left_out(shards):
     sampler = StreamSampler(stream(shards), 8, seed=0, buffer=24)
     assert epoch(sampler, 2, skip=16) == epoch(sampler, 2)[16:]
     assert [example.key for example in sampler] == [(2, place) for place in range(48)]
@@ -124,7 +124,7 @@ def test_what_was_seen_is_left_out(shards):
 
 @pytest.mark.parametrize('lanes', [1, 3, 4])
 @pytest.mark.parametrize('count', [2, 3, 4])
-def test_processes_read_their_part_and_nothing_else(shards, lanes, count, monkeypatch):
+def test_processes_read_only_their_part(shards, lanes, count, monkeypatch):
     split = stream(shards)
     whole = epoch(StreamSampler(split, 12, seed=1, lanes=lanes, buffer=24))
     opened = []
@@ -145,7 +145,7 @@ def test_processes_read_their_part_and_nothing_else(shards, lanes, count, monkey
         assert len(opened) == len(set(opened)) <= -(-lanes // count) + 1
 
 
-def test_files_of_unlike_length_start_over(tmp_path):
+def test_files_of_different_lengths_start_over(tmp_path):
     folder = tmp_path / 'uneven'
     write_parquet(folder, 'train', [list(range(4)), list(range(10, 30))])
     write_parquet(folder, 'validation', [[0, 1]])
@@ -155,7 +155,7 @@ def test_files_of_unlike_length_start_over(tmp_path):
     assert len({number for number in found if number >= 10}) == 12
 
 
-def test_repeated_examples_follow_themselves_with_draws_of_their_own(shards):
+def test_repeats_are_in_a_row_with_their_own_draws(shards):
     split = stream(shards)
     sampler = StreamSampler(split, 8, seed=0, lanes=1, buffer=24, repeats=2)
     examples = list(sampler)
@@ -165,7 +165,7 @@ def test_repeated_examples_follow_themselves_with_draws_of_their_own(shards):
     assert len({example.key for example in examples}) == 48
 
 
-def test_the_number_of_lanes(shards):
+def test_number_of_lanes(shards):
     split = stream(shards)
     assert split.num_lanes(64, None) == 4
     assert split.num_lanes(3, None) == 2
@@ -183,7 +183,7 @@ def batches(path: Path, workers: int = 0, skip: bool = False, seed: int = 0) -> 
     return [*loader], dataset.num_replaced
 
 
-def test_workers_change_nothing(shards):
+def test_result_does_not_depend_on_workers(shards):
     one, two = (batches(shards, workers)[0] for workers in (0, 2))
     assert len(one) == len(two) == 6
     for (images, target), (other_images, other_target) in zip(one, two, strict=True):
@@ -192,7 +192,7 @@ def test_workers_change_nothing(shards):
 
 
 @pytest.mark.parametrize('content', [b'broken', None])
-def test_an_image_that_cannot_be_decoded(shards, content):
+def test_image_that_cannot_be_decoded(shards, content):
     write_parquet(shards, 'train', np.arange(4 * PER_FILE).reshape(4, -1).tolist(), broken=30, content=content)
     with pytest.raises(TrainError, match=r"image \d+ of epoch 0, both from 0, of split 'train' can't be decoded"):
         batches(shards)
@@ -203,7 +203,7 @@ def test_an_image_that_cannot_be_decoded(shards, content):
         assert torch.equal(target, other_target)
 
 
-def test_nothing_that_can_be_decoded(shards):
+def test_error_if_no_image_of_a_batch_can_be_decoded(shards):
     shutil.rmtree(shards)
     features = [{'bytes': b'broken', 'path': None}] * 48
     shards.mkdir()
@@ -214,7 +214,7 @@ def test_nothing_that_can_be_decoded(shards):
         batches(shards, skip=True)
 
 
-def test_shards_of_webdataset(tmp_path):
+def test_webdataset_shards(tmp_path):
     for split, files in (('train', 4), ('validation', 1)):
         for index in range(files):
             with tarfile.open(tmp_path / f'{split}-{index:04d}.tar', 'w') as tar:
@@ -231,8 +231,8 @@ def test_shards_of_webdataset(tmp_path):
     assert found.val.labels.tolist() == [0, 1] * 6
 
 
-def test_a_folder_of_images_would_be_read_class_by_class(image_folder):
-    with pytest.raises(TrainError, match=r'is a folder of images.* leave data\.streaming out'):
+def test_folder_of_images_is_refused(image_folder):
+    with pytest.raises(TrainError, match=r'is a folder of images.* leave out data\.streaming'):
         source(image_folder(train=24, validation=2))
 
 
@@ -250,7 +250,7 @@ def test_only_the_training_split_is_streamed(shards, monkeypatch):
     )
 
 
-def test_what_is_kept_follows_the_files(shards):
+def test_cached_split_follows_changes_of_the_files(shards):
     assert len(source(shards).val) == 6
     digest = stream(shards).digest
     assert stream(shards).digest == digest
@@ -259,7 +259,7 @@ def test_what_is_kept_follows_the_files(shards):
     assert stream(shards).digest != digest
 
 
-def test_one_split_alone(shards):
+def test_single_split(shards):
     config = DataConfig(path=str(shards), streaming=True)
     split, names = load_split(config, 'train')
     assert len(split) == 48
@@ -270,7 +270,7 @@ def test_one_split_alone(shards):
 
 
 @pytest.mark.parametrize(('keys', 'message'), [
-    (dict(num_train_samples=None), r'how many images .* write --data\.num_train_samples'),
+    (dict(num_train_samples=None), r'the number of images .* write --data\.num_train_samples'),
     (dict(train_split='trian'), "has no split 'trian', it has train, validation"),
     (dict(val_split='test'), "has no split 'test'"),
     (dict(image_column='img'), "there is no column 'img'"),
@@ -278,21 +278,21 @@ def test_one_split_alone(shards):
     (dict(label_column='image'), 'needs class indices'),
     (dict(path='/nowhere/at/all'), 'does not exist'),
 ])
-def test_what_cannot_be_streamed(shards, keys, message):
+def test_invalid_sources_are_refused(shards, keys, message):
     with pytest.raises(TrainError, match=message):
         source(**{'path': shards, **keys})
 
 
-def test_no_split_to_choose_the_head_by(shards):
+def test_validation_split_is_required(shards):
     (shards / 'validation-00000-of-00001.parquet').rename(shards / 'test-00000-of-00001.parquet')
     with pytest.raises(TrainError, match=r"can't be held out of a stream.* --data\.val_split with one of train, test"):
         source(shards)
     assert source(shards, val_split='test', test_split=None).val is not None
 
 
-def test_saved_to_disk(shards, tmp_path):
+def test_folder_of_save_to_disk_is_refused(shards, tmp_path):
     datasets.load_dataset(str(shards)).save_to_disk(str(tmp_path / 'saved'))
-    with pytest.raises(TrainError, match=r'read where it lies: leave data\.streaming out'):
+    with pytest.raises(TrainError, match=r'is never copied: leave out data\.streaming'):
         source(tmp_path / 'saved')
 
 
@@ -307,21 +307,21 @@ def test_saved_to_disk(shards, tmp_path):
     (dict(lanes=-1), 'must be at least 1, got -1'),
     (dict(streaming=False, lanes=2), r'data\.lanes is for streamed data'),
 ])
-def test_keys_that_contradict_each_other(keys, message):
+def test_contradicting_keys_are_refused(keys, message):
     with pytest.raises(TrainError, match=message):
         DataConfig(**{'path': 'x', 'streaming': True, **keys})
 
 
-def test_a_label_that_is_no_class(shards):
+def test_label_outside_the_classes(shards):
     split = stream(shards)
     limited = type(split)(**{**vars(split), 'num_classes': 1})
     with pytest.raises(TrainError, match=r"label 1 of an image of split 'train' is outside \[0, 1\)"):
         epoch(StreamSampler(limited, 8, seed=0))
 
 
-def test_a_file_that_ends_too_soon(shards):
+def test_truncated_file(shards):
     split = stream(shards)
     damaged = shards / 'train-00003-of-00004.parquet'
     damaged.write_bytes(damaged.read_bytes()[:-200])
-    with pytest.raises(TrainError, match=r"split 'train' can't be read on .*the same command goes on"):
+    with pytest.raises(TrainError, match=r"split 'train' can't be read on .*the same command resumes"):
         epoch(StreamSampler(split, 8, seed=0))

@@ -177,9 +177,9 @@ def test_a_teacher_that_isnt_there_is_told_before_anything_is_written(recipe, tm
     (['--teacher.path=a', '--teacher.name=b'], "'a' and teacher.name 'b' are two teachers"),
     (['--teacher.checkpoint=a'], 'needs teacher.name'),
     (['--teacher.temperature=0'], 'must be greater than 0, got 0'),
-    (['--teacher.task_loss_weight=2'], 'leaves 1 - 2.0 to the teacher'),
+    (['--teacher.task_loss_weight=2'], 'leaves the teacher a negative weight of 1 - 2.0'),
     (['--teacher.distill_loss_weight=-1'], 'must be at least 0, got -1'),
-    (['--teacher.path=a', '--model.heads=4'], 'teaches a network alone, got 4 heads'),
+    (['--teacher.path=a', '--model.heads=4'], 'teaches a single network, got 4 heads'),
     (['--teacher.path=a', '--objective.hard=bce'], 'it needs objective.hard ce, got bce'),
 ])
 def test_keys_that_contradict_themselves_are_refused(recipe, keys, message) -> None:

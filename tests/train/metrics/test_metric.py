@@ -16,7 +16,7 @@ from timm_collab.train.metrics.scoring import MultiLabelScorer
 
 
 def reference(score_N: list[float], label_N: list[int]) -> float:
-    """scikit-learn's definition, word for word: sum over thresholds of (R_n - R_{n-1}) P_n."""
+    """scikit-learn's definition: sum over thresholds of (R_n - R_{n-1}) P_n."""
     total, recall_before = 0.0, 0.0
     for threshold in sorted(set(score_N), reverse=True):
         said = [label for score, label in zip(score_N, label_N, strict=True) if score >= threshold]
@@ -38,19 +38,19 @@ def column(values) -> torch.Tensor:
     ([3.0, 2.0, 2.0, 1.0, 1.0], [0, 1, 0, 1, 1], 0.5111111111111111),
     ([1.0, 2.0], [1, 1], 1.0),
 ])
-def test_average_precision_is_scikit_learns(scores, labels, expected):
+def test_average_precision_matches_scikit_learn(scores, labels, expected):
     assert average_precision(column(scores), column(labels)).tolist() == [pytest.approx(expected, abs=1e-15)]
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 1)), min_size=1, max_size=30))
-def test_average_precision_is_its_definition_with_any_ties(pairs):
+def test_average_precision_matches_its_definition_with_ties(pairs):
     scores, labels = (list(each) for each in zip(*pairs, strict=True))
     [found] = average_precision(column([float(score) for score in scores]), column(labels)).tolist()
     assert np.isnan(found) if not any(labels) else found == pytest.approx(reference(scores, labels), abs=1e-12)
 
 
-def test_many_classes_are_ranked_each_for_itself():
+def test_many_classes_are_ranked_independently():
     generator = torch.Generator().manual_seed(0)
     score_NC, label_NC = torch.randn(40, 150, generator=generator), torch.rand(40, 150, generator=generator) < 0.3
     label_NC[:, 70] = False
@@ -63,7 +63,7 @@ def test_many_classes_are_ranked_each_for_itself():
 
 @pytest.fixture
 def several() -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [3, 50, 6] of three heads and labels [50, 6], the last of which nobody has."""
+    """Logits [3, 50, 6] of three heads and labels [50, 6], the last of which no example has."""
     generator = torch.Generator().manual_seed(1)
     logits_HNC = torch.randn(3, 50, 6, generator=generator)
     target_NC = (torch.rand(50, 6, generator=generator) < 0.4).float()
@@ -72,7 +72,7 @@ def several() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize('batch_size', [7, 50])
-def test_evaluation_of_several_labels_against_direct_computation(several, batch_size):
+def test_evaluation_of_several_labels_matches_direct_computation(several, batch_size):
     logits_HNC, target_NC = several
     accelerator = Accelerator(cpu=True)
     loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(50), target_NC), batch_size=batch_size))
@@ -95,7 +95,7 @@ def test_evaluation_of_several_labels_against_direct_computation(several, batch_
     assert MAP.finals(row)['map_heads'] == pytest.approx(scores.score_H)
 
 
-def test_f1_in_training_and_in_validation(several):
+def test_f1_in_training_and_validation(several):
     logits_HNC, target_NC = several
     said, is_label = logits_HNC > 0, target_NC.bool()
     f1 = [200 * (each & is_label).sum().item() / (each.sum() + is_label.sum()).item() for each in said]
@@ -117,7 +117,7 @@ def test_f1_in_training_and_in_validation(several):
     assert scorer.examples_C == target_NC.sum(dim=0).int().tolist()
 
 
-def test_one_class_is_reported_as_an_error():
+def test_accuracy_is_summarized_as_error():
     row = TOP1.row([90.1, 80.0], 91.0, 0)
     assert row == {'top1_heads': [90.1, 80.0], 'top1_consensus': 91.0, 'top1_kept': 90.1}
     assert TOP1.finals(row) == {'error_kept': 9.9, 'error_consensus': 9.0, 'error_heads': [9.9, 20.0]}

@@ -1,4 +1,4 @@
-"""Scores against their definitions, written out example by example in float64."""
+"""Scores compared with their definitions, written out per example in float64."""
 from __future__ import annotations
 
 import math
@@ -10,7 +10,7 @@ from timm_collab.train.metrics.scoring import Scorer
 
 
 def by_definition(logits_BC: list[list[float]], target_B: list[int], bins: int) -> dict[str, float]:
-    """Accuracy, likelihood and calibration error as the papers write them, in Python's floats, which are float64."""
+    """Accuracy, likelihood and calibration error as defined in the papers, in Python floats."""
     nll, hits, members = 0.0, 0, {}
     for logits, target in zip(logits_BC, target_B, strict=True):
         weights = [math.exp(z - max(logits)) for z in logits]
@@ -31,7 +31,7 @@ def by_definition(logits_BC: list[list[float]], target_B: list[int], bins: int) 
 
 @pytest.mark.parametrize('bins', [1, 10, 15])
 @pytest.mark.parametrize(('classes', 'sharpness'), [(2, 1.0), (10, 0.3), (10, 4.0)])
-def test_scores_are_those_of_the_definition(bins, classes, sharpness):
+def test_scores_match_their_definition(bins, classes, sharpness):
     generator = torch.Generator().manual_seed(classes)
     logits_BC = sharpness * torch.randn(200, classes, generator=generator, dtype=torch.float64)
     target_B = torch.randint(classes, (200,), generator=generator)
@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_definition(bins, classes, sharpness):
     assert scorer.count == 200
 
 
-def test_calibration_of_a_case_by_hand():
+def test_calibration_error_computed_by_hand():
     # Two examples at confidence 0.8, one of them right, and two at 0.6, both right: (2 * 0.3 + 2 * 0.4) / 4
     logits_BC = torch.tensor([[.8, .2], [.8, .2], [.6, .4], [.6, .4]], dtype=torch.float64).log()
     scorer = Scorer(2)
@@ -52,7 +52,7 @@ def test_calibration_of_a_case_by_hand():
     assert scorer.result()['ece'] == pytest.approx(35.0)
 
 
-def test_certainty_belongs_to_the_last_bin_and_is_calibrated():
+def test_full_confidence_is_in_the_last_bin():
     scorer = Scorer(2)
     scorer.add(torch.tensor([[100.0, -100.0]]), torch.tensor([0]))
     assert scorer.count_N.tolist() == [0] * 14 + [1]

@@ -1,4 +1,4 @@
-"""What differs between the recipe of a run and one that wants to go on with it."""
+"""Differences between the recipe of a run and the recipe that is to resume it."""
 from __future__ import annotations
 
 import hashlib
@@ -12,22 +12,22 @@ FREE = (
     'output', 'resume', 'compare_single', 'cpu_threads', 'grad_checkpointing', 'data.workers', 'data.cache_dir',
     'checkpoint.', 'track', 'project', 'plots',
 )
-"""Keys, and groups of keys, that may change from one start of a run to the next."""
+"""Keys and groups of keys that may change when a run is resumed."""
 NOT_YET = ('data.on_bad_image',)
-"""Keys that may change as well, because nothing has come of them in a run that can go on."""
+"""Keys that may change too, because they have had no effect in a run that can be resumed."""
 _MISSING = object()
 
 
 def differences(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Compare a saved recipe with one that is asked for.
+    """Compare a saved recipe with the one that is to resume its run.
 
     Args:
-        saved: `TrainConfig.to_dict()` of then, read from YAML; keys that a version since has added are taken to have
+        saved: `TrainConfig.to_dict()` as it was saved, read from YAML. Keys that a later version added count as having
             had their defaults.
-        config: What is asked for now.
+        config: The recipe that is to resume.
 
     Returns:
-        A text such as `optim.lr 0.1 -> 0.2` for each key that differs and matters.
+        A text such as `optim.lr 0.1 -> 0.2` for each difference that matters.
     """
     was, asked = dict(_flat(saved)), dict(_flat(config.to_dict()))
     defaults = dict(_flat(TrainConfig.defaults()))
@@ -41,9 +41,9 @@ def differences(saved: Mapping[str, Any], config: TrainConfig) -> list[str]:
 
 
 def fingerprint(config: TrainConfig) -> str:
-    """Twelve hexadecimal digits that recipes share which ask for the same, wherever their data lie.
+    """Twelve hexadecimal digits that are equal for equivalent recipes, wherever their data is stored.
 
-    Keys that have their defaults don't count, so that a version which adds some changes nothing.
+    Keys with their defaults don't count, so that new keys of a later version change nothing.
     """
     defaults = dict(_flat(TrainConfig.defaults()))
     asked = {name: value for name, value in _flat(config.to_dict())

@@ -1,7 +1,7 @@
-"""timm's transforms taken apart: what is done to an image once, and what is done to batches of them, time and again.
+"""timm's transforms for whole batches: steps without randomness run once per image, the others once per batch.
 
-A pipeline of timm is translated step by step, its ranges and probabilities read from it, so that there is one source of
-what a recipe's keys mean. A step without a form for batches leaves the whole pipeline to be run image by image.
+A pipeline of timm is translated step by step, with ranges and probabilities read from it, so timm alone defines what
+the keys of a recipe mean. If a step has no batched form, the whole pipeline runs image by image.
 
 Shapes: B batch, C channels, H and W height and width before, h and w after.
 """
@@ -35,23 +35,23 @@ _SINGLE: dict[type, Callable[..., Stage]] = {
 
 @dataclass(frozen=True)
 class BatchTransform:
-    """A pipeline of timm in two parts.
+    """A pipeline of timm, split in two.
 
     Args:
-        once: What is done to an image before it is kept: steps that draw nothing.
-        stages: What is done to a batch of kept images, uint8 [B, C, H, W], to make it input, float32 [B, C, h, w].
+        once: First steps, without randomness, applied once to each image before it is stored.
+        stages: Other steps, applied to each batch of stored images: uint8 [B, C, H, W] to float32 [B, C, h, w].
     """
 
     once: transforms.Compose
     stages: tuple[Stage, ...]
 
     def __call__(self, images_BCHW: Tensor, seed: int, keys: Sequence[Key]) -> Tensor:
-        """Make the input of a model.
+        """Transform a batch into the input of a model.
 
         Args:
-            images_BCHW: Kept images, uint8.
+            images_BCHW: Stored images, uint8.
             seed: Seed of the run.
-            keys: Their keys: what is drawn for an image depends on seed and key alone.
+            keys: Keys of the images. Draws depend on seed and key alone.
         """
         draws = Draws(seed, keys)
         for stage in self.stages:
@@ -60,21 +60,21 @@ class BatchTransform:
 
     @property
     def resizes(self) -> bool:
-        """Whether each batch is resized, which for large images is slow on a CPU."""
+        """Whether each batch is resized, which is slow on a CPU for large images."""
         return any(isinstance(stage, (ResizedCrop, KeepRatioCrop)) for stage in self.stages)
 
 
 def translate(pipeline: transforms.Compose) -> BatchTransform:
-    """Take a pipeline apart.
+    """Translate a pipeline for batches.
 
     Args:
-        pipeline: As `timm.data.create_transform` gives it, from images to normalised tensors.
+        pipeline: Result of `timm.data.create_transform`, from images to normalised tensors.
 
     Raises:
-        UnsupportedError: A step has no form for batches.
+        UnsupportedError: A step has no batched form.
     """
     steps = _flat(pipeline)
-    start = next((index for index, step in enumerate(steps) if not _draws_nothing(step)), len(steps))
+    start = next((index for index, step in enumerate(steps) if not _is_deterministic(step)), len(steps))
     once, rest = steps[:start], steps[start:]
     if not any(isinstance(step, transforms.Normalize) for step in rest):
         raise UnsupportedError('the images are not normalised')
@@ -87,7 +87,7 @@ def translate(pipeline: transforms.Compose) -> BatchTransform:
             stages.append(KeepRatioCrop(step, rest[position]))
         elif type(step) in _SINGLE:
             stages.append(_SINGLE[type(step)](step))
-        elif not isinstance(step, transforms.ToTensor):  # that is a part of `Normalise`
+        elif not isinstance(step, transforms.ToTensor):  # part of `Normalise`
             raise UnsupportedError(f'{type(step).__name__} is applied image by image')
         position += 1
     return BatchTransform(transforms.Compose(once), tuple(stages))
@@ -100,7 +100,7 @@ def _flat(pipeline: transforms.Compose) -> list[Any]:
     return steps
 
 
-def _draws_nothing(step: object) -> bool:
+def _is_deterministic(step: object) -> bool:
     if isinstance(step, ResizeKeepRatio):
         return not step.random_scale_prob and not step.random_aspect_prob
     return isinstance(step, (transforms.Resize, transforms.CenterCrop, CenterCropOrPad))

@@ -1,7 +1,7 @@
-"""Decoded images on disk, for the next run: written at once or not at all, checked whenever they are read.
+"""Decoded images on disk for later runs: written atomically, verified when read.
 
-Nothing depends on it. A folder that can't be written to, a full disk or a damaged file costs a warning and the time to
-decode again.
+No run depends on it. If the folder isn't writable, the disk is full or a file is damaged, the images are decoded again
+after a warning.
 """
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DIGEST = 'blake2b'
 
 
 def cache_folder(asked: str | None) -> Path | None:
-    """Where decoded images are kept.
+    """Folder for decoded images, None for no cache.
 
     Args:
-        asked: The recipe's `data.cache_dir`: a folder, '' for none, None for one in the cache of `datasets`, which the
-            variables `HF_DATASETS_CACHE`, `HF_HOME` and `XDG_CACHE_HOME` move.
+        asked: The recipe's `data.cache_dir`: a folder, '' for no cache, or None for a folder in the cache of
+            `datasets`. The variables `HF_DATASETS_CACHE`, `HF_HOME` and `XDG_CACHE_HOME` set the latter.
     """
     if asked is None:
         return Path(datasets.config.HF_DATASETS_CACHE) / 'timm_collab'
@@ -34,15 +34,15 @@ def cache_folder(asked: str | None) -> Path | None:
 
 
 def cached(folder: Path, key: str, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Read tensors, or build and write them; of several processes that ask at once, one builds and the others wait.
+    """Read tensors, or build and write them. Of several concurrent processes one builds and the others wait.
 
     Args:
-        folder: Where to keep them.
-        key: What they are, as a file name.
-        build: Called if there are none.
+        folder: Folder of the cache.
+        key: File name that identifies the tensors.
+        build: Called if they aren't cached.
 
     Returns:
-        The tensors; as they were written they are mapped into memory, which processes on a machine share.
+        The tensors, mapped from the file into memory that processes on a machine share.
     """
     path = folder / f'{key}.safetensors'
     lock = FileLock(f'{path}.lock')
@@ -50,7 +50,7 @@ def cached(folder: Path, key: str, build: Callable[[], dict[str, Tensor]]) -> di
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except (OSError, NotImplementedError) as error:
-        _warn(f"decoded images can't be kept in {folder} ({error}): write --data.cache_dir with another folder, or ''")
+        _warn(f"decoded images can't be cached in {folder} ({error}): write --data.cache_dir with another folder or ''")
         return build()
     try:
         found = _read(path)
@@ -60,7 +60,7 @@ def cached(folder: Path, key: str, build: Callable[[], dict[str, Tensor]]) -> di
         try:
             _write(path, built)
         except (OSError, SafetensorError) as error:
-            _warn(f"decoded images can't be kept in {folder} ({error})")
+            _warn(f"decoded images can't be cached in {folder} ({error})")
             return built
         return _read(path) or built
     finally:
@@ -72,13 +72,13 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         return None
     try:
         with safe_open(path, framework='pt') as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             digest = (file.metadata() or {}).get(_DIGEST)
     except (OSError, SafetensorError) as error:
-        _warn(f'{path} is damaged ({error}): the images are decoded again')
+        _warn(f'{path} is damaged ({error}): decoding the images again')
         return None
     if digest != _digest(tensors):
-        _warn(f'{path} is damaged (its checksum differs): the images are decoded again')
+        _warn(f'{path} is damaged (its checksum differs): decoding the images again')
         return None
     return tensors
 

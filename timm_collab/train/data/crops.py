@@ -1,6 +1,6 @@
-"""The random crops and flips of timm's training transforms, for a whole batch of images of one size.
+"""Random crops and flips of timm's training transforms, for a whole batch of images of one size.
 
-Each is made from the transform that it stands for and draws what that draws, from the same distributions.
+Each is built from the transform that it replaces, and draws from the same distributions.
 
 Shapes: B batch, C channels, H and W height and width before, h and w after, A attempts.
 """
@@ -20,16 +20,16 @@ from .keyed import Draws, Floats, Ints, Purpose, between
 from .resample import INTERPOLATIONS, is_vertical_first, resample, weights
 from .transfer import to_device
 
-_ATTEMPTS = 10  # timm's and torchvision's
+_ATTEMPTS = 10  # as in timm and torchvision
 Boxes = tuple[Ints, Ints, Ints, Ints]
 
 
 class UnsupportedError(Exception):
-    """A transform that has no form for batches; its message says why."""
+    """A transform has no batched form; the message says why."""
 
 
 def interpolation_name(mode: object) -> str:
-    """The name of an interpolation that `resample` knows."""
+    """Name of an interpolation that `resample` supports."""
     name = mode.value if isinstance(mode, InterpolationMode) else str(mode)
     if name not in INTERPOLATIONS:
         raise UnsupportedError(f"interpolation '{name}' is applied image by image")
@@ -46,22 +46,22 @@ class Flip:
         self.purpose = Purpose.HFLIP if horizontal else Purpose.VFLIP
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
-        """Mirror some of the images."""
+        """Flip a random subset of the images."""
         flipped_B111 = to_device(draws.uniform(self.purpose, 1) < self.p, images_BCHW.device)[..., None, None]
         return torch.where(flipped_B111, images_BCHW.flip(self.dim), images_BCHW)
 
 
 class PaddedCrop:
-    """`RandomCrop`: black pixels on each side, then a crop anywhere."""
+    """`RandomCrop`: pad with black pixels on each side, then crop at a random position."""
 
     def __init__(self, crop: transforms.RandomCrop) -> None:
         if crop.padding_mode != 'constant' or crop.fill != 0 or not isinstance(crop.padding, int):
-            raise UnsupportedError(f'{crop} pads in a way of its own')
+            raise UnsupportedError(f'{crop} pads in a way without a batched form')
         self.padding = crop.padding
         self.size = tuple(crop.size)
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
-        """Shift the images."""
+        """Crop the images."""
         padded = F.pad(images_BCHW, (self.padding,) * 4)
         windows = padded.unfold(2, self.size[0], 1).unfold(3, self.size[1], 1)  # [B, C, offsets, offsets, h, w]
         uniform = draws.uniform(Purpose.CROP, 2)
@@ -73,7 +73,7 @@ class PaddedCrop:
 
 
 class ResizedCrop:
-    """`RandomResizedCropAndInterpolation`: a crop of random area and shape, resized."""
+    """`RandomResizedCropAndInterpolation`: a crop of random area and aspect ratio, resized."""
 
     def __init__(self, crop: RandomResizedCropAndInterpolation) -> None:
         self.size = tuple(crop.size)
@@ -92,11 +92,11 @@ class ResizedCrop:
         return resample(images_BCHW, rows, columns, is_vertical_first((height_B, width_B), self.size))
 
     def boxes(self, draws: Draws, H: int, W: int) -> Boxes:
-        """Top, left, height and width of each crop: the first of ten attempts that fits, else the middle."""
+        """Top, left, height and width of each crop: the first of ten attempts that fits, or else the centre."""
         uniform = draws.uniform(Purpose.CROP, 4 * _ATTEMPTS)
         area_BA, shape_BA, top_BA, left_BA = uniform.reshape(-1, 4, _ATTEMPTS).swapaxes(0, 1)
-        area_BA = _spread(area_BA, *self.scale) * H * W
-        shape_BA = np.exp(_spread(shape_BA, math.log(self.ratio[0]), math.log(self.ratio[1])))
+        area_BA = _scaled(area_BA, *self.scale) * H * W
+        shape_BA = np.exp(_scaled(shape_BA, math.log(self.ratio[0]), math.log(self.ratio[1])))
         width_BA = np.rint(np.sqrt(area_BA * shape_BA)).astype(np.int64)
         height_BA = np.rint(np.sqrt(area_BA / shape_BA)).astype(np.int64)
         fits_BA = (width_BA <= W) & (height_BA <= H)
@@ -104,11 +104,11 @@ class ResizedCrop:
         row, attempt_B = np.arange(len(fits_BA)), fits_BA.argmax(axis=1)
         top, left, height, width = (
             np.where(fits_BA.any(axis=1), of_BA[row, attempt_B], otherwise)
-            for of_BA, otherwise in zip(boxes, self._middle(H, W), strict=True)
+            for of_BA, otherwise in zip(boxes, self._centre(H, W), strict=True)
         )
         return top, left, height, width
 
-    def _middle(self, H: int, W: int) -> tuple[int, int, int, int]:
+    def _centre(self, H: int, W: int) -> tuple[int, int, int, int]:
         height, width = H, W
         shape = W / H
         if shape < min(self.ratio):
@@ -125,11 +125,11 @@ class ResizedCrop:
 
 
 class KeepRatioCrop:
-    """`ResizeKeepRatio`, then `CenterCropOrPad` or `RandomCropOrPad`: resize by a random factor, crop or mirror."""
+    """`ResizeKeepRatio`, then `CenterCropOrPad` or `RandomCropOrPad`: resize by a random factor, then crop or pad."""
 
     def __init__(self, resize: ResizeKeepRatio, crop: CenterCropOrPad | RandomCropOrPad) -> None:
         if crop.padding_mode != 'reflect' or not resize.random_scale_area:
-            raise UnsupportedError(f'{resize} and {crop} resize and pad in a way of their own')
+            raise UnsupportedError(f'{resize} and {crop} resize and pad in a way without a batched form')
         self.resize = resize
         self.size = tuple(crop.size)
         self.is_centred = isinstance(crop, CenterCropOrPad)
@@ -141,7 +141,7 @@ class KeepRatioCrop:
         sides_B2 = self._resized(uniform[:, :4], images_BCHW.shape[2], images_BCHW.shape[3])
         rows, columns = (
             to_device(np.stack([
-                weights(source, side, self.interpolation)[self._kept(side, target, offset)]
+                weights(source, side, self.interpolation)[self._indices(side, target, offset)]
                 for side, offset in zip(sides_B2[:, axis].tolist(), uniform[:, 4 + axis].tolist(), strict=True)
             ]), images_BCHW.device)
             for axis, (source, target) in enumerate(zip(images_BCHW.shape[2:], self.size, strict=True))
@@ -150,21 +150,21 @@ class KeepRatioCrop:
         return resample(images_BCHW, rows, columns, order_B)
 
     def _resized(self, uniform_B4: Floats, H: int, W: int) -> Ints:
-        """Height and width that each image is resized to: [B, 2]."""
+        """Height and width to resize each image to, [B, 2]."""
         resize = self.resize
         side = H / resize.size[0], W / resize.size[1]
         ratio = max(side) * resize.longest + min(side) * (1 - resize.longest)
         scaled_B, area_B, warped_B, warp_B = uniform_B4.T
         factor_B = np.where(scaled_B < resize.random_scale_prob,
-                            1 / np.sqrt(_spread(area_B, *resize.random_scale_range)), 1)
+                            1 / np.sqrt(_scaled(area_B, *resize.random_scale_range)), 1)
         low, high = (math.log(end) for end in resize.random_aspect_range)
-        warp_B = np.where(warped_B < resize.random_aspect_prob, np.sqrt(np.exp(_spread(warp_B, low, high))), 1)
+        warp_B = np.where(warped_B < resize.random_aspect_prob, np.sqrt(np.exp(_scaled(warp_B, low, high))), 1)
         return np.rint(np.stack([H * factor_B / warp_B, W * factor_B * warp_B], axis=1) / ratio).astype(np.int64)
 
-    def _kept(self, side: int, target: int, uniform: float) -> Ints:
-        """Which pixels of a resized axis make up the result; beyond its ends it is mirrored."""
+    def _indices(self, side: int, target: int, uniform: float) -> Ints:
+        """Indices into a resized axis that make up the result; reflected beyond its ends."""
         spare = side - target
-        # Pixels before the first of the result; negative where some have to be made up.
+        # Pixels before the first pixel of the result; negative if padding is needed.
         if self.is_centred:
             start = round(spare / 2) if spare > 0 else -(-spare // 2)
         else:
@@ -175,5 +175,5 @@ class KeepRatioCrop:
         return np.pad(np.arange(side), (-start, target - side + start), mode='reflect')
 
 
-def _spread(uniform: Floats, low: float, high: float) -> Floats:
+def _scaled(uniform: Floats, low: float, high: float) -> Floats:
     return low + (high - low) * uniform

@@ -1,4 +1,4 @@
-"""Decode a split once, in parallel: to one tensor where its images come out equal in size, else to a list.
+"""Decode a split once, in parallel: to one tensor if its images have one size, else to a list.
 
 Shapes: N examples, C channels, H and W height and width, M examples of a chunk.
 """
@@ -24,7 +24,7 @@ from .cache import cached
 from .image_split import Encoded, ImageSplit, Rows
 
 CACHED_BYTES = 2**22
-"""Splits with fewer bytes are decoded faster than they are looked up."""
+"""Smaller splits are decoded faster than they are looked up in the cache."""
 
 _CHUNK = 64
 _PROBE = 32
@@ -34,11 +34,11 @@ ToImage = Callable[[Image.Image], Image.Image]
 
 @dataclass(frozen=True)
 class Probe:
-    """What a few images, evenly spaced, say about a split.
+    """What a few evenly spaced images reveal about a split.
 
     Args:
-        num_bytes: Estimated size of all images, decoded.
-        shape: Height, width and channels of an image; None if they differ.
+        num_bytes: Estimated size of all decoded images.
+        shape: Height, width and channels of an image; None if images differ.
     """
 
     num_bytes: int
@@ -51,8 +51,8 @@ class Decoded:
 
     Args:
         images: uint8 [N, C, H, W], or a list of N images.
-        split: The examples they belong to: those that can be decoded.
-        kept_N: Which of the examples asked for these are.
+        split: The examples that could be decoded.
+        kept_N: Indices of these examples in the original split.
     """
 
     images: Tensor | list[Image.Image]
@@ -61,19 +61,19 @@ class Decoded:
 
 
 class SizesDifferError(Exception):
-    """The images don't fit one tensor."""
+    """The images differ in size and don't fit into one tensor."""
 
 
 def probe(split: ImageSplit, once: ToImage, skip: bool = False) -> Probe:
-    """Look at a few images.
+    """Decode a few images.
 
     Args:
         split: The examples.
-        once: What is done to an image before it is kept.
-        skip: Pass over images that can't be decoded.
+        once: Transform of an image before it is stored.
+        skip: Skip images that can't be decoded.
 
     Raises:
-        TrainError: One of them can't be decoded, and `skip` isn't set; or none can be.
+        TrainError: An image can't be decoded, and `skip` isn't set; or none can be.
     """
     shapes = []
     for index in np.unique(np.linspace(0, len(split) - 1, _PROBE).astype(int)).tolist():
@@ -95,14 +95,14 @@ def decode_tensor(
         folder: Path | None = None,
         progress: bool = False,
 ) -> Decoded:
-    """Decode images of one size, or read what was decoded before.
+    """Decode images of one size, or read them from the cache.
 
     Args:
         split: The examples.
-        once: What is done to an image before it is kept; its `repr` and its attributes tell it from others.
+        once: Transform of an image before it is stored; its `repr` and its attributes identify it.
         shape: Height, width and channels of every image.
         skip: Leave out images that can't be decoded.
-        folder: Where to keep the result, if anywhere.
+        folder: Folder of the cache; None for no cache.
         progress: Show a progress bar if decoding takes longer than a second.
 
     Raises:
@@ -128,13 +128,13 @@ def decode_tensor(
         key = _key(split, once)
     found = build() if key is None or folder is None else cached(folder, key, build)
     kept_N = found['kept'].numpy()
-    if not skip and len(kept_N) < len(split):  # decoded by a run that left out images
+    if not skip and len(kept_N) < len(split):  # cached by a run that left out images: raise its error
         split.image(int(np.setdiff1d(np.arange(len(split)), kept_N)[0]))
     return _decoded(found['images'], split, kept_N)
 
 
 def decode_list(split: ImageSplit, once: ToImage, skip: bool = False, progress: bool = False) -> Decoded:
-    """Decode images of any sizes; arguments and errors are those of `decode_tensor`."""
+    """Decode images of any size; arguments and errors are those of `decode_tensor`."""
     images: list[Any] = [None] * len(split)
     kept_N = _decode(split, once, images.__setitem__, skip, progress)
     return _decoded([images[index] for index in kept_N.tolist()], split, kept_N)
@@ -151,13 +151,13 @@ def _decode(
         skip: bool,
         progress: bool,
 ) -> Rows:
-    """Decode all images in threads, for decoders release the interpreter's lock; returns which could be."""
+    """Decode all images and return the indices of those that could be. Decoders release the GIL, so threads suffice."""
     def decode(chunk_M: Rows) -> list[int]:
         bad = []
         encoded: list[Encoded | None]
         try:
             encoded = [*split.encoded(chunk_M)]
-        except Exception:  # one of them breaks the reader: find out which
+        except Exception:  # one of them breaks the reader: read them one by one to find it
             encoded = [None] * len(chunk_M)
         for index, each in zip(chunk_M.tolist(), encoded, strict=True):
             try:
@@ -195,8 +195,8 @@ def _array(image: Image.Image) -> np.ndarray:
 
 
 def _key(split: ImageSplit, once: ToImage) -> str | None:
-    """A digest of the encoded images and of what is done to them; None if an image isn't on this machine."""
-    # Not all that a step does is in its repr: what timm fills a border with isn't.
+    """Digest of the encoded images and their transform; None if an image can't be read on this machine."""
+    # The repr of a step isn't complete: it lacks, for example, timm's fill value for borders.
     settings = [sorted(vars(step).items()) for step in getattr(once, 'transforms', [once])]
     words = _VERSION, PIL.__version__, split.mode, ' '.join(f'{once!r} {settings!r}'.split())
     digest = hashlib.blake2b('\n'.join(map(str, words)).encode(), digest_size=16)
@@ -206,6 +206,6 @@ def _key(split: ImageSplit, once: ToImage) -> str | None:
                 content = image['bytes'] if image['bytes'] is not None else Path(image['path']).read_bytes()
                 digest.update(len(content).to_bytes(8, 'little'))
                 digest.update(content)
-    except Exception:  # an image can't be read here; whether that matters is for those who decode it to say
+    except Exception:  # reported when the image is decoded
         return None
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Splits as torch data sets and loaders, with randomness that depends on (seed, epoch, index) and on nothing else.
+"""Splits as PyTorch datasets and loaders, with draws that depend on seed, epoch and index alone.
 
 Shapes: N examples, B batch, C channels, H and W height and width of the decoded images, h and w of the input.
 """
@@ -30,23 +30,23 @@ from .transfer import to_device
 _MB = 2**20
 _REPLACEMENTS = 100
 BATCHED_SIDE = 128
-"""Larger images are resized faster one by one: Pillow's work grows with the pixels, that of `resample` faster."""
+"""Images with a longer side are resized faster one by one: the work of `resample` grows faster than Pillow's."""
 
 
 class EpochSampler(Sampler[Key]):
-    """All indices in an order drawn for each epoch, each with the epoch it is drawn in.
+    """All indices in an order drawn for each epoch, as keys with the epoch.
 
-    The epoch travels with the index and reaches workers that live for many epochs.
+    The epoch is part of the key, so that it reaches workers that live for many epochs.
 
     Args:
         length: Number of examples.
         seed: Seed of the run.
-        repeats: How often each index follows itself, the keys counting the repeats; an epoch keeps its length and has
-            so many fewer indices, as in timm's `RepeatAugSampler`.
+        repeats: Repeats of each index in a row, numbered in the key. The length of an epoch stays the same, so it has
+            correspondingly fewer indices, as with timm's `RepeatAugSampler`.
 
     Attributes:
-        epoch: The epoch of the next pass.
-        skip: Examples of the next pass to leave out at its start, to go on in the middle of an epoch.
+        epoch: Epoch of the next pass.
+        skip: Number of examples to skip at the start of the next pass, to resume in the middle of an epoch.
     """
 
     def __init__(self, length: int, seed: int, repeats: int = 1) -> None:
@@ -60,7 +60,7 @@ class EpochSampler(Sampler[Key]):
         return self.length
 
     def indices(self) -> list[int]:
-        """Indices of the whole epoch, in order."""
+        """Indices of the epoch in order."""
         order = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
         return order[np.arange(self.length) // self.repeats].tolist()
 
@@ -73,13 +73,13 @@ class EpochSampler(Sampler[Key]):
 
 
 class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Decoded images of one size, of which a whole batch is made at once.
+    """Decoded images of one size, transformed in whole batches.
 
     Args:
         decoded: The images, as a tensor.
-        transform: What makes them input.
+        transform: Transform of a batch.
         seed: Seed of the run.
-        device: Where to do so. The images are moved there as well if they take at most a quarter of its free memory.
+        device: Device of the transform. The images move there too if they need at most a quarter of its free memory.
     """
 
     def __init__(self, decoded: Decoded, transform: BatchTransform, seed: int, device: torch.device) -> None:
@@ -103,7 +103,7 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
         return images[0], target_B[0]
 
     def __getitems__(self, keys: Sequence[Key | int]) -> tuple[Tensor, Tensor]:
-        """A finished batch, images [B, C, h, w] and targets. PyTorch's loaders call this where they find it."""
+        """A finished batch: images [B, C, h, w] and targets. PyTorch's loaders prefer this to `__getitem__`."""
         keys_B = [_key(key) for key in keys]
         index_B = to_device(np.array([key[1] for key in keys_B]), self.images_NCHW.device)
         images_BCHW = self.images_NCHW[index_B].to(self.device)
@@ -111,14 +111,14 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
-    """A split whose images are transformed one by one when they are asked for.
+    """A split whose images are transformed one by one.
 
     Args:
         split: The examples.
-        transform: Image to tensor.
+        transform: Transform from image to tensor.
         seed: Seed of the run.
-        decoded: The decoded images of the whole split, if they are kept in memory.
-        skip: Put another example, drawn by key, in the place of one that can't be decoded.
+        decoded: The decoded images of the whole split, if they are in memory.
+        skip: Replace an example that can't be decoded by another one, drawn by key.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
         self.seed = seed
         self.decoded: Any = None if decoded is None else decoded.images
         self.skip = skip
-        # Workers note here what they replaced; 8 bits each, for packed ones would be written together.
+        # Workers mark here what they replaced, in whole bytes, because packed bits would be written together.
         self._bad_N = torch.zeros(len(self.split) if skip else 0, dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
@@ -150,7 +150,7 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
 
     @property
     def num_replaced(self) -> int:
-        """How many examples couldn't be decoded, among those asked for so far, and were replaced."""
+        """Number of examples so far that couldn't be decoded and were replaced."""
         return int(self._bad_N.sum())
 
     def _image(self, key: Key) -> tuple[int, Image.Image]:
@@ -177,7 +177,7 @@ def make_training_dataset(
         device: torch.device | None = None,
         progress: bool = False,
 ) -> BatchedImages | TransformedImages | StreamedImages:
-    """As `make_dataset`, of a split to train on, which may be a stream."""
+    """Like `make_dataset`, for the training split, which may be streamed."""
     if isinstance(split, StreamSplit):
         return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', config.workers)
     return make_dataset(split, preprocessing, True, seed, config, device, progress)
@@ -192,22 +192,22 @@ def make_dataset(
         device: torch.device | None = None,
         progress: bool = False,
 ) -> BatchedImages | TransformedImages:
-    """A split, decoded and kept in memory as far as the budget allows.
+    """Make a dataset of a split, decoded into memory if it fits into `data.cache_mb`.
 
-    If it is kept, every image has been decoded once on return, so a broken one shows before training; a split over the
-    budget is decoded as it is used.
+    In memory, all images have been decoded on return, so a broken one is found before training. A larger split is
+    decoded as it is used.
 
     Args:
         split: The examples.
         preprocessing: The transforms.
-        is_training: Whether to apply the training transform or that of evaluation.
+        is_training: Whether to apply the training transform or the evaluation transform.
         seed: Seed of the run.
         config: The data keys of the recipe.
-        device: Where the model is trained.
+        device: Device of the training.
         progress: Show a progress bar if decoding takes longer than a second.
 
     Raises:
-        TrainError: An image can't be decoded; the recipe wants batches where there can be none.
+        TrainError: An image can't be decoded, or the recipe asks for batches and the data or a transform rule them out.
     """
     pipeline = preprocessing.training if is_training else preprocessing.evaluation
     skip = config.on_bad_image == 'skip'
@@ -231,8 +231,7 @@ def _batched(
         device: torch.device | None,
         progress: bool,
 ) -> BatchedImages:
-    # What draws nothing comes out the same either way.
-    if config.pipeline == 'image' and is_training:
+    if config.pipeline == 'image' and is_training:  # without randomness, both ways give the same
         raise UnsupportedError('the recipe asks for images one by one')
     transform = translate(pipeline)
     skip = config.on_bad_image == 'skip'
@@ -249,7 +248,7 @@ def _batched(
         decoded = decode_tensor(split, transform.once, probed.shape, skip, cache_folder(config.cache_dir), progress)
     except SizesDifferError:
         raise differ from None
-    # The exact arithmetic of `resample` needs float64, which not every kind of device has.
+    # `resample` needs float64, which not every type of device has.
     on_device = device is not None and device.type == 'cuda'
     return BatchedImages(decoded, transform, seed, device if on_device and device else torch.device('cpu'))
 
@@ -261,14 +260,14 @@ def training_loader(
         seed: int,
         repeats: int = 1,
 ) -> tuple[DataLoader, EpochSampler]:
-    """Shuffled full batches; set `epoch` of the sampler before each pass."""
+    """Loader of shuffled full batches, and its sampler. Set `epoch` of the sampler before each pass."""
     sampler = EpochSampler(len(dataset), seed, repeats)
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True), sampler
 
 
 def stream_loader(
         dataset: StreamedImages, config: TrainConfig, process: tuple[int, int]) -> tuple[DataLoader, StreamSampler]:
-    """Full batches of a stream, of which this process, one of so many, reads its part."""
+    """Loader of full batches of a stream, of which this process reads its part, and its sampler."""
     data = config.data
     sampler = StreamSampler(
         dataset.split, config.batch_size, config.seed, data.lanes, data.shuffle_buffer, config.augment.repeats, process)
@@ -276,13 +275,13 @@ def stream_loader(
 
 
 def evaluation_loader(dataset: Any, batch_size: int, workers: int) -> DataLoader:
-    """Every example once, in order."""
+    """Loader of every example once, in order."""
     return _loader(dataset, batch_size, workers)
 
 
 def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataLoader:
     is_batched = isinstance(dataset, BatchedImages)
-    # Whole batches are made faster than they are passed from one process to another.
+    # Making a batch is faster than passing it between processes.
     workers = 0 if is_batched else workers
     return DataLoader(
         dataset,

@@ -1,6 +1,6 @@
-"""From a column to labels: one class an image, or, with `data.multi_label`, any number of labels.
+"""From a column to labels: one class per image, or any number of labels with `data.multi_label`.
 
-Array names end in their shape, N examples and C classes; `labels` are class indices [N], or zeros and ones [N, C].
+Array names end in their shape: N examples, C classes. `labels` are class indices [N], or zeros and ones [N, C].
 """
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 
 Labels = npt.NDArray[Any]
-"""Class indices, int64 [N]; of several labels, zeros and ones, uint8 [N, C]."""
+"""Class indices, int64 [N], or with several labels per image, zeros and ones, uint8 [N, C]."""
 
 MAX_CLASSES = 10**6
-"""Larger numbers are no class indices."""
+"""Larger numbers are not taken for class indices."""
 
 
 @dataclass(frozen=True)
 class LabelForm:
-    """How a data set writes its labels down, as found in its training split.
+    """Format of the labels of a dataset, as found in its training split.
 
     Args:
-        names: Names of the classes, if they have any.
-        width: Numbers in a row of zeros and ones, where several labels are written so; None where they are listed.
+        names: Names of the classes, if there are any.
+        width: Length of the rows, if several labels are given as rows of zeros and ones; None if they are listed.
     """
 
     names: list[str] | None
@@ -37,24 +37,24 @@ class LabelForm:
 
 
 def find_form(train: datasets.Dataset, config: DataConfig) -> LabelForm:
-    """See how labels are written down.
+    """Find the format of the labels.
 
-    Lists are taken for rows of zeros and ones if all of them have one length, of two at least, and nothing else in
-    them; for lists of class indices or names otherwise. Class names are those of the feature if it has any, else, for
-    labels written as text, the sorted texts of training.
+    Lists are rows of zeros and ones if they contain nothing else and all have the same length of at least two.
+    Otherwise they are lists of class indices or names. Class names are those of the feature if it has any, or else the
+    sorted texts of the training split.
 
     Raises:
-        TrainError: The column isn't there, or holds labels of the other kind.
+        TrainError: There is no such column, or `data.multi_label` doesn't suit its labels.
     """
     check_column(train, config.label_column, 'data.label_column')
     feature = train.features[config.label_column]
-    inner = getattr(feature, 'feature', None)  # of lists, of whichever kind
+    inner = getattr(feature, 'feature', None)  # for every type of list
     column = f"data.label_column '{config.label_column}'"
     if not config.multi_label:
-        require(inner is None, f'{column} holds lists: to learn several labels of an image write --data.multi_label'
-                               ' true --objective.hard bce')
+        require(inner is None, f'{column} contains lists: to learn several labels per image write'
+                               ' --data.multi_label true --objective.hard bce')
         inner = feature
-    require(inner is not None, f'{column} holds {feature}, one label of each image: leave out data.multi_label')
+    require(inner is not None, f'{column} contains {feature}, one label per image: leave out data.multi_label')
     if isinstance(inner, datasets.ClassLabel):
         return LabelForm(list(inner.names))
     if getattr(inner, 'dtype', None) in ('string', 'large_string'):
@@ -66,25 +66,25 @@ def find_form(train: datasets.Dataset, config: DataConfig) -> LabelForm:
 
 
 def stream_form(rows: datasets.IterableDataset, config: DataConfig) -> LabelForm:
-    """How a split that is read from front to back writes labels down, of which none has been read.
+    """Find the format of the labels of a streamed split from its features, without reading any.
 
     Raises:
-        TrainError: The column isn't there, or holds something else than class indices.
+        TrainError: There is no such column, or it doesn't contain class indices.
     """
     check_column(rows, config.label_column, 'data.label_column')
     feature = rows.features[config.label_column]
     is_class = isinstance(feature, datasets.ClassLabel)
     require(is_class or 'int' in str(getattr(feature, 'dtype', '')),
-            f"data.streaming: data.label_column '{config.label_column}' holds {feature}, and what is read from front to"
-            ' back needs class indices: name another column, or leave data.streaming out')
+            f"data.streaming: data.label_column '{config.label_column}' contains {feature}, and streaming"
+            ' needs class indices: name another column, or leave data.streaming out')
     return LabelForm(list(feature.names) if is_class else None)
 
 
 def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: LabelForm) -> Labels:
-    """The labels of a split; several have as many columns as there are classes in it, or in the form.
+    """Read the labels of a split. Several labels per image have a column per class of the split or of the format.
 
     Raises:
-        TrainError: The column isn't there, or something in it is no label; the message names value and row.
+        TrainError: There is no such column, or a value in it is not a label; the message names value and row.
     """
     check_column(rows, config.label_column, 'data.label_column')
     values = _values(rows, config.label_column)
@@ -94,8 +94,10 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
     where = f"of split '{split}'"
 
     column = config.label_column
-    instead = (f'; if it has labels to learn from and not to be judged by, name another, and write --noise.kind column'
-               f' --noise.column {column}') * (split != config.train_split)
+    instead = ''
+    if split != config.train_split:
+        instead = ('; if only the training split has these labels, name another column for the evaluation, and write'
+                   f' --noise.kind column --noise.column {column}')
 
     def class_index(value: Any, row: int) -> int:
         if isinstance(value, str):
@@ -103,18 +105,18 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
                                     f" '{config.train_split}'")
             return index[value]
         require(isinstance(value, int), f'label {value!r} in row {row} {where} is neither a class index nor a name:'
-                                        f" data.label_column '{column}' can't be learnt{instead}")
+                                        f" data.label_column '{column}' can't be learned{instead}")
         return int(value)
 
     if not config.multi_label:
         return np.asarray([class_index(value, row) for row, value in enumerate(values)], dtype=np.int64)
     listed: list[list[int]] = []
     for row, value in enumerate(values):
-        require(isinstance(value, list), f'label {value!r} in row {row} {where} is no list: an image without labels has'
-                                         ' an empty one')
+        require(isinstance(value, list), f'label {value!r} in row {row} {where} is not a list: an image without labels'
+                                         ' has an empty one')
         listed.append([class_index(each, row) for each in value])
         for each in listed[-1]:
-            require(0 <= each < MAX_CLASSES, f'label {each} in row {row} {where} is no class index: check'
+            require(0 <= each < MAX_CLASSES, f'label {each} in row {row} {where} is not a class index: check'
                                              ' data.label_column')
     num_classes = max((max(each, default=-1) for each in listed), default=-1) + 1
     labels_NC = np.zeros((len(listed), max(num_classes, len(index))), dtype=np.uint8)
@@ -124,20 +126,20 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
 
 
 def check_column(rows: datasets.Dataset | datasets.IterableDataset, column: str, key: str) -> None:
-    """Refuse a column that isn't there."""
+    """Raise an error if there is no such column."""
     require(column in rows.column_names,
             f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
             f'{nearest(column, rows.column_names)}')
 
 
 def padded(labels: Labels, num_classes: int) -> Labels:
-    """Labels [N, C] with columns for classes that don't occur; class indices as they are."""
+    """Add columns to labels [N, C] for classes that don't occur; class indices stay as they are."""
     missing = num_classes - labels.shape[1] if labels.ndim == 2 else 0
     return np.pad(labels, ((0, 0), (0, missing))) if missing > 0 else labels
 
 
 def outside(labels: Labels, num_classes: int) -> tuple[int, int] | None:
-    """Position and value of the first label outside [0, C), None if there is none."""
+    """Position and value of the first label outside [0, C); None if there is none."""
     if labels.ndim == 2:
         found = np.argwhere(labels[:, num_classes:])
         return (int(found[0, 0]), int(found[0, 1]) + num_classes) if len(found) else None
@@ -146,9 +148,9 @@ def outside(labels: Labels, num_classes: int) -> tuple[int, int] | None:
 
 
 def strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """What examples are drawn by [N]: their class; of several labels the rarest, C of none.
+    """Strata [N] for drawing examples: their class, or the rarest of several labels, or C without labels.
 
-    A share of each stratum is then close to a share of each label, and rare labels are the closest.
+    A fraction of each stratum is then close to that fraction of each label, closest for rare labels.
     """
     if labels.ndim == 1:
         return labels
@@ -158,7 +160,7 @@ def strata(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def as_target(labels: Tensor) -> Tensor:
-    """What the objective takes: class indices as they are, zeros and ones as float32."""
+    """Target for the objective: class indices as they are, zeros and ones as float32."""
     return labels.float() if labels.ndim == 2 else labels
 
 
@@ -176,6 +178,6 @@ def _rows_of_zeros_and_ones(values: Sequence[Any], split: str, width: int) -> La
     for row, value in enumerate(values):
         fits = isinstance(value, list) and len(value) == width and all(each in (0, 1) for each in value)
         if not fits:
-            raise TrainError(f"the labels in row {row} of split '{split}' are no row of {width} zeros and ones, as"
-                             f' those to train on are: {value!r}')
+            raise TrainError(f"the labels in row {row} of split '{split}' are not a row of {width} zeros and ones"
+                             f', as in the training split: {value!r}')
     return np.asarray(values, dtype=np.uint8).reshape(len(values), width)

@@ -1,16 +1,16 @@
 """Seeded label noise for classification data sets.
 
-Two protocols carry the same name, "symmetric noise", in the literature, and differ in what a rate means:
+Two protocols in the literature are called "symmetric noise", with different meanings of the rate:
 
-- `symmetric-exclude` replaces a label by one of the other C - 1 classes, so the realised rate *is* the rate asked for
-  (Co-teaching, Han et al. 2018; CIFAR-N, Wei et al. 2022);
-- `symmetric-include` redraws a label over all C classes, so a redrawn label keeps its value with probability 1 / C and
-  the realised rate is (1 - 1 / C) times the rate asked for (DivideMix, Li et al. 2020; ELR, Liu et al. 2020).
+- `symmetric-exclude` replaces a label by one of the other C - 1 classes. The realised rate *is* the requested rate
+  (Co-teaching, Han et al. 2018; CIFAR-N, Wei et al. 2022).
+- `symmetric-include` redraws a label over all C classes. A redrawn label keeps its value with probability 1 / C, and
+  the realised rate is (1 - 1 / C) times the requested rate (DivideMix, Li et al. 2020; ELR, Liu et al. 2020).
 
 Real annotators confuse some classes more than others:
 
-- `pair` turns label c into c + 1, the last into 0 (Co-teaching, Han et al. 2018);
-- `matrix` draws each label anew from its class's row of a matrix of transition probabilities (Patrini et al. 2017).
+- `pair` replaces label c by c + 1, and the last by 0 (Co-teaching, Han et al. 2018).
+- `matrix` draws each label from its class's row of a matrix of transition probabilities (Patrini et al. 2017).
 
 Array names end in their shape: N examples, C classes.
 """
@@ -48,29 +48,28 @@ def apply_noise(
         seed: int = 0,
         matrix_CC: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Corrupt a fixed share of the labels, reproducibly.
+    """Corrupt a fixed fraction of the labels, reproducibly.
 
-    Exactly `round(rate * N)` examples are drawn without replacement (the first ones of a seeded permutation) and their
-    labels replaced, rather than each example with its own coin toss: the rate then is the same for every seed. With
-    equal seeds a lower rate corrupts a subset of what a higher rate corrupts, to the same wrong labels, so runs that
-    differ in the rate alone are paired. A matrix has its own rates, and there each example is drawn for itself.
+    Exactly `round(rate * N)` examples are drawn without replacement, the first ones of a seeded permutation, so the
+    rate is the same for every seed. With equal seeds a lower rate corrupts a subset of the examples that a higher rate
+    corrupts, to the same wrong labels: runs that differ only in the rate are paired. A matrix has its own rates, and
+    each example is drawn independently.
 
     Args:
         labels_N: Clean class indices [N]; not modified.
         num_classes: Number of classes C.
         kind: `'symmetric-exclude'`, `'symmetric-include'`, `'pair'`, `'matrix'` or `'none'` (see the module's
             docstring).
-        rate: Share of the examples to corrupt, in [0, 1]; 0 for a matrix.
-        seed: Non-negative seed of all draws.
-        matrix_CC: For kind matrix: in row c, the probability of each class for an example of class c.
+        rate: Fraction of the examples to corrupt, in [0, 1]; 0 for a matrix.
+        seed: Non-negative seed.
+        matrix_CC: For kind matrix: row c has the probability of each class for an example of class c.
 
     Returns:
         A new array of class indices [N].
 
     Raises:
-        ValueError: For an unknown kind, a rate outside [0, 1], a label outside [0, C), `symmetric-exclude` or `pair`
-            with fewer than two classes, or a matrix that is none of transition probabilities or given with another
-            kind.
+        ValueError: Unknown kind, rate outside [0, 1], label outside [0, C), `symmetric-exclude` or `pair` with fewer
+            than two classes, or a matrix that is invalid or given with another kind.
     """
     if kind not in NOISE_KINDS:
         raise ValueError(f'unknown kind of noise {kind!r}: choose one of {", ".join(NOISE_KINDS)}')
@@ -82,7 +81,7 @@ def apply_noise(
     rng = generator(Purpose.NOISE, seed)
     if matrix_CC is not None:
         if rate:
-            raise ValueError(f'the matrix says how many labels change, leave the rate at 0, got {rate}')
+            raise ValueError(f'the matrix determines how many labels change, leave the rate at 0, got {rate}')
         return _transition(noisy_N, check_matrix(matrix_CC, num_classes), rng)
     if kind == 'none' or rate == 0.0:
         return noisy_N
@@ -90,7 +89,7 @@ def apply_noise(
         raise ValueError(f'{kind} needs another class to flip to, got num_classes={num_classes}')
 
     chosen = rng.permutation(noisy_N.size)[:round(rate * noisy_N.size)]
-    # Drawn for all N, used for the chosen ones: what makes a lower rate a subset of a higher one.
+    # Drawn for all N but used only for the chosen ones, so that a lower rate corrupts a subset of a higher one.
     if kind == 'pair':
         noisy_N[chosen] = (noisy_N[chosen] + 1) % num_classes
     elif kind == 'symmetric-exclude':
@@ -103,7 +102,7 @@ def apply_noise(
 
 
 def check_matrix(matrix_CC: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.float64]:
-    """The matrix as an array, if each of its C rows is a distribution over C classes.
+    """Return the matrix as an array after checking that each of its C rows is a distribution over C classes.
 
     Raises:
         ValueError: Another shape, a negative or non-finite entry, or a row that doesn't sum to 1 (within 1e-6).
@@ -129,13 +128,13 @@ def _transition(
     noisy_N = labels_N.copy()
     for label, row in enumerate(matrix_CC.cumsum(axis=1)):
         of_class = labels_N == label
-        row[row >= row[-1]] = 1.0  # what the sum comes to may be a little less, or be reached before the last class
+        row[row >= row[-1]] = 1.0  # the sum may be a little less than 1, or be reached before the last class
         noisy_N[of_class] = np.searchsorted(row, drawn_N[of_class], side='right')
     return noisy_N
 
 
 def confusion(clean_N: npt.ArrayLike, noisy_N: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.int64]:
-    """How many examples of each class [C] carry each label [C]: an array [C, C].
+    """Confusion matrix [C, C]: number of examples per class (row) and label (column).
 
     Args:
         clean_N: True class indices [N].
@@ -152,7 +151,7 @@ def confusion(clean_N: npt.ArrayLike, noisy_N: npt.ArrayLike, num_classes: int) 
 
 
 def realised_rate(clean_N: npt.ArrayLike, noisy_N: npt.ArrayLike) -> float:
-    """Share of the examples whose label differs between two arrays of class indices [N] (0 for empty arrays).
+    """Fraction of examples whose label differs between two arrays of class indices [N]; 0 for empty arrays.
 
     Raises:
         ValueError: If the arrays differ in shape.

@@ -1,4 +1,4 @@
-"""What timm's training transforms do to the values of pixels, for a whole batch: jitter, normalisation, erasing.
+"""Pixel-value transforms of timm's training pipeline for a whole batch: jitter, normalisation, erasing.
 
 Shapes: B batch, C channels, H and W height and width, A attempts.
 """
@@ -19,15 +19,15 @@ _JITTERS = ('brightness', 'contrast', 'saturation')
 
 
 class Jitter:
-    """`ColorJitter` without hue, on uint8 images, in the arithmetic of Pillow."""
+    """`ColorJitter` without hue, on uint8 images, with the arithmetic of Pillow."""
 
     def __init__(self, jitter: transforms.ColorJitter) -> None:
         if jitter.hue is not None:
-            raise UnsupportedError('a jitter of the hue is applied image by image')
+            raise UnsupportedError('hue jitter is applied image by image')
         self.ranges = [getattr(jitter, name) for name in _JITTERS]
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
-        """Change brightness, contrast and saturation, for each image in an order of its own."""
+        """Change brightness, contrast and saturation, in a random order per image."""
         uniform = draws.uniform(Purpose.COLOR, 2 * len(_JITTERS))
         order_BJ = np.argsort(uniform[:, len(_JITTERS):], axis=1)
         x = images_BCHW.float()
@@ -43,11 +43,11 @@ class Jitter:
 
 
 def adjust(x_BCHW: Tensor, factor_B: Tensor, what: str) -> Tensor:
-    """Pillow's `ImageEnhance`: blend with black, with the mean grey or with the grey image.
+    """Pillow's `ImageEnhance`: blend an image with black, its mean grey or its grey version.
 
     Args:
-        x_BCHW: Images with whole values from 0 to 255, floating point.
-        factor_B: 0 gives what is blended with, 1 the image as it is.
+        x_BCHW: Images with integer values from 0 to 255, as floating point.
+        factor_B: Weight of the image in the blend: 1 leaves it unchanged.
         what: `brightness`, `contrast` or `saturation`.
     """
     if what == 'brightness':
@@ -68,7 +68,7 @@ def _grey(x_BCHW: Tensor) -> Tensor:
 
 
 class Normalise:
-    """`ToTensor` and `Normalize`: the same operations in the same order, so the same floats."""
+    """`ToTensor` and `Normalize`: the same operations in the same order, with bitwise equal results."""
 
     def __init__(self, normalize: transforms.Normalize) -> None:
         self.mean_C11, self.std_C11 = (
@@ -76,9 +76,9 @@ class Normalise:
         )
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
-        """From 0..255 to float32."""
+        """Convert integers from 0 to 255 to normalised float32."""
         x = images_BCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        if self.mean_C11.device != x.device:  # once: a copy for each batch would wait for the device
+        if self.mean_C11.device != x.device:  # only once, because a copy per batch would wait for the device
             self.mean_C11, self.std_C11 = self.mean_C11.to(x.device), self.std_C11.to(x.device)
         return x.sub_(self.mean_C11).div_(self.std_C11)
 
@@ -94,7 +94,7 @@ class Erase:
         self.log_ratio = erasing.log_aspect_ratio
 
     def __call__(self, images_BCHW: Tensor, draws: Draws) -> Tensor:
-        """Blank a box in some of the images; of ten attempts, the first that fits."""
+        """Erase a box in a random subset of the images: the first of ten attempts that fits."""
         H, W = images_BCHW.shape[2:]
         uniform = draws.uniform(Purpose.ERASE, 1 + 4 * _ATTEMPTS)
         area_BA, shape_BA, top_BA, left_BA = uniform[:, 1:].reshape(-1, 4, _ATTEMPTS).swapaxes(0, 1)

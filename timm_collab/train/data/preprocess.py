@@ -1,4 +1,4 @@
-"""Image to tensor: timm's transforms, for training and for evaluation, from one data config."""
+"""From images to tensors: timm's transforms for training and evaluation, from one data config."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ class Preprocessing:
     """How images become the input of a model.
 
     Args:
-        data_config: As `timm.data.resolve_data_config` gives it; saved with the model, so that whoever loads it can
-            rebuild `evaluation` from it.
+        data_config: Result of `timm.data.resolve_data_config`. It is saved with the model, so that `evaluation` can be
+            rebuilt from it.
         training: Transform of training images.
-        training_is_random: Whether `training` draws anything.
+        training_is_random: Whether `training` is random.
         evaluation: Transform of validation and test images.
     """
 
@@ -37,7 +37,7 @@ class Preprocessing:
 
 
 def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfig) -> Preprocessing:
-    """Resolve size, mean, deviation, interpolation and crop from the recipe, else from the model's `pretrained_cfg`.
+    """Resolve size, mean, std, interpolation and crop from the recipe, or else from the model's `pretrained_cfg`.
 
     Raises:
         TrainError: timm refuses a setting.
@@ -84,7 +84,7 @@ def _training_transform(data_config: dict[str, Any], augment: AugmentConfig) -> 
         re_prob=augment.re_prob,
     )
     if crop == 'pad' and not augment.no_aug:
-        # timm has no such crop: take the place of the random resized crop that its pipeline starts with.
+        # timm has no such crop: it replaces the random resized crop at the start of the pipeline.
         size = data_config['input_size'][-2:]
         pipeline.transforms[0] = transforms.Compose([
             transforms.Resize(size, interpolation=str_to_interp_mode(data_config['interpolation'])),

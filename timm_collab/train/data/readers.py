@@ -1,7 +1,6 @@
 """From `data.path` to tables: the Hub, local files and folders, timm's readers, and the data shipped with the package.
 
-Whatever it comes from, a split ends up as a `datasets.Dataset` of encoded images and labels, or, streamed, as an
-`IterableDataset` of them.
+From any source, a split becomes a `datasets.Dataset` of encoded images and labels, or an `IterableDataset` if streamed.
 """
 from __future__ import annotations
 
@@ -29,14 +28,14 @@ BUILTIN = 'builtin:'
 TIMM = 'timm:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 _BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
-_SAVED = ('dataset_dict.json', 'state.json')  # what `save_to_disk` leaves in the folder of several splits, of one
+_SAVED = ('dataset_dict.json', 'state.json')  # files of `save_to_disk` for several splits, for one
 
 
 def open_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
-    """Open whatever `data.path` names.
+    """Open the dataset that `data.path` names.
 
     Returns:
-        The splits by name; of a reader of timm's, those that the recipe names.
+        The splits by name; with timm's readers, only those that the recipe names.
 
     Raises:
         TrainError: There is no such data, or it can't be read.
@@ -45,7 +44,7 @@ def open_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
     if path.startswith(TIMM):
         return _timm_splits(path.removeprefix(TIMM), config)
     target, kwargs = _checked_target(config)
-    with _explained(path, is_hub=target is None):
+    with _loading(path, is_hub=target is None):
         if kwargs is None:
             found = datasets.load_from_disk(target)
         elif target is None:
@@ -54,18 +53,18 @@ def open_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
             found = datasets.load_dataset(target, **kwargs)
     if isinstance(found, datasets.Dataset):
         found = {str(found.split or 'train'): found}
-    require(len(found) > 0, f"data.path '{path}' holds no data")
+    require(len(found) > 0, f"data.path '{path}' contains no data")
     return dict(found)
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Splits that are read from front to back where they lie.
+    """Splits that are read sequentially from where they are stored.
 
     Args:
         splits: The splits by name.
-        digest: Tells the files, as they are today, from others.
-        lengths: Number of examples of the splits of which it is known.
+        digest: Identifies the files in their current version.
+        lengths: Number of examples of the splits, where known.
     """
 
     splits: dict[str, datasets.IterableDataset]
@@ -74,22 +73,22 @@ class Streams:
 
 
 def open_streams(config: DataConfig) -> Streams:
-    """Open whatever `data.path` names without fetching or copying it.
+    """Open the dataset that `data.path` names without downloading or copying it.
 
     Raises:
-        TrainError: There is no such data, or it can't be read from front to back.
+        TrainError: There is no such data, or it can't be streamed.
     """
     path = str(config.path)
     target, kwargs = _checked_target(config)
     require(kwargs is not None or target is None,
-            f"data.streaming: '{path}' was written by save_to_disk and is read where it lies: leave data.streaming out")
-    with _explained(path, is_hub=target is None):
+            f"data.streaming: '{path}' was written by save_to_disk and is never copied: leave out data.streaming")
+    with _loading(path, is_hub=target is None):
         builder = _builder(path, config.name, config.revision)
         splits = builder.as_streaming_dataset()
     require(not isinstance(builder, ImageFolder),
-            f"data.streaming: '{path}' is a folder of images, which would be read class by class: leave data.streaming"
-            ' out, they are opened where they lie as they are needed')
-    require(len(splits) > 0, f"data.path '{path}' holds no data")
+            f"data.streaming: '{path}' is a folder of images, which would be read class by class: leave out"
+            ' data.streaming, its files are opened as they are needed without a copy')
+    require(len(splits) > 0, f"data.path '{path}' contains no data")
     return Streams(
         splits=dict(splits),
         digest=f'{builder.hash} {builder.config_id}',
@@ -97,8 +96,8 @@ def open_streams(config: DataConfig) -> Streams:
     )
 
 
-def keep_stream(streams: Streams, split: str, config: DataConfig) -> datasets.Dataset:
-    """Write a split into the cache of `datasets`, images as they are stored, without what else `data.path` holds.
+def download_split(streams: Streams, split: str, config: DataConfig) -> datasets.Dataset:
+    """Write one split of a streamed dataset to the cache of `datasets`, with images as they are stored.
 
     Raises:
         TrainError: It can't be read.
@@ -107,10 +106,10 @@ def keep_stream(streams: Streams, split: str, config: DataConfig) -> datasets.Da
         name: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
         for name, feature in (streams.splits[split].features or {}).items()
     })
-    # The arguments are what the cached file is found again by.
+    # The cached file is found by a hash of these arguments.
     arguments = {'path': config.path, 'name': config.name, 'revision': config.revision, 'split': split,
                  'digest': streams.digest}
-    with _explained(str(config.path), is_hub=_target(str(config.path))[0] is None):
+    with _loading(str(config.path), is_hub=_target(str(config.path))[0] is None):
         return datasets.Dataset.from_generator(_streamed_rows, features=features, gen_kwargs=arguments)
 
 
@@ -130,30 +129,30 @@ def _builder(path: str, name: str | None, revision: str | None) -> datasets.Data
 
 
 @contextmanager
-def _explained(path: str, is_hub: bool) -> Iterator[None]:
-    """Whatever a loader raises, of its many unrelated types, as what it says of the path."""
+def _loading(path: str, is_hub: bool) -> Iterator[None]:
+    """Turn the errors of loaders, which have many types, into one about the path."""
     try:
         yield
     except Exception as error:
         reason = one_line(error)
         if empty := re.search(r'Instruction "(\w+)" corresponds to no data', reason):
             raise TrainError(f"split '{empty.group(1)}' of data.path '{path}' is empty") from None
-        where = 'from the Hub, and no local folder has that name' if is_hub else 'as a data set'
+        where = 'from the Hub, and there is no local folder with that name' if is_hub else 'as a dataset'
         raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(error).__name__}: {reason})") from error
 
 
 def _checked_target(config: DataConfig) -> tuple[str | None, dict[str, Any] | None]:
-    """`_target` of the path of a recipe, whose other keys suit it."""
+    """`_target` of the path of a recipe, after checking the keys that depend on it."""
     path = str(config.path)
     require(config.root is None, f"data.root is for timm's readers, data.path timm:..., not for '{path}'")
     target, kwargs = _target(path)
     require(target is None or (config.name is None and config.revision is None),
-            f"data.name and data.revision choose from a data set of the Hub, and data.path '{path}' is local")
+            f"data.name and data.revision are for datasets of the Hub, and data.path '{path}' is local: leave them out")
     return target, kwargs
 
 
 def _target(path: str) -> tuple[str | None, dict[str, Any] | None]:
-    """What `load_dataset` is given for a path: None for the Hub; arguments None for what `save_to_disk` has written."""
+    """Arguments of `load_dataset` for a path. No target means the Hub; no arguments mean a folder of `save_to_disk`."""
     if path.startswith(BUILTIN):
         return str(_builtin_folder(path.removeprefix(BUILTIN))), {}
     local = Path(path).expanduser()
@@ -163,14 +162,14 @@ def _target(path: str) -> tuple[str | None, dict[str, Any] | None]:
     if files:
         suffixes = {Path(name).suffix for name in files}
         builder = _BUILDERS.get(suffixes.pop()) if len(suffixes) == 1 else None
-        require(builder is not None, f"data.path '{path}' is a file that can't be read as data: name files of one kind,"
-                                     f' {", ".join(_BUILDERS)}, or the folder that holds them')
+        require(builder is not None, f"data.path '{path}' is a file that can't be read as data: name files of one type,"
+                                     f' {", ".join(_BUILDERS)}, or their folder')
         assert builder is not None
         return builder, {'data_files': files}
     require(not has_magic(path), f"data.path '{path}' matches no file")
     require(_HUB_ID.fullmatch(path) is not None and not path.startswith('.'),
             f"data.path '{path}' does not exist: write an existing folder or file, builtin:digits, timm: and the name"
-            ' of a reader, or a data set of the Hub as user/name, e.g. uoft-cs/cifar10')
+            ' of a reader, or a dataset of the Hub as user/name, such as uoft-cs/cifar10')
     return None, {}
 
 
@@ -183,7 +182,7 @@ def _builtin_folder(name: str) -> Path:
 
 
 def _timm_splits(name: str, config: DataConfig) -> dict[str, datasets.Dataset]:
-    """timm's readers give a split for every name, so only those that are named are opened."""
+    """Open the splits that the recipe names. timm's readers return a split for any name, so none can be guessed."""
     roles = {'train': config.train_split, 'val': config.val_split, 'test': config.test_split}
     named = {role: split for role, split in roles.items() if split not in (None, 'auto')}
     root = None if config.root is None else str(Path(config.root).expanduser())
@@ -192,14 +191,14 @@ def _timm_splits(name: str, config: DataConfig) -> dict[str, datasets.Dataset]:
     for role, split in named.items():
         try:
             dataset = timm.data.create_dataset(name, root=root, split=split, download=False)
-        except Exception as error:  # of every reader's own type
+        except Exception as error:  # every reader has its own types
             reason = one_line(error)
             raise TrainError(f"data.path '{TIMM}{name}': timm can't read split '{split}' from data.root '{root}'"
                              f' ({type(error).__name__}: {reason})') from error
         require(not isinstance(dataset, IterableDataset),
-                f"data.path '{TIMM}{name}' is read from front to back, and training draws examples in an order of its"
-                ' own: name the shards or files themselves as data.path')
-        # A reader of folders that finds no folder of the split's name takes the whole root instead.
+                f"data.path '{TIMM}{name}' is read sequentially, and training needs random access: name the"
+                ' shards or files themselves as data.path')
+        # A reader that finds no folder with the name of the split takes the whole root instead.
         place = str(split if '/' in name else dataset.reader.root)
         require(place not in places, f"data.{role}_split: timm reads splits '{places.get(place)}' and '{split}' from"
                                      f" the same folder, '{place}'")
@@ -218,13 +217,13 @@ def _table(dataset: Any, name: str, root: str | None, split: str, config: DataCo
         config.label_column: datasets.ClassLabel(names=[str(each) for each in names]) if is_dense
         else datasets.Value('int64'),
     })
-    # Written to the cache of `datasets` under a hash of these arguments; the stamp tells whether the data is another.
+    # Written to the cache of `datasets` under a hash of these arguments; the stamp changes with the data.
     arguments = {'name': name, 'root': root, 'split': split, 'columns': tuple(features), 'stamp': _stamp(root)}
     return datasets.Dataset.from_generator(_examples, features=features, gen_kwargs=arguments)
 
 
 def _stamp(root: str | None) -> str:
-    """A digest of the names and times of all files."""
+    """Digest of the names and modification times of all files."""
     place = Path(root or '')
     files = [place] if place.is_file() else sorted(place.rglob('*')) if root else []
     return hashlib.sha256(''.join(f'{file}\0{file.stat().st_mtime_ns}\0' for file in files).encode()).hexdigest()
@@ -237,7 +236,7 @@ def _examples(
         columns: tuple[str, str],
         stamp: str,
 ) -> Iterator[dict[str, Any]]:
-    """Rows for `from_generator`, which hashes the arguments: `stamp` is there for that alone."""
+    """Rows for `from_generator`, which hashes the arguments; `stamp` is only for that hash."""
     dataset = timm.data.create_dataset(name, root=root, split=split, download=False)
     reader = getattr(dataset, 'reader', dataset)
     for index in range(len(dataset)):
@@ -248,7 +247,6 @@ def _examples(
             cell: dict[str, Any] = dict(bytes=encoded.getvalue(), path=None)
         else:
             with image:
-                is_file = type(image) is io.BufferedReader  # a member of a tar file is of a class derived from it
+                is_file = type(image) is io.BufferedReader  # a member of a tar file has a derived class
                 cell = dict(bytes=None, path=str(image.name)) if is_file else dict(bytes=image.read(), path=None)
         yield dict(zip(columns, (cell, -1 if label is None else int(label)), strict=True))
-

@@ -1,9 +1,8 @@
-"""Pillow's resizing as matrix products, bit for bit, so that each image of a batch can be resized in its own way.
+"""Pillow's resizing as matrix products, bit for bit, with different sizes for the images of a batch.
 
-Pillow resizes an axis at a time. A pixel of the result is a weighted sum of pixels of that axis, the weights
-fixed-point numbers, and is rounded to 8 bits between the axes; which axis comes first differs between its versions. All
-of it is exact in float64, whatever the order of the
-summands, so the pixels depend neither on the device nor on what else is in the batch.
+Pillow resizes one axis after the other; which axis comes first depends on its version. A pixel of the result is a
+weighted sum of pixels of that axis, with fixed-point weights, rounded to 8 bits after each axis. All of this is exact
+in float64 for any order of summation, so the result depends neither on the device nor on the rest of the batch.
 
 Shapes: B batch, C channels, H and W height and width before, h and w after.
 """
@@ -36,7 +35,7 @@ def _bicubic(x: Floats) -> Floats:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-# For each a function and how far it reaches.
+# Function and support of each filter.
 _FILTERS: dict[str, tuple[Callable[[Floats], Floats], float]] = {
     'bilinear': (_bilinear, 1.0),
     'bicubic': (_bicubic, 2.0),
@@ -46,26 +45,26 @@ INTERPOLATIONS = ('nearest', *_FILTERS)
 
 @functools.lru_cache(maxsize=1024)
 def weights(source: int, target: int, interpolation: str) -> Floats:
-    """What each pixel of a resized axis takes from those before: [target, source], not to be written to.
+    """Resampling weights of an axis, [target, source], read-only.
 
     Args:
-        source: Pixels before.
-        target: Pixels after.
-        interpolation: One of `INTERPOLATIONS`; those that smooth do so over wider stretches the more they shrink.
+        source: Number of pixels before.
+        target: Number of pixels after.
+        interpolation: One of `INTERPOLATIONS`; all but nearest are antialiased, as in Pillow.
     """
     scale = source / target
     if interpolation == 'nearest':
-        # Pillow adds up the steps; a product rounds differently and would land on another pixel now and then.
+        # Pillow adds up the steps; a product rounds differently and would sometimes select another pixel.
         nearest_T = np.cumsum(np.r_[scale * 0.5, np.full(target - 1, scale)]).astype(int)
         weights_TS = np.eye(source)[np.minimum(nearest_T, source - 1)]
     else:
         centre_T = (np.arange(target) + 0.5) * scale
         function, support = _FILTERS[interpolation]
-        stretch = max(scale, 1.0)
-        first_T = np.maximum((centre_T - support * stretch + 0.5).astype(int), 0)[:, None]
-        end_T = np.minimum((centre_T + support * stretch + 0.5).astype(int), source)[:, None]
+        filter_scale = max(scale, 1.0)
+        first_T = np.maximum((centre_T - support * filter_scale + 0.5).astype(int), 0)[:, None]
+        end_T = np.minimum((centre_T + support * filter_scale + 0.5).astype(int), source)[:, None]
         pixel_S = np.arange(source)
-        weights_TS = function((pixel_S - centre_T[:, None] + 0.5) * (1 / stretch))
+        weights_TS = function((pixel_S - centre_T[:, None] + 0.5) * (1 / filter_scale))
         weights_TS = np.where((first_T <= pixel_S) & (pixel_S < end_T), weights_TS, 0)
         weights_TS /= weights_TS.sum(axis=1, keepdims=True)
         weights_TS = np.trunc(weights_TS * _FIXED_POINT + np.copysign(0.5, weights_TS)) / _FIXED_POINT
@@ -77,11 +76,11 @@ def is_vertical_first(
         before: tuple[int | Ints, int | Ints],
         after: tuple[int | Ints, int | Ints],
 ) -> npt.NDArray[np.bool_]:
-    """Whether Pillow resizes the rows before the columns: from version 13 on, where the height loses far more pixels.
+    """Whether Pillow resizes vertically first: from version 13 on, if the height shrinks by far more pixels.
 
     Args:
-        before: Heights and widths of what is resized, B or one for all.
-        after: Heights and widths that it is resized to, the same.
+        before: Heights and widths before, [B] or one number for all.
+        after: Heights and widths after, likewise.
     """
     fewer_rows, fewer_columns = (np.asarray(old - new) for old, new in zip(before, after, strict=True))
     return np.atleast_1d((fewer_rows > 0) & (fewer_rows > 2 * fewer_columns) & _MAY_SWAP)
@@ -93,13 +92,13 @@ def resample(
         columns_BwW: Tensor,
         vertical_first_B: npt.NDArray[np.bool_],
 ) -> Tensor:
-    """Resize 8-bit images, each by its own weights of rows and columns.
+    """Resize 8-bit images with weights per image.
 
     Args:
         images_BCHW: Images, uint8.
-        rows_BhH: For each image, what the rows of the result take from its rows, float64.
-        columns_BwW: The same of the columns.
-        vertical_first_B: Of which images the rows are resized first.
+        rows_BhH: Vertical weights of each image, float64.
+        columns_BwW: Horizontal weights of each image, float64.
+        vertical_first_B: Which images to resize vertically first.
 
     Returns:
         uint8 [B, C, h, w].
@@ -117,7 +116,7 @@ def resample(
 
 
 def _horizontal_first(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tensor:
-    # A CPU is faster with what its caches hold; a GPU, with as much as there is.
+    # A CPU is faster with chunks that fit into its caches, a GPU with the whole batch.
     chunk = max(_CHUNK // images_BCHW[0].numel(), 1) if images_BCHW.device.type == 'cpu' else len(images_BCHW)
     parts = (each.split(chunk) for each in (images_BCHW, rows_BhH, columns_BwW))
     return torch.cat([_resample(*part) for part in zip(*parts, strict=True)])
@@ -125,7 +124,7 @@ def _horizontal_first(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor
 
 def _resample(images_BCHW: Tensor, rows_BhH: Tensor, columns_BwW: Tensor) -> Tensor:
     B, C, H, W = images_BCHW.shape
-    # Weights come first in either product and the axis to resize second, the shapes for which `bmm` is fastest.
+    # `bmm` is fastest with the weights as first factor and the axis to resize as second dimension.
     x_BWCH = images_BCHW.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
     x_BwCH = _rounded(torch.bmm(columns_BwW, x_BWCH.view(B, W, C * H))).view(B, -1, C, H)
     x_BHCw = x_BwCH.permute(0, 3, 2, 1).reshape(B, H, -1)

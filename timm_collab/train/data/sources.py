@@ -1,4 +1,4 @@
-"""From tables to labelled images: which split plays which part, which columns hold images and labels.
+"""From tables to labelled images: the role of each split, the columns of images and labels.
 
 Array names end in their shape: N examples, M some of them.
 """
@@ -15,7 +15,7 @@ from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .image_split import ImageSplit
 from .labels import LabelForm, Labels, check_column, find_form, read_labels, stream_form
-from .readers import Streams, keep_stream, open_splits, open_streams
+from .readers import Streams, download_split, open_splits, open_streams
 from .streams import StreamSplit
 
 _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
@@ -23,14 +23,14 @@ _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was found: its splits, and the names of its classes if it has any.
+    """A dataset as it was found: its splits, and the names of its classes if there are any.
 
     Args:
         train: The training split.
         val: The validation split.
         test: The test split.
         label_names: Names of the classes.
-        given: Other labels of the whole training split, from a column of their own.
+        given: Noisy labels of the whole training split, from `noise.column`.
     """
 
     train: ImageSplit | StreamSplit
@@ -41,16 +41,16 @@ class Source:
 
 
 def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
-    """Open the data set of a recipe and check splits, columns and the kind of its labels.
+    """Open the dataset of a recipe and check its splits, columns and labels.
 
-    Images are not decoded yet, and class indices not yet compared with a number of classes.
+    Images are not decoded yet, and class indices not yet checked against the number of classes.
 
     Args:
         config: The data keys of the recipe.
         noise_column: Another column with labels of the training split.
 
     Raises:
-        TrainError: Whatever of this doesn't exist or isn't what its key says.
+        TrainError: A split or column doesn't exist or doesn't contain what its key says.
     """
     opened, available = _open(config)
     names = {
@@ -66,11 +66,11 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
 
     train: StreamSplit | None = None
     if isinstance(opened, Streams):
-        require('val' in chosen, "data.streaming: images to choose the head by can't be held out of a stream, and"
+        require('val' in chosen, "data.streaming: validation images can't be held out of a stream, and"
                                  f" '{config.path}' has no split 'validation' or 'val': write --data.val_split with"
                                  f' one of {", ".join(available)}')
         train, form = _stream(opened, config)
-        found = {name: keep_stream(opened, name, config) for role, name in chosen.items() if role != 'train'}
+        found = {name: download_split(opened, name, config) for role, name in chosen.items() if role != 'train'}
     else:
         found = opened
         form = find_form(found[config.train_split], config)
@@ -84,7 +84,7 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
 
 
 def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | None]:
-    """One split and the names of its classes, whatever part it plays and whatever else there is.
+    """Load any one split and the names of its classes.
 
     Raises:
         TrainError: As `load_source`.
@@ -92,13 +92,13 @@ def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | N
     opened, available = _open(config)
     _check_split(name, 'split', available, config)
     config = _with_columns(config, available[name])
-    rows = keep_stream(opened, name, config) if isinstance(opened, Streams) else opened[name]
+    rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened[name]
     form = find_form(rows, config)
     return _image_split(rows, name, config, form), form.names
 
 
 def _open(config: DataConfig) -> tuple[Streams | dict[str, datasets.Dataset], Mapping[str, Any]]:
-    """What `data.path` names, and its splits by name."""
+    """The dataset that `data.path` names, and its splits by name."""
     if config.streaming:
         streams = open_streams(config)
         return streams, streams.splits
@@ -107,14 +107,14 @@ def _open(config: DataConfig) -> tuple[Streams | dict[str, datasets.Dataset], Ma
 
 
 def _with_columns(config: DataConfig, rows: datasets.Dataset | datasets.IterableDataset) -> DataConfig:
-    """The keys with columns that exist: where none has the usual name, the only one of its kind."""
-    features = rows.features or {}  # of some streams they aren't known yet
+    """Replace default column names that don't exist by the only column of that type."""
+    features = rows.features or {}  # unknown for some streams
     found = {}
     for key, kind in (('image_column', datasets.Image), ('label_column', datasets.ClassLabel)):
-        usual = getattr(DataConfig, key)
-        alike = [name for name, feature in features.items() if isinstance(feature, kind)]
-        if getattr(config, key) == usual and usual not in features and len(alike) == 1:
-            found[key] = alike[0]
+        default = getattr(DataConfig, key)
+        candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
+        if getattr(config, key) == default and default not in features and len(candidates) == 1:
+            found[key] = candidates[0]
     return replace(config, **found)
 
 
@@ -149,13 +149,13 @@ def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelFor
     name = config.train_split
     rows = streams.splits[name]
     require(rows.features is not None, f"data.streaming: the columns of split '{name}' of data.path '{config.path}' are"
-                                       ' only known once it was read: leave data.streaming out')
+                                       ' unknown before it is read: leave out data.streaming')
     form = stream_form(rows, config)
     known = streams.lengths.get(name)
     asked = config.num_train_samples
     require(known is not None or asked is not None,
-            f"data.streaming: '{config.path}' doesn't say how many images split '{name}' has: write"
-            ' --data.num_train_samples with the number of an epoch')
+            f"data.streaming: '{config.path}' doesn't give the number of images in split '{name}': write"
+            ' --data.num_train_samples with the number per epoch')
     require(known is None or asked is None or asked <= known,
             f"data.num_train_samples {asked}: split '{name}' has {known} images")
     split = StreamSplit(
@@ -171,13 +171,13 @@ def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelFor
 
 
 def _images_only(rows: Any, split: str, config: DataConfig, *others: str) -> Any:
-    """The column of images, not decoded, and other columns."""
+    """Select the column of images, not decoded, and other columns."""
     check_column(rows, config.image_column, 'data.image_column')
     rows = rows.select_columns([config.image_column, *others])
     if not isinstance(rows.features[config.image_column], datasets.Image):
         try:
             rows = rows.cast_column(config.image_column, datasets.Image())
         except Exception as error:  # pyarrow's, of several types
-            raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' holds"
+            raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' contains"
                              f' {rows.features[config.image_column]}, not images') from error
     return rows.cast_column(config.image_column, datasets.Image(decode=False))

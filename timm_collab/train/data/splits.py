@@ -1,4 +1,4 @@
-"""From the splits of a data set to what is trained on, chosen by and tested on.
+"""From the splits of a dataset to training, validation and test data.
 
 Array names end in their shape: N examples, C classes; labels are class indices [N], or zeros and ones [N, C].
 """
@@ -21,10 +21,17 @@ from .streams import StreamSplit
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run works with; only `train` ever carries noisy labels, and `clean` are those it had before.
+    """The data of a run.
 
-    `num_skipped` images could not be decoded and are in none of the splits. Of a stream nobody has the labels: `clean`
-    is None.
+    Args:
+        train: Training data, the only part that may have noisy labels.
+        val: Validation data.
+        test: Test data, if there is any.
+        num_classes: Number of classes.
+        label_names: Names of the classes, if known.
+        clean: Labels of `train` before noise; None for a stream, whose labels are unknown.
+        val_origin: How the validation data was chosen.
+        num_skipped: Number of images that could not be decoded and are in no split.
     """
 
     train: ImageSplit | StreamSplit
@@ -38,24 +45,24 @@ class Splits:
 
     @property
     def num_images(self) -> int:
-        """Images of all splits together."""
+        """Number of images in all splits together."""
         return sum(len(split) for split in (self.train, self.val, self.test) if split is not None)
 
     @property
     def noise_rate(self) -> float:
-        """Share of the training labels that noise changed."""
+        """Fraction of the training labels that noise changed."""
         return 0.0 if self.labels is None else realised_rate(*self.labels)
 
     @property
     def labels(self) -> tuple[Labels, Labels] | None:
-        """The training labels before and after noise; None of a stream."""
+        """The training labels before and after noise; None for a stream."""
         if self.clean is None or isinstance(self.train, StreamSplit):
             return None
         return self.clean, self.train.labels
 
     @property
     def fingerprint(self) -> str:
-        """A digest of which rows are trained on, with which labels, and which of them the head is chosen by."""
+        """Digest of the rows and labels of training and validation data."""
         digest = hashlib.sha256()
         for split in (self.train, self.val):
             if isinstance(split, StreamSplit):
@@ -68,13 +75,13 @@ class Splits:
 
 
 def make_splits(source: Source, config: TrainConfig) -> Splits:
-    """Hold out validation data if there is none, take the subset asked for, and corrupt the training labels.
+    """Hold out validation data if there is none, draw a subset if asked for, and corrupt the training labels.
 
-    Everything drawn depends on `config.seed` alone.
+    All draws depend on `config.seed` alone.
 
     Raises:
-        TrainError: A label outside [0, C), naming value and row; training images of one class only, or fewer than one
-            batch; a noise matrix of another number of classes.
+        TrainError: A label is outside [0, C); all training images have one class, or are fewer than one batch; a noise
+            matrix has another number of classes.
     """
     num_classes = _num_classes(source, config)
     train = (replace(source.train, num_classes=num_classes) if isinstance(source.train, StreamSplit)
@@ -113,9 +120,9 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
 
 
 def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, ImageSplit, str]:
-    """What is left to train on, what is held out, and how that was drawn."""
+    """Divide the training split: the remaining training data, the validation data, and how it was drawn."""
     held_out_N = stratified(strata(train.labels), config.data.val_fraction, generator(Purpose.HOLD_OUT, config.seed))
-    require(bool(held_out_N.any()), f"split '{train.name}' has no class with two images or more to hold one out for"
+    require(bool(held_out_N.any()), f"split '{train.name}' has no class with two or more images to hold one out for"
                                     ' validation: set data.val_split')
     how = "by each image's rarest label" if config.data.multi_label else 'class by class'
     origin = f"{config.data.val_fraction:g} of split '{train.name}', held out {how}"
@@ -123,13 +130,13 @@ def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, Image
 
 
 def check_batch_size(config: TrainConfig, num_images: int) -> None:
-    """Refuse batches larger than the training data."""
+    """Raise an error if a batch is larger than the training data."""
     require(config.batch_size <= num_images, f'batch_size {config.batch_size} is larger than the training data,'
                                              f' {num_images} images: write --batch_size {num_images} or less')
 
 
 def _check_variety(train: ImageSplit, config: TrainConfig) -> None:
-    """Refuse labels that nothing can be learnt from."""
+    """Raise an error if all training labels are the same."""
     check = f"check data.label_column '{config.data.label_column}'"
     if train.labels.ndim == 1:
         require(np.unique(train.labels).size >= 2,
@@ -142,9 +149,9 @@ def _check_variety(train: ImageSplit, config: TrainConfig) -> None:
 
 
 def _check_labelled(split: ImageSplit | None, config: TrainConfig) -> None:
-    """Refuse several labels that nothing can be measured by."""
+    """Raise an error if no image of an evaluation split has any of several labels."""
     require(split is None or split.labels.ndim == 1 or bool(split.labels.any()),
-            f"no image of split '{'' if split is None else split.name}' to measure by has a label: check"
+            f"no image of split '{'' if split is None else split.name}' has a label to evaluate with: check"
             f" data.label_column '{config.data.label_column}'")
 
 
@@ -152,7 +159,7 @@ def _noisy(train: ImageSplit, given: Labels | None, num_classes: int, config: Tr
     if config.noise.kind == 'column':
         assert given is not None
         return given[train.row_N]
-    if config.data.multi_label:  # the recipe asks for no noise then
+    if config.data.multi_label:  # the recipe can't ask for noise then
         return train.labels
     try:
         return apply_noise(
@@ -163,9 +170,9 @@ def _noisy(train: ImageSplit, given: Labels | None, num_classes: int, config: Tr
 
 
 def stratified(labels_N: Labels, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw a share of each class: a mask [N].
+    """Draw a fraction of each class: a mask [N].
 
-    Of each class with at least two examples at least one is drawn and at least one left.
+    Of each class with at least two examples, at least one is drawn and at least one left.
     """
     mask_N = np.zeros(labels_N.size, dtype=bool)
     by_class_N = np.argsort(labels_N, kind='stable')
@@ -177,10 +184,10 @@ def stratified(labels_N: Labels, fraction: float, rng: np.random.Generator) -> n
 
 
 def _subset(labels_N: Labels, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw exactly `size` examples, their classes in the proportions they have: a mask [N]."""
+    """Draw exactly `size` examples with the proportions of the classes preserved: a mask [N]."""
     shuffled_N = rng.permutation(labels_N.size)
     by_class_N = shuffled_N[np.argsort(labels_N[shuffled_N], kind='stable')]
-    # Every (N / size)-th of the examples sorted by class, in random order within each.
+    # Every (N / size)-th of the examples, sorted by class and in random order within a class.
     mask_N = np.zeros(labels_N.size, dtype=bool)
     mask_N[by_class_N[np.arange(size) * labels_N.size // size]] = True
     return mask_N
@@ -192,7 +199,7 @@ def _num_classes(source: Source, config: TrainConfig) -> int:
     if source.label_names is not None:
         count = len(source.label_names)
     elif isinstance(source.train, StreamSplit):
-        raise TrainError(f"data.streaming: split '{source.train.name}' doesn't say how many classes there are: write"
+        raise TrainError(f"data.streaming: split '{source.train.name}' doesn't give the number of classes: write"
                          ' --model.num_classes')
     else:
         labels = source.train.labels
@@ -203,7 +210,7 @@ def _num_classes(source: Source, config: TrainConfig) -> int:
 
 
 def _checked(split: ImageSplit, num_classes: int, config: TrainConfig) -> ImageSplit:
-    """The split, its labels inside [0, C) and, where there are several, with a column for each class."""
+    """Check that labels are inside [0, C), and give several labels a column per class."""
     bad = outside(split.labels, num_classes)
     if bad is None:
         return split.with_labels(padded(split.labels, num_classes))

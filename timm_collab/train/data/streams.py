@@ -1,12 +1,11 @@
-"""A training split that is read from front to back, for data too large to be fetched or copied first.
+"""Streaming: a training split that is read sequentially, for data too large to download or copy first.
 
-The files of a split are dealt out to lanes. Each lane reads its files in an order drawn for each pass, through a buffer
-that examples leave in random order, and every batch takes the same share from every lane. What an epoch consists of
-depends on the seed, the number of lanes and the size of a batch, not on how many processes or workers share the work:
-a process reads the lanes that its part of a batch comes from, and workers are handed images to decode.
+The files of a split are distributed over lanes. Each lane reads its files in an order drawn for each pass, through a
+shuffle buffer, and every batch takes the same number of examples from each lane. The content of an epoch depends on the
+seed, the number of lanes and the batch size, but not on the number of processes or workers: a process reads the lanes
+of its part of a batch, and workers only decode images.
 
-A lane that has reached its end starts over, so of files that differ in length an epoch takes some examples twice and
-leaves out others.
+A lane that reaches its end starts over. If files differ in length, an epoch has some examples twice and lacks others.
 """
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ T = TypeVar('T')
 
 
 class Streamed(NamedTuple):
-    """An example on its way from the reader to where it is decoded."""
+    """An example that has been read but not decoded."""
 
     key: Key
     encoded: Encoded
@@ -43,17 +42,17 @@ class Streamed(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamSplit:
-    """A split that is read from front to back.
+    """A split that is read sequentially.
 
     Args:
-        name: Its name, for messages.
-        rows: The split, its images not decoded.
+        name: Name of the split, for messages.
+        rows: All rows of the split, images not decoded.
         image_column: Column of `rows` with the images.
         label_column: Column of `rows` with class indices.
         mode: PIL mode that images are converted to, 'L' or 'RGB'.
-        length: Examples of an epoch.
-        digest: Tells the files, as they are today, from others.
-        num_classes: Labels lie below; None while that isn't known.
+        length: Number of examples per epoch.
+        digest: Identifies the files in their current version.
+        num_classes: Number of classes; None while it is unknown.
     """
 
     name: str
@@ -69,39 +68,39 @@ class StreamSplit:
         return self.length
 
     def located(self, places: Sequence[int]) -> tuple[str, list[int]]:
-        """What some of an epoch's examples are known by: their places in its stream."""
+        """Where some of the examples of an epoch come from: `places`, and their positions in its stream."""
         return 'places', list(places)
 
     def num_lanes(self, batch_size: int, asked: int | None) -> int:
-        """Lanes to read in: a power of two where the recipe names no number."""
+        """Number of lanes: a power of two unless the recipe sets it."""
         most = min(self.rows.num_shards, batch_size)
         return min(asked or 2 ** int(np.log2(min(most, _MAX_LANES))), most)
 
     def read(self, lane: int, num_lanes: int, buffer: int, seed: int, epoch: int) -> Iterator[tuple[Encoded, int]]:
-        """The examples of a lane, pass after pass, without end.
+        """Iterate over the examples of a lane, pass after pass, without end.
 
         Args:
-            lane: Which of them.
-            num_lanes: How many there are.
-            buffer: Examples among which the next is drawn.
+            lane: Index of the lane.
+            num_lanes: Number of lanes.
+            buffer: Size of the shuffle buffer.
             seed: Seed of the run.
             epoch: The epoch, from 0.
 
         Raises:
-            TrainError: The files can't be read on, hold nothing, or a label lies outside [0, C).
+            TrainError: The files can't be read or are empty, or a label is outside [0, C).
         """
         for number in itertools.count():
             rng = generator(Purpose.STREAMED_ORDER, seed, epoch, lane, number)
             is_empty = True
-            for row in _through_buffer(self._rows(rng.permutation(self._files(lane, num_lanes))), buffer, rng):
+            for row in _shuffled(self._rows(rng.permutation(self._files(lane, num_lanes))), buffer, rng):
                 is_empty = False
                 label = row[self.label_column]
                 require(isinstance(label, int) and 0 <= label < (self.num_classes or label + 1),
                         f"label {label!r} of an image of split '{self.name}' is outside [0, {self.num_classes}): check"
                         ' data.label_column and model.num_classes')
                 yield row[self.image_column], label
-            require(not is_empty, f"split '{self.name}': the files of lane {lane} of {num_lanes} hold no examples:"
-                                  ' write a smaller number of --data.lanes')
+            require(not is_empty, f"split '{self.name}': the files of lane {lane} of {num_lanes} are empty: write"
+                                  ' a smaller number of --data.lanes')
 
     def _files(self, lane: int, num_lanes: int) -> range:
         return range(lane, self.rows.num_shards, num_lanes)
@@ -110,30 +109,30 @@ class StreamSplit:
         try:
             for file in files:
                 yield from self.rows.shard(self.rows.num_shards, int(file))
-        except Exception as error:  # of the file's format or the network, of many types
+        except Exception as error:  # file formats and the network have many types
             reason = one_line(error)
-            raise TrainError(f"split '{self.name}' can't be read on ({type(error).__name__}: {reason}): the checkpoints"
-                             ' remain, and the same command goes on from there') from error
+            raise TrainError(f"split '{self.name}' can't be read on ({type(error).__name__}: {reason}): the same"
+                             ' command resumes from the last checkpoint') from error
 
 
 class StreamSampler(Sampler['Streamed | None']):
-    """The examples of an epoch, read ahead in a thread of their own; None for those that other processes read.
+    """The examples of an epoch, read ahead in a background thread; None for those that other processes read.
 
-    It has the interface of `EpochSampler`, and yields examples where that yields indices, so that loaders and workers
-    treat both alike.
+    The interface is that of `EpochSampler`, with examples instead of indices, so that loaders and workers treat both
+    the same.
 
     Args:
         split: The examples.
-        batch_size: Examples of a batch, over all processes.
+        batch_size: Examples per batch, over all processes.
         seed: Seed of the run.
-        lanes: Lanes to read in, see `StreamSplit.num_lanes`.
-        buffer: Examples among which the next is drawn, over all lanes.
-        repeats: How often each example follows itself.
-        process: This process and how many there are.
+        lanes: Number of lanes, see `StreamSplit.num_lanes`.
+        buffer: Size of the shuffle buffer, over all lanes.
+        repeats: Repeats of each example in a row.
+        process: Index of this process, and number of processes.
 
     Attributes:
-        epoch: The epoch of the next pass.
-        skip: Examples of the next pass to leave out at its start, whole batches; they are read, not decoded.
+        epoch: Epoch of the next pass.
+        skip: Number of examples to skip at the start of the next pass, whole batches. They are read but not decoded.
     """
 
     def __init__(
@@ -163,11 +162,11 @@ class StreamSampler(Sampler['Streamed | None']):
         return len(self.split)
 
     def indices(self) -> list[int]:
-        """Places in the epoch's stream, in order."""
+        """Positions in the stream of the epoch, in order."""
         return list(range(len(self)))
 
     def __iter__(self) -> Iterator[Streamed | None]:
-        for batch in _ahead(self._batches()):
+        for batch in _prefetched(self._batches()):
             yield from batch
 
     def _batches(self) -> Iterator[list[Streamed | None]]:
@@ -187,14 +186,14 @@ class StreamSampler(Sampler['Streamed | None']):
 
 
 class StreamedImages(Dataset[tuple[Tensor, int]]):
-    """Decodes and transforms what a `StreamSampler` has read.
+    """Dataset that decodes and transforms the examples of a `StreamSampler`.
 
     Args:
         split: The examples.
-        transform: Image to tensor.
+        transform: Transform from image to tensor.
         seed: Seed of the run.
-        skip: Put another example of the batch, drawn by key, in the place of one that can't be decoded.
-        workers: Processes that will do so.
+        skip: Replace an example that can't be decoded by another one of the batch, drawn by key.
+        workers: Number of worker processes.
     """
 
     def __init__(
@@ -203,18 +202,18 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
         self.transform = transform
         self.seed = seed
         self.skip = skip
-        self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()  # one for each that counts
+        self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()  # per worker, and here
 
     def __len__(self) -> int:
         return len(self.split)
 
     @property
     def num_replaced(self) -> int:
-        """How many examples couldn't be decoded so far, and were replaced."""
+        """Number of examples so far that couldn't be decoded and were replaced."""
         return int(self._replaced.sum())
 
     def __getitems__(self, examples: Sequence[Streamed]) -> list[tuple[Tensor, int]]:
-        """The examples of a batch; PyTorch's loaders call this where they find it.
+        """The examples of a batch. PyTorch's loaders prefer this to `__getitem__`.
 
         Raises:
             TrainError: An image can't be decoded, and `skip` isn't set; or none of the batch can be.
@@ -240,31 +239,31 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
 
     def _decoded(self, key: Key, encoded: Encoded) -> Any:
         path = encoded and encoded['path']  # a cell may be empty
-        name = f" ('{path}')" * bool(path)
+        name = f" ('{path}')" if path else ''
         where = f"image {key[1]} of epoch {key[0]}, both from 0, of split '{self.split.name}'{name}"
         return decode(lambda: encoded, self.split.mode, where)
 
 
-def _through_buffer(examples: Iterator[T], size: int, rng: np.random.Generator) -> Iterator[T]:
-    """The same, each drawn from among so many."""
-    held = list(itertools.islice(examples, size - 1))
+def _shuffled(examples: Iterator[T], size: int, rng: np.random.Generator) -> Iterator[T]:
+    """Shuffle examples with a buffer of this size."""
+    buffer = list(itertools.islice(examples, size - 1))
     for example in examples:
         place = int(rng.integers(size))
         if place == size - 1:
             yield example
         else:
-            yield held[place]
-            held[place] = example
-    for place in rng.permutation(len(held)):
-        yield held[place]
+            yield buffer[place]
+            buffer[place] = example
+    for place in rng.permutation(len(buffer)):
+        yield buffer[place]
 
 
 def _repeated(examples: Iterator[T], repeats: int) -> Iterator[T]:
     return (example for example in examples for _ in range(repeats))
 
 
-def _ahead(batches: Iterator[T]) -> Iterator[T]:
-    """The same, fetched by a thread some batches ahead."""
+def _prefetched(batches: Iterator[T]) -> Iterator[T]:
+    """Fetch batches ahead in a background thread."""
     end: Any = object()
     fetch: Callable[[], Any] = lambda: next(batches, end)  # noqa: E731
     pool = ThreadPoolExecutor(1, 'stream')

@@ -1,4 +1,4 @@
-"""The data of a run: its splits as data sets that give tensors."""
+"""The data of a run: its splits as PyTorch datasets."""
 from __future__ import annotations
 
 import dataclasses
@@ -16,11 +16,11 @@ from .streams import StreamedImages
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a run, ready to be loaded batch by batch.
+    """The data of a run, ready for loaders.
 
     Args:
-        splits: The splits, without the images that could not be decoded.
-        preprocessing: What images go through.
+        splits: The splits, without images that could not be decoded.
+        preprocessing: The transforms.
         train: Training images.
         val: Validation images.
         test: Test images, if there are any.
@@ -41,13 +41,13 @@ class TrainingData:
             device: torch.device,
             progress: bool,
     ) -> TrainingData:
-        """Decode what fits in memory, and look at what can be looked at.
+        """Decode the splits that fit into memory, and probe the others.
 
         Args:
             splits: The splits.
-            preprocessing: What images go through.
+            preprocessing: The transforms.
             config: The recipe.
-            device: Where batches are made.
+            device: Device of the training.
             progress: Whether to show a progress bar.
 
         Raises:

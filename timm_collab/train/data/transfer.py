@@ -1,4 +1,4 @@
-"""Small arrays on their way to the training device."""
+"""Transfer of small arrays to the training device."""
 from __future__ import annotations
 
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """An array as a tensor on the device.
+    """Copy an array to a device, as a tensor.
 
-    A copy to a GPU from memory that may be paged waits until the GPU has done all it was given, so it goes by way of
-    memory that may not: the batches of a small network are then made while the GPU still computes the last one.
+    A copy to a GPU from pageable memory waits for all queued work. From pinned memory it doesn't, so the next batch is
+    made while the GPU still computes the last one.
     """
     tensor = torch.from_numpy(array)
     if device.type != 'cuda':

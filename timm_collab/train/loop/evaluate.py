@@ -44,7 +44,7 @@ def evaluate(
         numbers_BM = torch.cat([loss_BH, metric.disagreement(logits_HBC)[:, None]], dim=1)
         # Drops the examples that loaders repeat so that every process gets as many.
         batch, numbers_BM = accelerator.gather_for_metrics((metric.evidence(logits_KBC, target), numbers_BM))
-        evidence.append(metric.held(batch))
+        evidence.append(metric.store(batch))
         sums.append(numbers_BM.sum(dim=0))
         count += len(numbers_BM)
     model.train(was_training)

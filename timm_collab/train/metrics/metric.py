@@ -1,4 +1,4 @@
-"""What heads are compared by: accuracy of images with one class, mean average precision of images with several labels.
+"""Metric that heads are compared by: accuracy, or mean average precision for images with several labels.
 
 Shapes: K predictions, H heads, B batch, C classes, N examples.
 """
@@ -13,24 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_COLUMNS = 64  # classes that are ranked at once
+_COLUMNS = 64  # classes ranked at once
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A score in percent, of which more is better, and how it is spoken of.
+    """A score in percent, where higher is better, and its names in logs, tables and plots.
 
     Args:
-        key: What its keys begin with where scores are logged: `top1_kept`.
-        name: How it heads a column.
-        title: Its name in full.
-        loss_name: The loss that decides between equals.
-        final: What its keys begin with in a summary: `error_kept`.
-        final_name: What the figures under these keys are called.
-        train_key: Key of the score that is taken from batches while training.
-        train_name: How that one heads a column.
-        train_title: Its name in full.
-        decisions: What two heads agree or disagree on.
+        key: Prefix of its keys in logs, as in `top1_kept`.
+        name: Short name, for columns.
+        title: Full name.
+        loss_name: Name of the loss that breaks ties.
+        final: Prefix of its keys in a summary, as in `error_kept`.
+        final_name: Name of the values in a summary.
+        train_key: Key of the score on training batches.
+        train_name: Short name of that score.
+        train_title: Full name of that score.
+        decisions: What heads agree or disagree on.
     """
 
     key: str
@@ -46,12 +46,12 @@ class Metric(ABC):
 
     @property
     def rule(self) -> str:
-        """How the kept head is chosen."""
+        """Rule by which the kept head is chosen."""
         return (f'highest validation {self.title} after the last epoch; of equals the lowest {self.loss_name}, then the'
                 ' first head')
 
     def row(self, score_H: Sequence[float], consensus: float, kept_head: int) -> dict[str, Any]:
-        """Scores of the heads and of the consensus, as they are logged."""
+        """Scores of the heads and of the consensus, as a row for logs."""
         return {
             f'{self.key}_heads': score_H,
             f'{self.key}_consensus': consensus,
@@ -71,7 +71,7 @@ class Metric(ABC):
         return row[f'{self.key}_consensus']
 
     def finals(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A logged row's scores as a summary has them."""
+        """The scores of a logged row, as a summary has them."""
         return {
             f'{self.final}_kept': self.in_final(self.kept(row)),
             f'{self.final}_consensus': self.in_final(self.consensus(row)),
@@ -80,7 +80,7 @@ class Metric(ABC):
 
     @abstractmethod
     def in_final(self, score: float) -> float:
-        """A score as a summary has it; a second time gives the score again."""
+        """Convert a score to its form in a summary. The conversion is its own inverse."""
 
     @abstractmethod
     def losses(self, logits_BC: Tensor, target: Tensor) -> Tensor:
@@ -88,30 +88,30 @@ class Metric(ABC):
 
     @abstractmethod
     def disagreement(self, logits_HBC: Tensor) -> Tensor:
-        """For each example the share of the pairs of heads that decide differently [B], 0 of a single head."""
+        """Fraction of pairs of heads that disagree, per example [B]; 0 for a single head."""
 
     @abstractmethod
     def in_training(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
-        """The score that is taken while training, of one batch, in percent, mean of the heads."""
+        """Score of a training batch in percent, mean over the heads."""
 
     @abstractmethod
     def evidence(self, logits_KBC: Tensor, target: Tensor) -> Tensor:
-        """What the score of a whole split needs to know of each example [B, ...]."""
+        """What the score of a whole split needs per example, [B, ...]."""
 
     @abstractmethod
     def scores(self, evidence: list[Tensor]) -> list[float]:
         """Score of each of the K predictions, from the evidence of all batches."""
 
-    def held(self, evidence: Tensor) -> Tensor:
-        """Evidence as it waits for that of the other batches."""
+    def store(self, evidence: Tensor) -> Tensor:
+        """Prepare evidence for storage until all batches are evaluated."""
         return evidence
 
 
 class Accuracy(Metric):
-    """The share of the images whose class is predicted; targets are class indices [B]."""
+    """Fraction of images whose class is predicted; targets are class indices [B]."""
 
     def in_final(self, score: float) -> float:
-        """Percent wrong from percent right, without the dust of the subtraction."""
+        """Error from accuracy, without the rounding error of the subtraction."""
         return round(100.0 - score, 6)
 
     def losses(self, logits_BC: Tensor, target: Tensor) -> Tensor:
@@ -119,18 +119,18 @@ class Accuracy(Metric):
         return F.cross_entropy(logits_BC, target, reduction='none')
 
     def disagreement(self, logits_HBC: Tensor) -> Tensor:
-        """The share of the pairs of heads whose predicted classes differ [B]."""
+        """Fraction of pairs of heads whose predicted classes differ [B]."""
         predicted_HB = logits_HBC.argmax(dim=-1)
         heads = len(predicted_HB)
         differ_B = (predicted_HB[:, None] != predicted_HB[None]).sum(dim=(0, 1))
         return differ_B.float() / max(heads * (heads - 1), 1)
 
     def in_training(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
-        """Accuracy in a batch."""
+        """Accuracy in a batch, mean over the heads."""
         return 100.0 * (logits_HBC.argmax(dim=-1) == target).float().mean()
 
     def evidence(self, logits_KBC: Tensor, target: Tensor) -> Tensor:
-        """Whether each prediction is right [B, K]."""
+        """Whether each prediction is correct [B, K]."""
         return (logits_KBC.argmax(dim=-1) == target).T.byte().contiguous()  # not every backend gathers bool
 
     def scores(self, evidence: list[Tensor]) -> list[float]:
@@ -139,13 +139,13 @@ class Accuracy(Metric):
 
 
 class MeanAveragePrecision(Metric):
-    """Average precision, mean over the classes that occur; targets are zeros and ones [B, C].
+    """Average precision, mean over classes that occur; targets are zeros and ones [B, C].
 
-    The scores of all examples are kept, on the CPU: 4 bytes for each of N x C x (K + 1).
+    The scores of all examples are stored on the CPU: 4 bytes times N x C x (K + 1).
     """
 
     def in_final(self, score: float) -> float:
-        """The score itself: what is missing to 100 is no error."""
+        """The score itself, because 100 minus mAP is not an error."""
         return round(score, 6)
 
     def losses(self, logits_BC: Tensor, target: Tensor) -> Tensor:
@@ -153,24 +153,24 @@ class MeanAveragePrecision(Metric):
         return F.binary_cross_entropy_with_logits(logits_BC, target, reduction='none').mean(dim=-1)
 
     def disagreement(self, logits_HBC: Tensor) -> Tensor:
-        """The share of the pairs of heads that say yes and no at 0.5 [B], mean over the classes."""
+        """Fraction of pairs of heads whose decisions at 0.5 differ [B], mean over the classes."""
         heads = len(logits_HBC)
         yes_BC = (logits_HBC > 0).sum(dim=0)
         return (2 * yes_BC * (heads - yes_BC)).float().mean(dim=-1) / max(heads * (heads - 1), 1)
 
     def in_training(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
-        """F1 at 0.5 in a batch, over all its labels: ranking takes more images than a batch has."""
+        """F1 at 0.5 over all labels of a batch, which is too small for a ranking."""
         yes_HBC, is_label_BC = logits_HBC > 0, target > 0.5
-        right_H = (yes_HBC & is_label_BC).sum(dim=(1, 2))
-        named_H = yes_HBC.sum(dim=(1, 2)) + is_label_BC.sum()
-        return (200.0 * right_H / named_H.clamp(min=1)).mean()
+        true_positives_H = (yes_HBC & is_label_BC).sum(dim=(1, 2))
+        positives_H = yes_HBC.sum(dim=(1, 2)) + is_label_BC.sum()
+        return (200.0 * true_positives_H / positives_H.clamp(min=1)).mean()
 
     def evidence(self, logits_KBC: Tensor, target: Tensor) -> Tensor:
-        """Scores and, last, labels of each example [B, K + 1, C]."""
+        """Scores and, as the last row, labels of each example [B, K + 1, C]."""
         return torch.cat([logits_KBC, target[None].to(logits_KBC.dtype)]).transpose(0, 1).contiguous()
 
-    def held(self, evidence: Tensor) -> Tensor:
-        """On the CPU."""
+    def store(self, evidence: Tensor) -> Tensor:
+        """Move evidence to the CPU."""
         return evidence.cpu()
 
     def scores(self, evidence: list[Tensor]) -> list[float]:
@@ -180,13 +180,13 @@ class MeanAveragePrecision(Metric):
 
 
 def average_precision(score_NC: Tensor, label_NC: Tensor) -> Tensor:
-    """Average precision of each class [C], in [0, 1]: the precision at every threshold, weighted by the recall it adds.
+    """Average precision of each class [C] in [0, 1]: precision at every threshold, weighted by the increase of recall.
 
-    `AP = sum_n (R_n - R_{n-1}) P_n` over the distinct scores from the highest down, without interpolation, which is
-    scikit-learn's `average_precision_score`. Examples of one score pass the threshold together.
+    `AP = sum_n (R_n - R_{n-1}) P_n` over the distinct scores in descending order, without interpolation, as in
+    scikit-learn's `average_precision_score`. Examples with equal scores pass the threshold together.
 
     Args:
-        score_NC: Any scores that grow with the probability.
+        score_NC: Any scores that increase with the probability.
         label_NC: 1 for a label, 0 for none.
 
     Returns:
@@ -201,7 +201,7 @@ def _average_precision(score_NC: Tensor, label_NC: Tensor) -> Tensor:
     hit_NC = label_NC.gather(0, order_NC).double()
     place_N1 = torch.arange(len(score_NC), device=score_NC.device)[:, None]
     precision_NC = hit_NC.cumsum(dim=0) / (place_N1 + 1)
-    # Where a threshold ends, for each example: at the next place whose successor has another score.
+    # Last place with the same score as each example.
     ends_NC = torch.ones_like(score_NC, dtype=torch.bool)
     ends_NC[:-1] = score_NC[1:] != score_NC[:-1]
     end_NC = torch.where(ends_NC, place_N1, len(score_NC)).flip(0).cummin(dim=0).values.flip(0)
@@ -224,11 +224,11 @@ def metric_for(multi_label: bool) -> Metric:
 
 
 def shortfall(row: Mapping[str, Any], whose: str = 'kept') -> float:
-    """What is missing to 100 % in a logged row: the error, or 100 less the mean average precision.
+    """100 minus the score in a logged row: the error, or 100 minus the mean average precision.
 
     Args:
         row: Logged scores, the `val` or `test` of a summary.
-        whose: Of the head that is `kept`, or of the `consensus`.
+        whose: `kept` for the kept head, or `consensus`.
     """
     return round(100.0 - row[f'{metric_of(row).key}_{whose}'], 6)
 
@@ -247,9 +247,9 @@ class Scores:
         loss_H: Mean loss of each head against the labels, in nats.
         consensus: Score of the consensus, the mean of all heads' logits, in percent.
         count: Number of examples, each counted once.
-        disagreement: Decisions that two heads take differently, in percent, mean over all pairs of heads; None of a
-            single head.
-        metric: What the scores are.
+        disagreement: Decisions on which two heads differ, in percent, mean over all pairs of heads; None for a single
+            head.
+        metric: The metric.
     """
 
     score_H: list[float]
@@ -261,11 +261,11 @@ class Scores:
 
     @property
     def best_head(self) -> int:
-        """Head with the highest score; of equals that with the lowest loss, then the first."""
+        """Head with the highest score; ties are broken by the lowest loss, then by the lowest index."""
         return min(range(len(self.score_H)), key=lambda head: (-self.score_H[head], self.loss_H[head], head))
 
     def row(self, kept_head: int) -> dict[str, Any]:
-        """The scores as plain data, for a log."""
+        """The scores as plain data for logs."""
         return {
             **self.metric.row(self.score_H, self.consensus, kept_head),
             'loss_heads': self.loss_H,

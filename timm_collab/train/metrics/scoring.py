@@ -1,6 +1,6 @@
-"""How good a classifier's probabilities are, in all and by class: accuracy and calibration, or mAP and F1.
+"""Detailed scores of a classifier, overall and per class: accuracy and calibration, or mAP and F1.
 
-Shapes: B batch, C classes, N bins; of several labels, N examples.
+Shapes: B batch, C classes, N bins; N examples in `MultiLabelScorer`.
 """
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TOP = 5
 
 
 class Scorer:
-    """Adds up scores of one classifier over batches; everything is summed in float64 on the CPU.
+    """Accumulates scores of one classifier over batches, in float64 on the CPU.
 
-    The expected calibration error is that of Guo et al. (2017, eq. 3): examples are binned by their confidence, the
-    probability of the predicted class, in N bins of equal width, each with its upper bound; it is the mean distance of
-    a bin's accuracy from its mean confidence, weighted by the bin's number of examples.
+    The expected calibration error is that of Guo et al. (2017, eq. 3). Examples are binned by their confidence, the
+    probability of the predicted class, in N bins of equal width that include their upper bound. The error is the mean
+    distance between a bin's accuracy and its mean confidence, weighted by its number of examples.
 
     Args:
         num_classes: Number of classes, C.
@@ -39,7 +39,7 @@ class Scorer:
         self.confidence_N = torch.zeros(bins, dtype=torch.float64)
 
     def add(self, logits_BC: Tensor, target_B: Tensor) -> None:
-        """Take in a batch: logits [B, C] and class indices [B]."""
+        """Add a batch: logits [B, C] and class indices [B]."""
         logits_BC, target_B = logits_BC.detach().cpu().double(), target_B.cpu()
         log_prob_BC = logits_BC.log_softmax(dim=1)
         self.nll -= log_prob_BC.gather(1, target_B[:, None]).sum().item()
@@ -66,7 +66,7 @@ class Scorer:
 
     @property
     def by_class_C(self) -> list[float | None]:
-        """Accuracy on the examples of each class, in percent; None of a class without any."""
+        """Accuracy on the examples of each class, in percent; None for a class without examples."""
         return [
             100.0 * correct / count if count else None
             for correct, count in zip(self.correct_C.tolist(), self.count_C.tolist(), strict=True)
@@ -83,10 +83,10 @@ class Scorer:
 
 
 class MultiLabelScorer:
-    """Collects scores of one classifier whose classes are independent; the same interface as `Scorer`.
+    """Accumulates scores of one classifier with independent classes, with the interface of `Scorer`.
 
-    Average precision is that of `metrics.average_precision`, F1 that of labels with a probability over 0.5. Means over
-    classes are over those that occur.
+    Average precision is `average_precision`, F1 is that of labels with a probability above 0.5. Means over classes are
+    over those that occur.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class MultiLabelScorer:
         self.labels: list[Tensor] = []
 
     def add(self, logits_BC: Tensor, target_BC: Tensor) -> None:
-        """Take in a batch: logits and zeros and ones, both [B, C]."""
+        """Add a batch: logits, and labels as zeros and ones, both [B, C]."""
         self.logits.append(logits_BC.detach().cpu())
         self.labels.append(target_BC.cpu())
 
@@ -110,21 +110,21 @@ class MultiLabelScorer:
 
     @property
     def by_class_C(self) -> list[float | None]:
-        """Average precision of each class, in percent; None of a class that no example has."""
+        """Average precision of each class, in percent; None for a class without examples."""
         precision_C = 100.0 * average_precision(torch.cat(self.logits), torch.cat(self.labels))
         return [None if value != value else value for value in precision_C.tolist()]
 
     def result(self) -> dict[str, Any]:
         """Scores as plain data: mAP and F1 in percent, binary cross-entropy in nats, mean over examples and classes."""
         logits_NC, labels_NC = torch.cat(self.logits).double(), torch.cat(self.labels).double()
-        said_NC = logits_NC > 0
-        right_C = (said_NC * labels_NC).sum(dim=0)
-        said_or_true_C = said_NC.sum(dim=0) + labels_NC.sum(dim=0)
+        predicted_NC = logits_NC > 0
+        true_positives_C = (predicted_NC * labels_NC).sum(dim=0)
+        positives_C = predicted_NC.sum(dim=0) + labels_NC.sum(dim=0)
         occurs_C = labels_NC.any(dim=0)
         known = [value for value in self.by_class_C if value is not None]
         return {
             'map': sum(known) / len(known) if known else None,
-            'f1_micro': 200.0 * (right_C.sum() / said_or_true_C.sum().clamp(min=1)).item(),
-            'f1_macro': 200.0 * (right_C / said_or_true_C)[occurs_C].mean().item() if known else None,
+            'f1_micro': 200.0 * (true_positives_C.sum() / positives_C.sum().clamp(min=1)).item(),
+            'f1_macro': 200.0 * (true_positives_C / positives_C)[occurs_C].mean().item() if known else None,
             'bce': F.binary_cross_entropy_with_logits(logits_NC, labels_NC).item(),
         }
