@@ -1,8 +1,8 @@
-"""Time to create a head tree against the plain network's, beside how many more parameters it has.
+"""Time to create a head tree relative to the plain network, and relative to its number of parameters.
 
-Both are created in turn in one process, the garbage of the one before collected outside the clock; what counts is the
-fastest of the rounds on each side. The result is the cost per parameter: the tree's time divided by the plain
-network's and by the ratio of their parameters, 1 if a tree took as long per parameter as the network does.
+Both are created in turn in one process, with garbage collected before each measurement, and the fastest round of each
+counts. The result is the time per parameter: the tree's time divided by the plain network's and by the ratio of their
+parameters. It is 1 if a tree takes as long per parameter as the network.
 
     python benchmarks/creation.py
     python benchmarks/creation.py --arch resnet50 --heads 8 --rounds 10
@@ -23,10 +23,10 @@ BOUND = 1.30
 
 
 def create(name: str, **kwargs: Any) -> tuple[float, int, str]:
-    """Create a model and drop it.
+    """Create a model and discard it.
 
     Returns:
-        Seconds that it took, the number of the model's parameters, and its tree, empty for a plain network.
+        The time in seconds, the number of parameters, and the tree, empty for a plain network.
     """
     gc.collect()
     start = time.perf_counter()
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--arch', nargs='+', default=['resnet50', 'vit_base_patch16_224'])
     parser.add_argument('--heads', type=int, default=4)
-    parser.add_argument('--rounds', type=int, default=7, help='pairs that count, after one that does not')
+    parser.add_argument('--rounds', type=int, default=7, help='number of pairs, after one for warm-up')
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f'--rounds must be at least 1, got {args.rounds}')

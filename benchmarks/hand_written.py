@@ -1,8 +1,8 @@
-"""Head trees written by hand, to compare those of the package with.
+"""Handwritten head trees, as a reference for those of the package.
 
-By hand is an ordinary module that calls the plain network's own layers one after the other, with `rescale_gradient`
-where it forks and `torch.stack` at the end. It holds the weights of the tree that it's compared with, and `check` makes
-sure that their logits are equal and the gradients of the trunk close.
+A handwritten tree is an ordinary module that calls the plain network's layers in order, with `rescale_gradient` at each
+fork and `torch.stack` at the end. It has the weights of the tree of the package, and `check` verifies that their logits
+are equal and the gradients of the trunk close.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -38,7 +38,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.ModuleList([net.fc for net in nets])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of all heads `[H, B, C]`."""
+        """Compute the logits of all heads `[H, B, C]`."""
         x = self.act1(self.bn1(self.conv1(x)))
         x = rescale_gradient(self.layer1(x), 1 / 2)
         logits_BC = []
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
         self.fc = nn.ModuleList([net.fc for net in nets])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of all heads `[H, B, C]`."""
+        """Compute the logits of all heads `[H, B, C]`."""
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         x = rescale_gradient(self.layer2(self.layer1(x)), 1 / 2)
         logits_BC = []
@@ -82,11 +82,11 @@ class ResNet(nn.Module):
 
 
 BUILDERS: dict[str, Any] = {'cifar_resnet32': CifarResNet, 'resnet50': ResNet, 'test_resnet': ResNet}
-"""The tree by hand of each architecture that has one."""
+"""The handwritten tree of each architecture that has one."""
 
 
 def by_hand(tree: CollabModel) -> nn.Module | None:
-    """The same tree with the same weights by hand, None where there is none."""
+    """Create the handwritten tree with the weights of `tree`, None if there is none for it."""
     builder = BUILDERS.get(tree.backbone)
     if builder is None or builder.tree != str(tree.tree):
         return None
@@ -95,9 +95,9 @@ def by_hand(tree: CollabModel) -> nn.Module | None:
 
 
 def check(tree: Side, other: Side) -> None:
-    """Make sure that a tree computes the same as one by hand, or one head the same as the plain network.
+    """Verify that a tree computes the same as a handwritten one, or a tree with one head as the plain network.
 
-    Either has made a step afterwards.
+    Both sides take a training step.
 
     Raises:
         AssertionError: Parameters, logits or a gradient of the trunk differ.

@@ -1,16 +1,15 @@
-"""The objective's time against four plain cross-entropies, and its memory against the logits'.
+"""Time of the objective relative to plain cross-entropies, and its memory relative to the logits.
 
-Time: forward and backward, from a leaf that holds the logits of all heads to its gradient. The other side is torch's
-cross-entropy of each head, summed. Both take it in turn in one process; the ratio of their fastest rounds is the
-figure, that of each pair's median stands beside it: on a busy machine the rounds that nobody disturbed are the fastest.
+Time: forward and backward, from the logits of all heads to their gradient. The reference is torch's cross-entropy of
+each head, summed. Both run in turn in one process. The result is the ratio of the fastest rounds, since on a busy
+machine these are the undisturbed ones, with the median ratio of the pairs beside it.
 
-Memory: the most bytes of storages that torch made and still had at once, gradient of the logits included, divided by
-those of the logits. On a CPU a meter sees every operator, so the figure is exact; compiled code it can't see into. On a
-GPU the allocator counts. It is taken at several numbers of heads, with time and memory per head, to see that both grow
-linearly.
+Memory: the peak size of the storages that torch allocates, including the gradient of the logits, divided by the size of
+the logits. On a CPU a dispatch mode sees every operator, so the result is exact, except in compiled code. On a GPU the
+allocator counts. Several numbers of heads show that time and memory grow linearly.
 
-On a CPU freed memory is kept, as it is in training: what it takes to get it again comes and goes with what ran before,
-on both sides.
+On a CPU freed memory is kept in the process, as in training: returning it to the system makes times depend on what ran
+before.
 
     python -m benchmarks.objective
     python -m benchmarks.objective --device cuda --rounds 200 --compiled
@@ -57,7 +56,7 @@ def make(heads: int, batch: int, classes: int, device: str) -> tuple[Tensor, Ten
 
 
 def seconds(objective: Objective, logits_HBC: Tensor, target_B: Tensor) -> float:
-    """How long forward and backward take."""
+    """Return the time of forward and backward, in seconds."""
     logits_HBC = logits_HBC.detach().requires_grad_()
     synchronize = torch.cuda.synchronize if logits_HBC.is_cuda else lambda: None
     synchronize()
@@ -68,16 +67,15 @@ def seconds(objective: Objective, logits_HBC: Tensor, target_B: Tensor) -> float
 
 
 def memory(objective: Objective, logits_HBC: Tensor, target_B: Tensor) -> float:
-    """The most that forward and backward hold besides the logits, as a multiple of the logits."""
+    """Return the peak memory of forward and backward besides the logits, as a multiple of the logits."""
     leaf = nn.Parameter(logits_HBC.clone())
     if leaf.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         objective(leaf, target_B).backward()
         return (torch.cuda.max_memory_allocated() - before) / logits_HBC.untyped_storage().nbytes()
-    holder = nn.ParameterList([leaf])
-    meter = ActivationMeter(holder)
-    with meter:  # and not meter.step(), which leaves gradients out
+    meter = ActivationMeter(nn.ParameterList([leaf]))
+    with meter:  # not meter.step(), which excludes gradients
         objective(leaf, target_B).backward()
     return meter.peak / logits_HBC.untyped_storage().nbytes()
 
@@ -85,7 +83,7 @@ def memory(objective: Objective, logits_HBC: Tensor, target_B: Tensor) -> float:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=60, help='pairs that count, after five that do not')
+    parser.add_argument('--rounds', type=int, default=60, help='number of pairs, after five for warm-up')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--compiled', action='store_true', help='measure the compiled objective as well')
@@ -111,7 +109,7 @@ def main() -> None:
         bound = f'{TIME_BOUND:.2f}' if name != 'as a sum' else ''
         print(f'| {name} | {base:.2f} | {own:.2f} | {own / base:.2f} | {median:.2f} | {bound} |', flush=True)
 
-    print('\n| [H, 64, 21841] | H | plain, ms a head | objective, ms a head | peak / logits | bound |')
+    print('\n| [H, 64, 21841] | H | plain, ms per head | objective, ms per head | peak / logits | bound |')
     print('|---|---|---|---|---|---|')
     for name in objectives:
         for heads in (2, 4, 8):

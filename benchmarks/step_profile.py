@@ -1,8 +1,8 @@
-"""Where the time of a training step goes: by stage, by operator and by the optimizer, of a network and of its tree.
+"""Profile of a training step, by stage, operator and optimizer, for a network and its tree.
 
-The multiply-adds say what a tree costs if each of them takes as long as any other. Stage by stage this shows how long
-they take in the single network; operator by operator, by torch's profiler, what the tree spends beside; and what an
-update takes in each of torch's implementations. All of it in one process, each side in turn, medians over the rounds.
+Multiply-adds predict the cost of a tree if all of them take equally long. This shows the time of each stage of the
+single network; the time of each type of operator in both, by torch's profiler; and the time of an update with each of
+torch's optimizer implementations. All measurements run in turn in one process, with medians over the rounds.
 
     python -m benchmarks.step_profile --network test_resnet --threads 1
     python -m benchmarks.step_profile --network resnet50 --rounds 3
@@ -32,11 +32,11 @@ GROUPS = {
     'elementwise, pooling': ('relu', 'threshold', 'clamp', 'gelu', 'silu', 'sigmoid', 'add', 'mul', 'div', 'sum',
                              'mean', 'pool', 'exp', 'copy', 'fill', 'zero', 'sub', 'pow'),
 }
-REST = 'bookkeeping of torch and Python'
+REST = 'overhead of torch and Python'
 
 
 def by_operator(side: Side) -> tuple[Counter[str], Counter[str]]:
-    """Milliseconds and calls of each kind of operator in one step."""
+    """Return the milliseconds and calls of each group of operators in one step."""
     with profile(activities=[ProfilerActivity.CPU]) as record:
         side.step()
     events = record.events()
@@ -53,7 +53,7 @@ def by_operator(side: Side) -> tuple[Counter[str], Counter[str]]:
 
 
 def stages(bench: Bench, tree: Any, rounds: int) -> None:
-    """Print each stage's share of the multiply-adds and of the time, and how often the tree has it."""
+    """Print the share of each stage in multiply-adds and time, and its number of copies in the tree."""
     shares = []
     for _ in range(rounds + 1):
         bench.single.step()
@@ -73,7 +73,7 @@ def stages(bench: Bench, tree: Any, rounds: int) -> None:
 
 
 def operators(single: Side, tree: Side, rounds: int) -> None:
-    """Print the time of each kind of operator on both sides."""
+    """Print the time of each group of operators on both sides."""
     sides = (single, tree)
     found = [[by_operator(side) for side in sides] for _ in range(rounds + 1)][1:]
     print('\n| operators | single, ms (calls) | tree, ms (calls) | tree / single |\n|---|---|---|---|')
@@ -94,7 +94,7 @@ def updates(single: nn.Module, tree: nn.Module, rounds: int) -> None:
 
 
 def updater(model: nn.Module, name: str, options: dict[str, bool]) -> Any:
-    """A function that updates a model's weights and returns how long it took, in seconds."""
+    """Return a function that updates a model's weights and returns the time in seconds."""
     optimizer = timm.optim.create_optimizer_v2(model, opt=name, lr=1e-6, momentum=.9, weight_decay=1e-4, **options)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)

@@ -1,4 +1,4 @@
-"""A pruned head leaves PyTorch by the ways the plain network does."""
+"""A pruned head exports exactly as the plain network does."""
 from __future__ import annotations
 
 import pytest
@@ -10,7 +10,7 @@ from tests.tester import images
 from timm_collab import CollabModel
 from timm_collab.sweep.checks import settle
 
-KINDS = [
+CASES = [
     ('test_resnet', {}),
     ('test_vit3', dict(img_size=64)),
     ('efficientnet_b0', {}),
@@ -27,7 +27,7 @@ def pruned_and_plain(arch: str, **kwargs) -> tuple[nn.Module, nn.Module]:
     return model.prune(1), plain
 
 
-@pytest.mark.parametrize(('arch', 'kwargs'), KINDS)
+@pytest.mark.parametrize(('arch', 'kwargs'), CASES)
 def test_torch_export(arch: str, kwargs: dict) -> None:
     pruned, plain = pruned_and_plain(arch, **kwargs)
     x = images(64)
@@ -38,7 +38,7 @@ def test_torch_export(arch: str, kwargs: dict) -> None:
         assert torch.equal(exported.module()(x), expected.module()(x))
 
 
-@pytest.mark.parametrize(('arch', 'kwargs'), KINDS[:2])
+@pytest.mark.parametrize(('arch', 'kwargs'), CASES[:2])
 def test_onnx(arch: str, kwargs: dict) -> None:
     pruned, plain = pruned_and_plain(arch, **kwargs)
     try:
@@ -50,7 +50,7 @@ def test_onnx(arch: str, kwargs: dict) -> None:
     assert exported.SerializeToString() == expected.SerializeToString()
 
 
-def test_the_kept_path_of_a_tree_exports_too() -> None:
+def test_torch_export_of_a_tree_in_eval_mode() -> None:
     model = settle(CollabModel('test_resnet', num_classes=5, kept_head=2), images(64))
     exported = torch.export.export(model, (images(64),))
     with torch.no_grad():

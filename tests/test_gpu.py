@@ -1,4 +1,4 @@
-"""What only a GPU can show of the trees and of the objective: its kernels, its memory, its graphs."""
+"""Tests of the trees and the objective that need a GPU: its kernels, memory and graphs."""
 from __future__ import annotations
 
 import copy
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a G
 
 
 @pytest.fixture(autouse=True)
-def _the_same_kernels_every_time():
-    """Bit for bit needs kernels that don't add up in an order of the moment, and no reduced precision."""
+def deterministic_kernels():
+    """Equality bit for bit needs deterministic kernels, and no reduced precision."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     yield
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = False, True
@@ -36,7 +36,7 @@ def test_every_head_prunes_bit_for_bit(arch: str) -> None:
 @pytest.mark.parametrize('kind', ['index', 'probabilities'])
 @pytest.mark.parametrize('temperature', [2., 3.])
 @pytest.mark.parametrize('compiled', [False, True])
-def test_it_is_the_same_objective(kind: str, temperature: float, compiled: bool) -> None:
+def test_objective_matches_the_cpu(kind: str, temperature: float, compiled: bool) -> None:
     torch.compiler.reset()
     loss_fn = CollaborativeLoss(nn.CrossEntropyLoss(label_smoothing=.1), temperature=temperature)
     _, expected = both(loss_fn, make_logits(), make_target(kind))
@@ -48,13 +48,13 @@ def test_it_is_the_same_objective(kind: str, temperature: float, compiled: bool)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_branches_one_at_a_time_take_the_memory_of_one_network(dtype: torch.dtype) -> None:
-    """As `benchmarks/memory.py` counts on a CPU; here the allocator of the GPU counts."""
+def test_checkpointed_branches_need_the_memory_of_one_network(dtype: torch.dtype) -> None:
+    """As `benchmarks/memory.py` on a CPU, but measured by the allocator of the GPU."""
     x, target_B = torch.randn(32, 3, 224, 224, device='cuda'), torch.randint(1000, (32,), device='cuda')
 
     def step(model: nn.Module) -> int:
         task = CollaborativeTask(model.cuda(), device=torch.device('cuda'), verbose=False).train()
-        for _ in range(2):  # the first makes the gradients, which stay
+        for _ in range(2):  # the first step allocates the gradients
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.zero_()
@@ -72,14 +72,14 @@ def test_branches_one_at_a_time_take_the_memory_of_one_network(dtype: torch.dtyp
     tree = timm.create_model('collab_resnet50', heads=4)
     checkpointed = copy.deepcopy(tree)
     checkpointed.set_grad_checkpointing(trunk=False)
-    whole, by_branch = step(tree), step(checkpointed)
-    assert by_branch <= 1.35 * single < whole
+    full, by_branch = step(tree), step(checkpointed)
+    assert by_branch <= 1.35 * single < full
     for (name, a), b in zip(tree.named_parameters(), checkpointed.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad), name
 
 
-def test_graphs_of_the_gpu_make_the_same_steps() -> None:
-    """`reduce-overhead` records model and objective once and plays them back, into the same memory each time."""
+def test_cuda_graphs_take_the_same_steps() -> None:
+    """`reduce-overhead` records model and objective once, and replays them into the same memory each time."""
     torch.compiler.reset()
     x = torch.randn(4, B, 3, 32, 32, device='cuda')
     target = torch.randint(C, (4, B), device='cuda')

@@ -10,7 +10,7 @@ from tests.tester import images
 from timm_collab import CollabModel
 
 
-def test_every_architecture_of_timm_has_a_collaborative_form() -> None:
+def test_every_architecture_is_registered() -> None:
     plain = set(timm.list_models(exclude_filters='collab_*'))
     collab = set(timm.list_models('collab_*'))
     assert collab == {f'collab_{name}' for name in plain}
@@ -18,12 +18,12 @@ def test_every_architecture_of_timm_has_a_collaborative_form() -> None:
     assert timm.is_model('collab_resnet50') and timm.is_model('collab_resnet50.a1_in1k')
 
 
-def test_listing_a_module_of_timm_stays_clean() -> None:
+def test_list_models_by_module_is_unchanged() -> None:
     assert not [name for name in timm.list_models(module='resnet') if name.startswith('collab_')]
     assert set(timm.list_models('collab_*')) == set(timm.list_models(module='registry'))
 
 
-def test_pretrained_tags_are_those_of_the_architecture() -> None:
+def test_pretrained_tags_of_the_architecture() -> None:
     tags = timm.list_models('resnet50', pretrained=True)
     assert timm.list_models('collab_resnet50', pretrained=True) == [f'collab_{tag}' for tag in tags]
     assert timm.get_pretrained_cfg('collab_resnet50.a1_in1k').hf_hub_id == 'timm/resnet50.a1_in1k'
@@ -40,14 +40,14 @@ def test_create_model() -> None:
     assert tagged.pretrained_cfg['tag'] == 'r160_in1k'
 
 
-def test_a_pretrained_cfg_given_by_the_collab_name_is_the_architectures() -> None:
+def test_pretrained_cfg_of_the_collab_name() -> None:
     cfg = timm.get_pretrained_cfg('collab_test_resnet')
     for given in (cfg, cfg.to_dict()):
         model = timm.create_model('collab_test_resnet', pretrained_cfg=given)
         assert model.prune().pretrained_cfg['architecture'] == 'test_resnet'
 
 
-def test_pretrained_weights_from_a_local_file_fill_the_tree(tmp_path) -> None:
+def test_pretrained_weights_from_a_local_file(tmp_path) -> None:
     source = timm.create_model('test_resnet', num_classes=1000)
     path = tmp_path / 'weights.pth'
     torch.save(source.state_dict(), path)
@@ -58,8 +58,8 @@ def test_pretrained_weights_from_a_local_file_fill_the_tree(tmp_path) -> None:
         assert not torch.equal(state['fc.weight'], source.state_dict()['fc.weight'])
 
 
-def test_a_later_architecture_can_be_registered() -> None:
-    # in a process of its own: timm's registry forgets nothing
+def test_register_a_later_architecture() -> None:
+    # in a separate process, as timm's registry has no way to remove an entry
     code = """
 import timm, timm_collab, torch
 
@@ -74,7 +74,7 @@ print(tuple(timm.create_model('collab_my_resnet', heads=2, num_classes=3)(torch.
     assert run.stdout.strip() == '(2, 2, 3)', run.stderr
 
 
-def test_importing_registers_without_a_warning() -> None:
+def test_import_without_warnings() -> None:
     code = 'import timm, timm_collab; print(len(timm.list_models("collab_*")))'
     run = subprocess.run([sys.executable, '-W', 'error::UserWarning', '-c', code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

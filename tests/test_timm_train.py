@@ -1,4 +1,4 @@
-"""timm's own training: its task, and its script as it is in its repository (it isn't in the installed package)."""
+"""timm's own training: its task, and the training script of its repository, which pip does not install."""
 from __future__ import annotations
 
 import argparse
@@ -39,7 +39,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in a.state_dict().items())
 
 
-def test_timms_task_of_a_head_tree_is_collaborative() -> None:
+def test_timm_task_of_a_head_tree_is_collaborative() -> None:
     criterion = timm.loss.LabelSmoothingCrossEntropy(.1)
     task = ClassificationTask(model=make(), criterion=criterion, device=torch.device('cpu'), verbose=False)
     assert type(task) is CollaborativeTask and isinstance(task, ClassificationTask)
@@ -49,8 +49,8 @@ def test_timms_task_of_a_head_tree_is_collaborative() -> None:
     assert type(copy.deepcopy(task)) is CollaborativeTask
 
 
-def test_timms_other_tasks_refuse_a_head_tree() -> None:
-    """Their losses would broadcast over the heads without a word."""
+def test_other_timm_tasks_reject_a_head_tree() -> None:
+    """Their losses would silently broadcast over the heads."""
     message = r"timm's {} can't train a head tree.*CollaborativeTask\(model, criterion\)"
     with pytest.raises(TypeError, match=message.format('LogitDistillationTask')):
         LogitDistillationTask(student_model=make(), teacher_model='test_resnet')
@@ -58,26 +58,26 @@ def test_timms_other_tasks_refuse_a_head_tree() -> None:
         with pytest.raises(TypeError, match=message.format('MultiLabelClassificationTask')):
             MultiLabelClassificationTask(make(), verbose=False)
 
-    class OfMyOwn(ClassificationTask):
-        """May know what to do with heads."""
+    class CustomTask(ClassificationTask):
+        """A user-defined task, which may support heads."""
 
-    assert type(OfMyOwn(make(), nn.CrossEntropyLoss(), verbose=False)) is OfMyOwn
+    assert type(CustomTask(make(), nn.CrossEntropyLoss(), verbose=False)) is CustomTask
 
 
-def test_arguments_stand_where_timms_task_has_them() -> None:
+def test_arguments_are_in_the_order_of_timm() -> None:
     theirs, ours = (
         list(inspect.signature(task.__init__).parameters) for task in (ClassificationTask, CollaborativeTask))
     assert [name for name in ours if name in theirs] == theirs
 
 
-def test_timms_task_of_a_plain_network_is_timms() -> None:
+def test_timm_task_of_a_plain_network_is_unchanged() -> None:
     plain = timm.create_model('test_resnet', num_classes=5)
     task = ClassificationTask(plain, nn.CrossEntropyLoss(), verbose=False)
     assert type(task) is ClassificationTask
     assert task(images(64), torch.tensor([1, 2]))['output'].shape == (2, 5)
 
 
-def test_a_checkpoint_holds_the_plain_network_and_resumes_the_tree(tmp_path: Path) -> None:
+def test_checkpoint_has_the_plain_network_and_resumes_the_tree(tmp_path: Path) -> None:
     model = make(kept_head=2)
     task = ClassificationTask(model, nn.CrossEntropyLoss(), verbose=False)
     task.setup_ema(decay=.5)
@@ -100,9 +100,9 @@ def test_a_checkpoint_holds_the_plain_network_and_resumes_the_tree(tmp_path: Pat
     assert same(plain, model.prune(2))
     loaded = timm.create_model('test_resnet', num_classes=5, checkpoint_path=path)
     averaged = task.get_trainable_module(ema=True).module
-    assert same(loaded, averaged.prune())  # timm prefers the average
+    assert same(loaded, averaged.prune())  # timm prefers the EMA weights
     twice = sum(tensor.nbytes for tensor in (*model.state_dict().values(), *averaged.state_dict().values()))
-    assert Path(path).stat().st_size < 1.2 * twice  # what the plain network shares with the tree is stored once
+    assert Path(path).stat().st_size < 1.2 * twice  # shared tensors are stored once
 
     other = ClassificationTask(make(1), nn.CrossEntropyLoss(), verbose=False)
     assert resume_task_checkpoint(other, path, log_info=False) == 1
@@ -112,7 +112,7 @@ def test_a_checkpoint_holds_the_plain_network_and_resumes_the_tree(tmp_path: Pat
     assert same(other.get_trainable_module(ema=True).module, averaged)
 
 
-def test_a_plain_checkpoint_starts_a_tree(tmp_path: Path) -> None:
+def test_plain_checkpoint_initializes_a_tree(tmp_path: Path) -> None:
     plain = timm.create_model('test_resnet', num_classes=5)
     torch.save({'state_dict': plain.state_dict()}, tmp_path / 'plain.pth')
     task = ClassificationTask(make(branch_init='copy'), nn.CrossEntropyLoss(), verbose=False)
@@ -134,7 +134,7 @@ def run_script(folder: Path, *arguments: str) -> str:
 
 
 @needs_script
-def test_timms_script_trains_a_head_tree_and_resumes(tmp_path: Path) -> None:
+def test_timm_script_trains_a_head_tree_and_resumes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for split in ('train', 'validation'):
         for label, brightness in (('dark', 0), ('light', 128)):
@@ -144,8 +144,8 @@ def test_timms_script_trains_a_head_tree_and_resumes(tmp_path: Path) -> None:
                 pixels = generator.integers(brightness, brightness + 128, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f'{index}.png')
 
-    said = run_script(tmp_path, '--experiment', 'first', '--epochs', '2', '--model-ema', '--model-ema-decay', '.9')
-    assert 'CollaborativeTask: criterion=' in said
+    output = run_script(tmp_path, '--experiment', 'first', '--epochs', '2', '--model-ema', '--model-ema-decay', '.9')
+    assert 'CollaborativeTask: criterion=' in output
     with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = torch.load(tmp_path / 'first' / 'last.pth.tar')
     plain = timm.create_model('test_resnet', num_classes=2)
@@ -157,5 +157,5 @@ def test_timms_script_trains_a_head_tree_and_resumes(tmp_path: Path) -> None:
     assert not torch.equal(classifiers[0], classifiers[1])
 
     path = str(tmp_path / 'first' / 'last.pth.tar')
-    said = run_script(tmp_path, '--experiment', 'second', '--epochs', '3', '--resume', path, '--model-ema')
-    assert 'Train: 2 [' in said and 'Train: 1 [' not in said
+    output = run_script(tmp_path, '--experiment', 'second', '--epochs', '3', '--resume', path, '--model-ema')
+    assert 'Train: 2 [' in output and 'Train: 1 [' not in output

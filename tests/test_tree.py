@@ -19,13 +19,13 @@ def trees(draw: st.DrawFn, depth: int = 3) -> HeadTree:
 
 
 @given(trees())
-def test_a_tree_survives_being_written_and_read(tree: HeadTree) -> None:
+def test_str_and_parse_round_trip(tree: HeadTree) -> None:
     assert HeadTree.parse(str(tree)) == tree
     assert len(tree.leaves) == tree.num_heads == len(set(tree.leaves))
     assert hash(HeadTree.parse(str(tree))) == hash(tree)
 
 
-@pytest.mark.parametrize(('spec', 'heads', 'written'), [
+@pytest.mark.parametrize(('spec', 'heads', 'canonical'), [
     ('layer2:2,layer3:2', 4, 'layer2:2,layer3:2'),
     (' layer2 : 2 , layer3 : 2 ', 4, 'layer2:2,layer3:2'),
     ('head', 1, 'head'),
@@ -35,35 +35,35 @@ def test_a_tree_survives_being_written_and_read(tree: HeadTree) -> None:
     ('layer1:[layer2:2,layer3:2|layer3:3]', 7, 'layer1:[layer2:2,layer3:2 | layer3:3]'),
     ('blocks.5:2,blocks.8:[head|blocks.9:2]', 6, 'blocks.5:2,blocks.8:[head | blocks.9:2]'),
 ])
-def test_specs(spec: str, heads: int, written: str) -> None:
+def test_parse_specs(spec: str, heads: int, canonical: str) -> None:
     tree = HeadTree.parse(spec)
     assert tree.num_heads == heads
-    assert str(tree) == written
+    assert str(tree) == canonical
 
 
 @pytest.mark.parametrize(('spec', 'complaint'), [
     ('', 'it is empty'),
-    ('layer2', "'layer2' lacks its number of children, write 'layer2:2'"),
+    ('layer2', "'layer2' has no number of children, write 'layer2:2'"),
     ('layer2:', 'needs a number of children or a list in brackets'),
     ('layer2:two', "'layer2:two' needs a number of children"),
-    ('layer2:1', "'layer2:1' leaves 1 child: a split has at least two, write 'layer2:2'"),
-    ('layer2:0', "'layer2:0' leaves no child"),
-    ('layer2:2,', "it ends where a split point's name should stand"),
-    ('layer2:2 layer3:2', "nothing may follow 'layer2:2' but ',' and a split, got 'layer3'"),
-    (':2', "a split point's name is missing before ':'"),
-    ('layer2:[layer3:2', "the children of 'layer2' are written 'layer2:[... | ...]', got 'the end'"),
-    ('layer2:[head]', 'a split has at least two'),
-    ('layer2:[layer3:2 | ]', "a split point's name is missing before ']'"),
-    ('layer2:2,layer3:2,layer2:2', "'layer2' stands twice on one path"),
+    ('layer2:1', "'layer2:1' has 1 child: a split needs at least two, write 'layer2:2'"),
+    ('layer2:0', "'layer2:0' has no child"),
+    ('layer2:2,', 'it ends where the name of a split point is expected'),
+    ('layer2:2 layer3:2', "after 'layer2:2' there may only be ',' and a split, got 'layer3'"),
+    (':2', "the name of a split point is missing before ':'"),
+    ('layer2:[layer3:2', "write the children of 'layer2' as 'layer2:[... | ...]', got 'the end'"),
+    ('layer2:[head]', 'a split needs at least two'),
+    ('layer2:[layer3:2 | ]', "the name of a split point is missing before ']'"),
+    ('layer2:2,layer3:2,layer2:2', "'layer2' occurs twice on one path"),
 ])
-def test_a_bad_spec_is_refused_with_its_bad_part(spec: str, complaint: str) -> None:
+def test_invalid_spec_raises_with_the_invalid_part(spec: str, complaint: str) -> None:
     with pytest.raises(HeadTreeError) as error:
         HeadTree.parse(spec)
     assert f"head tree '{spec}': " in str(error.value)
     assert complaint in str(error.value)
 
 
-def test_mappings() -> None:
+def test_mapping_specs() -> None:
     assert str(HeadTree.of({'layer2': 2})) == 'layer2:2'
     assert str(HeadTree.of({'layer2': [{'layer3': 2}, None]})) == 'layer2:[layer3:2 | head]'
     assert str(HeadTree.of({'layer2': [{'layer3': 2}, 'layer3:2']})) == 'layer2:2,layer3:2'
@@ -98,7 +98,7 @@ def test_presets(heads: int, pattern: str, spec: str) -> None:
     assert tree.num_heads == heads
 
 
-def test_presets_with_few_boundaries_and_bad_arguments() -> None:
+def test_presets_with_few_boundaries_and_invalid_arguments() -> None:
     assert str(HeadTree.preset(8, 'hierarchical', ('s1', 's2'))) == 's1:2,s2:4'
     assert str(HeadTree.preset(2, 'simple', ('s1',))) == 's1:2'
     for heads, pattern, boundaries, complaint in (
@@ -110,7 +110,7 @@ def test_presets_with_few_boundaries_and_bad_arguments() -> None:
             HeadTree.preset(heads, pattern, boundaries)
 
 
-def test_the_picture_has_a_line_per_node() -> None:
+def test_draw_has_one_line_per_node() -> None:
     tree = HeadTree.parse('layer2:[layer3:2 | head]')
     assert tree.draw(node_name).split('\n') == [
         'trunk: input -> layer2              trunk',
@@ -121,6 +121,6 @@ def test_the_picture_has_a_line_per_node() -> None:
     ]
 
 
-def test_a_tree_is_immutable() -> None:
+def test_tree_is_immutable() -> None:
     with pytest.raises(AttributeError):
         HeadTree.parse('layer2:2').split = 'layer3'  # type: ignore[misc]

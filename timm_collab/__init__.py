@@ -1,6 +1,6 @@
 """Collaborative learning for any timm architecture: train with several heads, deploy one, at no inference cost.
 
-Importing the package registers `collab_<architecture>` for every architecture of timm.
+Importing the package registers `collab_<architecture>` with timm for every architecture.
 """
 from .model.collab_model import CollabModel
 from .objective.loss import CollaborativeLoss

@@ -1,8 +1,8 @@
-"""The door for timm: what importing the package adds to it.
+"""Registration with timm, which happens when the package is imported.
 
-Every architecture that timm lists is also `collab_<architecture>` in `timm.create_model`, and timm's
-`ClassificationTask` of a head tree is a `CollaborativeTask`. So timm's own training script trains head trees as it is:
-`train.py --device-modules timm_collab --model collab_resnet50`.
+Every architecture of timm is also available as `collab_<architecture>` in `timm.create_model`. timm's
+`ClassificationTask` becomes a `CollaborativeTask` when it is given a head tree. timm's training script thus trains head
+trees without changes: `train.py --device-modules timm_collab --model collab_resnet50`.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tree import PREFIX
 
 __all__ = ['register_collab', 'register_heads']
 
-# Read by timm's register_model, which takes a new model's pretrained tags from its module.
+# timm's register_model reads the pretrained tags of a new model from this variable of its module.
 default_cfgs: dict[str, DefaultCfg] = {}
 _heads: dict[str, PublishedHead] = {}
 
@@ -35,23 +35,23 @@ _heads: dict[str, PublishedHead] = {}
 def register_collab(arch: str) -> Callable[..., CollabModel]:
     """Register `collab_<arch>`, with the pretrained tags of `arch`, as a timm entry point.
 
-    All that timm lists when `timm_collab` is imported are registered already; call this for one registered later.
+    Importing `timm_collab` registers all architectures that timm has then. Call this for one registered later.
 
     Args:
         arch: Name of a registered architecture.
 
     Returns:
-        The entry point. It takes the arguments of `CollabModel`, and those of the architecture.
+        The entry point. It takes the arguments of `CollabModel` and of the architecture.
     """
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> CollabModel:
         cfg = kwargs.get('pretrained_cfg')
         if isinstance(cfg, str) and (head := _heads.get(f'{arch}.{cfg}')) is not None:
             kwargs = {**head.model_args, **kwargs}
-            # Loaded here, for timm wouldn't hold what it loads against the catalogue's checksum.
+            # Fetched here, because timm would not verify the checksum of the catalogue.
             cfg = {**head.pretrained_cfg, 'architecture': arch, 'tag': cfg}
             cfg |= {'file': str(fetch_head(head) / WEIGHTS)} if pretrained else {}
-        kwargs['pretrained_cfg'] = _of_backbone(cfg)
+        kwargs['pretrained_cfg'] = _to_backbone_cfg(cfg)
         return CollabModel(arch, pretrained=pretrained, **kwargs)
 
     name = PREFIX + arch
@@ -70,25 +70,25 @@ def register_collab(arch: str) -> Callable[..., CollabModel]:
 
 
 def register_heads(catalogue: str | Path) -> None:
-    """Make the heads of a catalogue known, as those of the package are.
+    """Register the heads of a catalogue, in addition to those of the package.
 
-    They are then listed by `list_heads`, loaded by `load_head`, and pretrained tags of `collab_<architecture>`.
+    `list_heads` then lists them, `load_head` loads them, and they are pretrained tags of `collab_<architecture>`.
 
     Args:
-        catalogue: The `heads.yaml`.
+        catalogue: Path of a `heads.yaml`.
 
     Raises:
-        CatalogueError: Something in it can't be.
+        CatalogueError: The catalogue is invalid, or its names conflict with those of timm.
     """
     heads = read_catalogue(Path(catalogue))
     for name, head in heads.items():
         if PREFIX + head.architecture not in _registry._model_entrypoints:
             raise CatalogueError(f'{name}: {unknown_architecture(head.architecture)}')
         if PREFIX + name in _registry._model_pretrained_cfgs and name not in _heads:
-            raise CatalogueError(f'{name}: timm has weights of that name: choose another tag')
+            raise CatalogueError(f'{name}: timm already has weights with that name: choose another tag')
     for name, head in heads.items():
         model, tag = PREFIX + head.architecture, PREFIX + name
-        # timm takes the tags of a model when the model is registered, and has no way of its own to add one later.
+        # timm reads the tags of a model when it is registered, and has no public function to add one later.
         _registry._model_pretrained_cfgs[tag] = replace(
             PretrainedCfg(**head.pretrained_cfg),
             architecture=model,
@@ -103,8 +103,8 @@ def register_heads(catalogue: str | Path) -> None:
     add_heads(heads)
 
 
-def _of_backbone(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict[str, Any] | None:
-    """A pretrained cfg as the plain architecture has it: a pruned head is no `collab_` architecture."""
+def _to_backbone_cfg(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict[str, Any] | None:
+    """Convert a pretrained cfg to one of the plain architecture, since a pruned head is a plain network."""
     if cfg is None or isinstance(cfg, str):
         return cfg
     cfg = asdict(cfg) if isinstance(cfg, PretrainedCfg) else dict(cfg)
@@ -114,12 +114,13 @@ def _of_backbone(cfg: str | dict[str, Any] | PretrainedCfg | None) -> str | dict
 
 
 def _task_for(cls: type[TrainingTask], *args: Any, **kwargs: Any) -> TrainingTask:
-    """The constructor of timm's tasks, which can't train a head tree: their losses are for `[B, C]` logits.
+    """Create an instance of a timm task, or a `CollaborativeTask` for a head tree.
 
-    timm's training script has no other place to choose the task in.
+    The losses of timm's tasks take `[B, C]` logits, so they can't train a head tree. This replaces `__new__`, because
+    timm's training script has no other way to choose the task.
 
     Raises:
-        TypeError: A task of timm's that has no counterpart here, for a head tree.
+        TypeError: The model is a head tree, and the task has no collaborative counterpart.
     """
     student = args[0] if args else kwargs.get('student_model', kwargs.get('model'))
     if not isinstance(student, CollabModel) or not cls.__module__.startswith('timm.'):

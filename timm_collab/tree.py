@@ -1,13 +1,14 @@
-"""The head tree: what the heads share, where they part, how many there are.
+"""The head tree: which layers the heads share, where the network forks, and the number of heads.
 
-A tree is written in a small grammar, parsed once into an immutable object:
+A tree is written in a small grammar, and parsed into an immutable object:
 
     tree   := 'head' | split
-    split  := NAME ':' COUNT [',' split]             COUNT equal children, each going on as written after the comma
+    split  := NAME ':' COUNT [',' split]             COUNT equal children, each followed by the split after the comma
             | NAME ':' '[' tree '|' tree ... ']'     children listed one by one
 
-`NAME` is the module after which the network forks (`input`: before its first layer), so `layer2:2,layer3:2` forks in
-two after `layer2` and each of the two again after `layer3`: four heads. `layer2:[layer3:2 | head]` has three.
+`NAME` is the module after which the network forks, or `input` for a fork before the first layer. For example,
+`layer2:2,layer3:2` forks in two after `layer2`, and both branches fork again after `layer3`: four heads.
+`layer2:[layer3:2 | head]` has three heads.
 """
 from __future__ import annotations
 
@@ -18,10 +19,10 @@ from functools import cached_property
 from typing import Any
 
 INPUT = 'input'
-"""The split point before the first layer: nothing is shared."""
+"""The split point before the first layer: the heads share nothing."""
 
 HEAD = 'head'
-"""How a leaf is written."""
+"""A leaf of the tree, in the grammar."""
 
 PREFIX = 'collab_'
 """Prefix of the names of head trees in timm, such as `collab_resnet50`."""
@@ -29,25 +30,25 @@ PREFIX = 'collab_'
 PATTERNS = ('hierarchical', 'simple', 'instances')
 
 Path = tuple[int, ...]
-"""Where a node sits: the child taken at each split, starting from the trunk, which is `()`."""
+"""Position of a node: the index of the child at each split, starting from the trunk, which is `()`."""
 
 _TOKEN = re.compile(r'\s*([:,|\[\]]|[^\s:,|\[\]]+)')
 
 
 class HeadTreeError(ValueError):
-    """A head tree that can't be: the message names the bad part and what to write instead."""
+    """An invalid head tree. The message names the invalid part and what to write instead."""
 
 
 @dataclass(frozen=True, repr=False)
 class HeadTree:
-    """A node of the tree: a stretch of the network and, unless it ends in a head, the split that follows it.
+    """A node of the tree: part of the network and, unless it ends in a head, the split that follows it.
 
     Args:
         split: Module after which this node forks, None for a head.
         children: The nodes that continue after the split, at least two, empty for a head.
 
     Raises:
-        HeadTreeError: A split with fewer than two children, a head with any, or one name twice on a path.
+        HeadTreeError: A split has fewer than two children, a head has children, or a path has one name twice.
 
     Examples:
 
@@ -70,37 +71,37 @@ class HeadTree:
             return
         if not re.fullmatch(_TOKEN, self.split) or self.split in set(':,|[]'):
             raise HeadTreeError(
-                f"'{self.split}' can't be the name of a split point, which is a module's dotted name; a written tree is"
-                ' read by HeadTree.parse'
+                f"'{self.split}' can't be the name of a split point, which is a module's dotted name; to read a tree"
+                ' from a string, use HeadTree.parse'
             )
         if len(self.children) < 2:
             raise HeadTreeError(
-                f"'{self.split}:{len(self.children)}' leaves {len(self.children) or 'no'} child: a split has at least"
+                f"'{self.split}:{len(self.children)}' has {len(self.children) or 'no'} child: a split needs at least"
                 f" two, write '{self.split}:2', or leave the split out"
             )
         for path, node in self.walk():
             if path and node.split == self.split:
-                raise HeadTreeError(f"'{self.split}' stands twice on one path: a network passes each module once")
+                raise HeadTreeError(f"'{self.split}' occurs twice on one path: a network runs each module once")
 
     @classmethod
     def parse(cls, spec: str) -> HeadTree:
-        """Read a tree from its written form, e.g. `layer2:2,layer3:2`; `head` is the network without a split.
+        """Parse a tree from a string such as `layer2:2,layer3:2`; `head` is the network without a split.
 
         Raises:
-            HeadTreeError: The spec breaks the grammar; the message quotes the part that does.
+            HeadTreeError: The spec does not follow the grammar; the message quotes the invalid part.
         """
         return _Parser(spec).parse()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> HeadTree:
-        """Read a tree from a nested mapping, the form for trees in YAML.
+        """Read a tree from a nested mapping, as written in YAML.
 
         Args:
             mapping: One key, the split point. Its value is a number of heads, or a list with one entry per child:
-                a mapping, a written spec, or None for a head.
+                a mapping, a spec string, or None for a head.
 
         Raises:
-            HeadTreeError: Anything else, naming the part.
+            HeadTreeError: The mapping has another form; the message names the invalid part.
         """
         if len(mapping) != 1:
             raise HeadTreeError(f'a split is a mapping with one key, its split point; got {sorted(map(str, mapping))}')
@@ -110,13 +111,13 @@ class HeadTree:
         if isinstance(children, Sequence) and not isinstance(children, str):
             return cls(str(name), tuple(cls.of(child) for child in children))
         raise HeadTreeError(
-            f"the children of '{name}' are a number of heads or a list with one entry per child (a mapping, a spec or"
-            f' null), not {children!r}'
+            f"the children of '{name}' must be a number of heads or a list with one entry per child (a mapping, a spec"
+            f' or null), not {children!r}'
         )
 
     @classmethod
     def of(cls, spec: HeadTree | str | Mapping[str, Any] | None) -> HeadTree:
-        """The tree that `spec` stands for, whichever of its forms it comes in; None is a head."""
+        """Convert any form of spec to a tree; None is a head."""
         if spec is None:
             return cls()
         if isinstance(spec, HeadTree):
@@ -125,21 +126,21 @@ class HeadTree:
             return cls.parse(spec)
         if isinstance(spec, Mapping):
             return cls.from_mapping(spec)
-        raise HeadTreeError(f"a head tree is a spec like 'layer2:2,layer3:2' or a mapping, not {spec!r}")
+        raise HeadTreeError(f"a head tree is a spec such as 'layer2:2,layer3:2' or a mapping, not {spec!r}")
 
     @classmethod
     def preset(cls, heads: int, pattern: str, boundaries: Sequence[str]) -> HeadTree:
-        """The tree of a pattern of the paper (Song & Chai 2018, Fig. 1) on a network with these stage boundaries.
+        """Create the tree of a pattern of the paper (Song & Chai 2018, Fig. 1).
 
         Args:
-            heads: Number of heads; 1 is the plain network whatever the pattern.
-            pattern: `hierarchical` forks in two at each of the last stage boundaries, as many as the heads need, and
-                into what remains at the very last; `simple` forks once, at the second to last boundary, where a
-                hierarchical tree of four heads forks first; `instances` forks at the input, nothing is shared.
+            heads: Number of heads; 1 is the plain network for every pattern.
+            pattern: `hierarchical` forks in two at each of the last stage boundaries, as many as the heads need; at the
+                last one it forks into all remaining heads. `simple` forks once, at the second to last boundary, where a
+                hierarchical tree of four heads forks first. `instances` forks at the input, and shares nothing.
             boundaries: Split points between the network's stages, in forward order.
 
         Raises:
-            HeadTreeError: Unknown pattern, fewer than one head, or no boundary to split at.
+            HeadTreeError: The pattern is unknown, there is less than one head, or no boundary to split at.
         """
         if pattern not in PATTERNS:
             raise HeadTreeError(f"unknown pattern '{pattern}': write one of {', '.join(PATTERNS)}")
@@ -150,7 +151,7 @@ class HeadTree:
         if pattern == 'instances':
             return cls(INPUT, (cls(),) * heads)
         if not boundaries:
-            raise HeadTreeError(f"pattern '{pattern}' needs a stage boundary to split at and this network has none")
+            raise HeadTreeError(f"pattern '{pattern}' needs a stage boundary to split at, but this network has none")
         if pattern == 'simple':
             return cls(boundaries[-2:][0], (cls(),) * heads)
         levels = min((heads - 1).bit_length(), len(boundaries))
@@ -169,13 +170,13 @@ class HeadTree:
         )
 
     def walk(self, path: Path = ()) -> Iterator[tuple[Path, HeadTree]]:
-        """Every node with its path, parents before children and children in order."""
+        """Yield every node with its path, parents before children and children in order."""
         yield path, self
         for index, child in enumerate(self.children):
             yield from child.walk((*path, index))
 
     def at(self, path: Path) -> HeadTree:
-        """The node that sits at a path."""
+        """Return the node at a path."""
         node = self
         for index in path:
             node = node.children[index]
@@ -183,7 +184,7 @@ class HeadTree:
 
     @cached_property
     def leaves(self) -> tuple[Path, ...]:
-        """The path of each head, head 0 first."""
+        """The path of each head, in order."""
         return tuple(path for path, node in self.walk() if node.split is None)
 
     @property
@@ -193,7 +194,7 @@ class HeadTree:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The distinct split points of the tree, in the order they are met."""
+        """The distinct split points of the tree, in order of first occurrence."""
         return tuple(dict.fromkeys(node.split for _, node in self.walk() if node.split is not None))
 
     def __str__(self) -> str:
@@ -209,10 +210,10 @@ class HeadTree:
         return f"HeadTree('{self}')"
 
     def draw(self, describe: Callable[[Path], str] | None = None) -> str:
-        """A picture of the tree, a line per node.
+        """Draw the tree as text, with one line per node.
 
         Args:
-            describe: What to write at the end of a node's line, parameter counts for one, from its path.
+            describe: Maps a node's path to text for the end of its line, such as a parameter count.
         """
         heads = {path: index for index, path in enumerate(self.leaves)}
         rows = []
@@ -225,14 +226,14 @@ class HeadTree:
         return '\n'.join(f'{text:<{width}}  {tail(path)}'.rstrip() for text, path in rows)
 
     def _stem(self, path: Path) -> str:
-        """The lines that lead to a node in the picture: one column per ancestor, open where siblings follow."""
+        """Draw the lines that lead to a node: one column per ancestor, open if siblings follow."""
         last = [index == len(self.at(path[:depth]).children) - 1 for depth, index in enumerate(path)]
         above = ''.join('   ' if closed else '│  ' for closed in last[:-1])
         return above + ''.join('└─ ' if closed else '├─ ' for closed in last[-1:])
 
 
 def node_name(path: Path) -> str:
-    """The name of a node: `trunk`, or `branch_0_1` for child 1 of child 0."""
+    """Return the name of a node: `trunk`, or `branch_0_1` for child 1 of child 0."""
     return '_'.join(('branch', *map(str, path))) if path else 'trunk'
 
 
@@ -249,7 +250,7 @@ class _Parser:
             raise self.error("it is empty: write a split like 'layer2:2', or 'head' for the plain network")
         tree = self.tree()
         if self.at < len(self.tokens):
-            raise self.error(f"nothing may follow '{self.written()}' but ',' and a split, got '{self.peek()}'")
+            raise self.error(f"after '{self.consumed()}' there may only be ',' and a split, got '{self.peek()}'")
         return tree
 
     def tree(self) -> HeadTree:
@@ -261,12 +262,13 @@ class _Parser:
     def split(self) -> HeadTree:
         name = self.take()
         if name in (*':,|[]', ''):
-            raise self.error(f"a split point's name is missing before '{name}'" if name else "it ends where a split"
-                             " point's name should stand")
+            if name:
+                raise self.error(f"the name of a split point is missing before '{name}'")
+            raise self.error('it ends where the name of a split point is expected')
         if self.take() != ':':
-            raise self.error(f"'{name}' lacks its number of children, write '{name}:2'")
+            raise self.error(f"'{name}' has no number of children, write '{name}:2'")
         if self.peek() == '[':
-            return self.build(name, self.listed(name))
+            return self.build(name, self.child_list(name))
         count = self.take()
         if not count.isdecimal():
             raise self.error(f"'{name}:{count}' needs a number of children or a list in brackets, write '{name}:2'")
@@ -276,13 +278,13 @@ class _Parser:
             child = self.split()
         return self.build(name, (child,) * int(count))
 
-    def listed(self, name: str) -> tuple[HeadTree, ...]:
+    def child_list(self, name: str) -> tuple[HeadTree, ...]:
         self.take()
         children = [self.tree()]
         while (token := self.take()) == '|':
             children.append(self.tree())
         if token != ']':
-            raise self.error(f"the children of '{name}' are written '{name}:[... | ...]', got '{token or 'the end'}'")
+            raise self.error(f"write the children of '{name}' as '{name}:[... | ...]', got '{token or 'the end'}'")
         return tuple(children)
 
     def build(self, name: str, children: tuple[HeadTree, ...]) -> HeadTree:
@@ -299,7 +301,7 @@ class _Parser:
         self.at += 1
         return token
 
-    def written(self) -> str:
+    def consumed(self) -> str:
         return ''.join(self.tokens[:self.at])
 
     def error(self, reason: str) -> HeadTreeError:

@@ -84,7 +84,7 @@ def test_the_tree_of_a_repository(hub, usual_run, tmp_path) -> None:
 def test_a_head_without_its_tree(hub, published, exported) -> None:
     with pytest.raises(DownloadError, match=r"'ann/digits' at [0-9a-f]{40} has no tree.safetensors"):
         from_pretrained_tree(published)
-    with pytest.raises(DownloadError, match='it holds no tree'):
+    with pytest.raises(DownloadError, match='it has no tree to load'):
         from_pretrained_tree(exported)
 
 
@@ -93,11 +93,11 @@ def test_a_tree_that_is_another_one(usual_run, tmp_path) -> None:
     write_folder(FinishedRun.read(usual_run), folder, ExportOptions(license='mit', tree=True))
     config = json.loads((folder / 'config.json').read_text())
     (folder / 'config.json').write_text(json.dumps({**config, 'head_tree': {'tree': 'layer2:2', 'kept_head': 0}}))
-    with pytest.raises(DownloadError, match="is of another tree than 'layer2:2'"):
+    with pytest.raises(DownloadError, match="does not match the tree 'layer2:2'"):
         from_pretrained_tree(folder)
     del config['head_tree']
     (folder / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(DownloadError, match='does not say which tree'):
+    with pytest.raises(DownloadError, match='does not have the spec of the tree'):
         from_pretrained_tree(folder)
 
 

@@ -11,7 +11,7 @@ from timm_collab import CollabModel, CollaborativeTask
 from timm_collab.model.checkpointing import checkpointed
 
 
-def test_gradients_and_statistics_are_those_of_an_ordinary_step() -> None:
+def test_same_gradients_and_statistics_as_an_ordinary_step() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.3), nn.Linear(8, 2))
     other = copy.deepcopy(plain)
@@ -27,7 +27,7 @@ def test_gradients_and_statistics_are_those_of_an_ordinary_step() -> None:
         assert a.grad is None or torch.equal(a.grad, b.grad)
 
 
-def test_activations_inside_are_not_kept() -> None:
+def test_inner_activations_are_not_kept() -> None:
     def saved(run) -> int:
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
@@ -52,8 +52,8 @@ def make(tree: str) -> CollabModel:
 
 @pytest.mark.parametrize('trunk', [False, True])
 @pytest.mark.parametrize('tree', ['layer2:2,layer3:2', 'layer3:4', 'layer1:[layer2:[layer3:2 | head] | head]'])
-def test_a_tree_computed_again_in_parts_makes_the_same_step(tree: str, trunk: bool) -> None:
-    """Bit for bit, with dropout and dropped paths; each batch counts once in the statistics."""
+def test_checkpointed_tree_takes_the_same_step(tree: str, trunk: bool) -> None:
+    """Bit for bit, with dropout and drop path; each batch counts once in the statistics."""
     plain, other = make(tree), make(tree)
     other.set_grad_checkpointing(trunk=trunk)
     for _ in range(2):
@@ -65,8 +65,8 @@ def test_a_tree_computed_again_in_parts_makes_the_same_step(tree: str, trunk: bo
         assert torch.equal(a, b), name
 
 
-def test_one_branch_at_a_time_is_computed_again() -> None:
-    """The backward pass of a node is over before that of the next is prepared; the trunk isn't computed again."""
+def test_branches_are_recomputed_one_at_a_time() -> None:
+    """The backward pass of a node ends before the next node is recomputed; the trunk is not recomputed."""
     model = make('layer2:2,layer3:2')
     model.set_grad_checkpointing(trunk=False)
     events: list[tuple[str, str]] = []

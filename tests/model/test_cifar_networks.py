@@ -1,4 +1,4 @@
-"""The paper's networks for 32x32 images: their shape on paper, and what timm expects of a model."""
+"""The paper's networks for 32x32 images: their size in the paper, and the interface of a timm model."""
 from __future__ import annotations
 
 import subprocess

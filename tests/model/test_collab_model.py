@@ -39,7 +39,7 @@ def test_every_head_prunes_bit_for_bit(family: Family, shape: str) -> None:
     check_tree(family.arch, family.size, trees(family)[shape], **family.kwargs)
 
 
-def test_one_head_is_the_plain_network_with_the_plain_weights() -> None:
+def test_one_head_is_the_plain_network() -> None:
     torch.manual_seed(3)
     plain = timm.create_model('resnet18', num_classes=10)
     torch.manual_seed(3)
@@ -52,7 +52,7 @@ def test_one_head_is_the_plain_network_with_the_plain_weights() -> None:
     assert all(torch.equal(grads[name], p.grad) for name, p in plain.named_parameters())
 
 
-def test_head_0_starts_as_the_plain_network_and_the_others_elsewhere() -> None:
+def test_head_0_has_the_plain_weights_and_other_heads_differ() -> None:
     torch.manual_seed(3)
     plain = timm.create_model('test_vit', num_classes=10)
     torch.manual_seed(3)
@@ -68,7 +68,7 @@ def test_head_0_starts_as_the_plain_network_and_the_others_elsewhere() -> None:
     ('densenet121', 'features.denseblock1.denselayer3:[features.denseblock2.denselayer2:2 | head]', 32),
     ('hrnet_w18_small', 'stage2:2,stage3:2', 64),
 ])
-def test_shared_layers_receive_the_mean_of_what_their_children_send(arch: str, tree: str, size: int) -> None:
+def test_shared_layers_receive_the_mean_gradient_of_their_children(arch: str, tree: str, size: int) -> None:
     # Eq. 5: with I(x) at every split, a parameter above it gets the mean over the children of their gradients, each
     # of which is a mean again. The reference differentiates each head alone, without rescaling, and averages upwards.
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_shared_layers_receive_the_mean_of_what_their_children_send(arch: str, t
             assert torch.linalg.vector_norm(param.grad - grad) <= 1e-10 * torch.linalg.vector_norm(grad) + 1e-16, key
 
 
-def test_without_rescaling_the_gradients_add_up() -> None:
+def test_without_rescaling_gradients_are_summed() -> None:
     torch.manual_seed(0)
     model = CollabModel('test_resnet', tree='layer2:2,layer3:2', num_classes=5).double()
     x = images(64).double()
@@ -110,7 +110,7 @@ def test_without_rescaling_the_gradients_add_up() -> None:
     assert torch.allclose(total, 4 * mean, rtol=1e-10)
 
 
-def test_eval_computes_only_the_kept_path() -> None:
+def test_eval_mode_computes_only_the_kept_path() -> None:
     model = CollabModel('test_resnet', num_classes=5).eval()
     ran = []
     for key, node in model.nodes.items():
@@ -132,7 +132,7 @@ def test_eval_computes_only_the_kept_path() -> None:
     (dict(heads=0), HeadTreeError, 'heads must be a whole number from 1, got 0'),
     (dict(pattern='star'), HeadTreeError, "unknown pattern 'star'"),
     (dict(kept_head=4), ValueError, 'there is no head 4: this tree has heads 0 to 3'),
-    (dict(num_classes=0), ValueError, 'heads need at least one class'),
+    (dict(num_classes=0), ValueError, 'needs at least one class'),
     (dict(features_only=True), ValueError, 'prune'),
     (dict(branch_init='zeros'), ValueError, "unknown branch_init 'zeros': write one of classifier"),
 ])
@@ -142,19 +142,19 @@ def test_bad_arguments(kwargs: dict, error: type[Exception], complaint: str) -> 
 
 
 class Encoder(timm.models.resnet.ResNet):
-    """A network without a classifier, as timm has a few: it returns features whatever num_classes says."""
+    """A network without a classifier, which returns features for any num_classes, like a few of timm's."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_features(x)
 
 
-def test_an_encoder_is_refused(monkeypatch) -> None:
+def test_encoder_without_classifier_raises(monkeypatch) -> None:
     monkeypatch.setattr(timm.models.resnet, 'ResNet', Encoder)
-    with pytest.raises(ValueError, match=r"'resnet18' can't be made a head tree: it maps 3 images to .*512, 7, 7"):
+    with pytest.raises(ValueError, match=r"can't be turned into a head tree: it maps 3 images to .*512, 7, 7"):
         CollabModel('resnet18')
 
 
-def test_it_prints_itself_as_a_tree() -> None:
+def test_repr_draws_the_tree() -> None:
     plain = timm.create_model('resnet18')
     layer3, rest = (
         sum(p.numel() for name in names for p in plain.get_submodule(name).parameters()) / 1e6
@@ -171,7 +171,7 @@ def test_it_prints_itself_as_a_tree() -> None:
 
 
 @pytest.mark.parametrize('branch_init', ['classifier', 'perturb', 'fresh', 'copy'])
-def test_branches_start_from_a_backbone_and_apart(branch_init: str) -> None:
+def test_branch_init(branch_init: str) -> None:
     model = CollabModel('test_resnet', tree='layer2:2', num_classes=5)
     source = settle(timm.create_model('test_resnet', num_classes=5), images(64))
     model.load_backbone(source, branch_init)
@@ -195,7 +195,7 @@ def test_branches_start_from_a_backbone_and_apart(branch_init: str) -> None:
         assert not torch.equal(*weight)
 
 
-def test_reset_classifier_gives_every_head_its_own() -> None:
+def test_reset_classifier_differs_between_heads() -> None:
     model = settle(CollabModel('test_resnet', num_classes=5), images(64))
     before = [model.prune(head).state_dict() for head in range(4)]
     model.reset_classifier(3)
@@ -210,7 +210,7 @@ def test_reset_classifier_gives_every_head_its_own() -> None:
         model.reset_classifier(0)
 
 
-def test_a_copy_shares_nothing() -> None:
+def test_copies_share_no_memory() -> None:
     model = CollabModel('test_resnet', num_classes=5)
     other = copy.deepcopy(model)
     assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in other.parameters()}
@@ -221,7 +221,7 @@ def test_a_copy_shares_nothing() -> None:
 
 
 class Operators(TorchDispatchMode):
-    """Counts the operators that run, but those that only look at a tensor in another way."""
+    """Counts the operators that run, except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize('arch', ['resnet18', 'vit_tiny_patch16_224'])
 def test_one_head_runs_the_operators_of_the_plain_network(arch: str) -> None:
-    """In a training step; besides them only a dozen on the logits, however large the network: no clock is as exact."""
+    """A training step runs these and about a dozen more on the logits. Counting them is more exact than timing."""
     plain, tree = timm.create_model(arch), timm.create_model(f'collab_{arch}', heads=1)
     x, target_B = torch.randn(2, 3, 224, 224), torch.tensor([1, 2])
     counts = []

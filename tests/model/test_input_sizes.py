@@ -1,4 +1,4 @@
-"""Images of other sizes than the one a network was followed for, and what is no image."""
+"""Images of other sizes than the one a network was traced at, and inputs that are not images."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from timm_collab import CollabModel
 from timm_collab.sweep.checks import check_training, settle
 
 
-class SizeMinded(nn.Module):
-    """Small images take another way than large ones, through a layer of their own where `extra` is set."""
+class SizeDependent(nn.Module):
+    """Runs other operations for small images than for large ones, with a layer of their own if `extra` is set."""
 
     def __init__(self, extra: bool = False) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class SizeMinded(nn.Module):
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type[nn.Module]], None]:
-    """Makes an architecture known to timm for one test."""
+    """Register an architecture with timm for one test."""
 
     def add(name: str, create: Callable[..., nn.Module]) -> None:
         monkeypatch.setitem(_registry._model_entrypoints, name, lambda pretrained=False, **kwargs: create())
@@ -47,9 +47,9 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, type[nn.Module]]
     return add
 
 
-def test_a_network_that_looks_at_the_size_is_followed_again(register: Callable[..., None]) -> None:
-    register('size_minded', SizeMinded)
-    model = CollabModel('size_minded', tree='stem:[mix:2 | head]').eval()
+def test_size_dependent_network_is_traced_again(register: Callable[..., None]) -> None:
+    register('size_dependent', SizeDependent)
+    model = CollabModel('size_dependent', tree='stem:[mix:2 | head]').eval()
     for size in (32, 16, 64, 33, 16):
         x = images(size)
         with torch.no_grad():
@@ -58,21 +58,21 @@ def test_a_network_that_looks_at_the_size_is_followed_again(register: Callable[.
         check_training(model, x, head=2)
         model.eval()
     assert {size: len(nodes) > 0 for size, nodes in model._resized.items()} == {
-        (16, 16): True, (64, 64): True, (33, 33): False,  # 33 goes the way of 32
+        (16, 16): True, (64, 64): True, (33, 33): False,  # 33 pixels run the same operations as 32
     }
 
 
-def test_a_size_that_needs_other_layers_is_refused(register: Callable[..., None]) -> None:
-    register('size_minded_extra', lambda: SizeMinded(extra=True))
-    model = CollabModel('size_minded_extra', tree='stem:2')
-    with pytest.raises(ValueError, match=r'uses other tensors in .* on images of 16x16: make the tree for that size'):
+def test_size_that_uses_other_layers_raises(register: Callable[..., None]) -> None:
+    register('size_dependent_extra', lambda: SizeDependent(extra=True))
+    model = CollabModel('size_dependent_extra', tree='stem:2')
+    with pytest.raises(ValueError, match=r'uses other tensors in .* on images of 16x16: create the tree for that size'):
         model(images(16))
 
 
-def test_a_compiled_tree_knows_the_sizes_it_has_met(register: Callable[..., None]) -> None:
-    register('size_minded', SizeMinded)
+def test_compiled_tree_supports_sizes_seen_before(register: Callable[..., None]) -> None:
+    register('size_dependent', SizeDependent)
     torch.compiler.reset()
-    model = CollabModel('size_minded', tree='mix:2').eval()
+    model = CollabModel('size_dependent', tree='mix:2').eval()
     with torch.no_grad():
         expected = model(images(16))
         compiled = torch.compile(model, backend='eager', fullgraph=True)
@@ -81,21 +81,21 @@ def test_a_compiled_tree_knows_the_sizes_it_has_met(register: Callable[..., None
 
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit:FutureWarning', 'ignore::torch.jit.TracerWarning')
-def test_a_traced_tree_knows_the_sizes_it_has_met(register: Callable[..., None]) -> None:
-    register('size_minded', SizeMinded)
-    model = CollabModel('size_minded', tree='mix:2').eval()
+def test_jit_traced_tree_supports_sizes_seen_before(register: Callable[..., None]) -> None:
+    register('size_dependent', SizeDependent)
+    model = CollabModel('size_dependent', tree='mix:2').eval()
     with torch.no_grad():
-        for met in (48, 16):  # as the first traced, and after another
-            expected = model.prune()(images(met))
-            model(images(met))
-            assert torch.equal(torch.jit.trace(model, images(met))(images(met)), expected)
-        plain = CollabModel('test_resnet', num_classes=5).eval()  # whose program is one for all sizes
+        for seen in (48, 16):
+            expected = model.prune()(images(seen))
+            model(images(seen))
+            assert torch.equal(torch.jit.trace(model, images(seen))(images(seen)), expected)
+        plain = CollabModel('test_resnet', num_classes=5).eval()  # its programs are the same for all sizes
         traced = torch.jit.trace(plain, images(64))
         assert torch.equal(traced(images(64)), plain.prune()(images(64)))
 
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'efficientnet_b0', 'convnext_atto', 'xcit_nano_12_p16_224'])
-def test_other_sizes_and_batches(arch: str) -> None:
+def test_other_sizes_and_batch_sizes(arch: str) -> None:
     model = settle(CollabModel(arch, num_classes=5), images(64))
     with torch.no_grad():
         for height, width, batch in ((96, 96, 1), (48, 96, 3), (224, 224, 2)):
@@ -113,27 +113,27 @@ def test_position_embeddings_are_resized_to_each_input(arch: str) -> None:
                 assert torch.equal(logits, model.prune(head)(x))
 
 
-def test_in_inference_mode() -> None:
+def test_new_size_in_inference_mode() -> None:
     model = settle(CollabModel('test_resnet', num_classes=5), images(64))
     expected = model.prune()(images(48)).detach()
     with torch.inference_mode():
-        assert torch.equal(model(images(48)), expected)  # a size that is met here for the first time
+        assert torch.equal(model(images(48)), expected)  # a size not seen before
     model.train()(images(48)).sum().backward()
     assert all(param.grad is not None for param in model.parameters())
 
 
 @pytest.mark.parametrize(('x', 'complaint'), [
-    (torch.randn(3, 64, 64), r'a head tree takes images \[B, C, H, W\], got shape \[3, 64, 64\]'),
-    ({'patches': torch.randn(2, 16, 768)}, r'takes images \[B, C, H, W\], got dict'),
+    (torch.randn(3, 64, 64), r'a head tree takes images \[B, in_chans, height, width\], got shape \[3, 64, 64\]'),
+    ({'patches': torch.randn(2, 16, 768)}, r'takes images \[B, in_chans, height, width\], got dict'),
 ])
-def test_what_is_no_batch_of_images_is_refused(x: Any, complaint: str) -> None:
+def test_input_that_is_not_a_batch_of_images_raises(x: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         CollabModel('test_resnet')(x)
 
 
-def test_a_size_that_the_architecture_cannot_take_is_refused_in_its_words() -> None:
+def test_unsupported_size_raises_with_the_reason_of_the_architecture() -> None:
     model = CollabModel('vit_tiny_patch16_224')
-    with pytest.raises(ValueError, match=r"'vit_tiny_patch16_224' can't take images of 100x100: .*doesn't match model"):
+    with pytest.raises(ValueError, match=r"tiny_patch16_224' does not accept images of 100x100: .*doesn't match model"):
         model(images(100))
     with pytest.raises(AssertionError, match="doesn't match model"):
         timm.create_model('vit_tiny_patch16_224')(images(100))

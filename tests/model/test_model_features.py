@@ -1,4 +1,4 @@
-"""What timm and PyTorch code does with a model, done with a head tree."""
+"""Features of timm and PyTorch that a head tree supports as any model does."""
 from __future__ import annotations
 
 import copy
@@ -28,7 +28,7 @@ def grads(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def test_timm_reads_the_data_config_of_the_architecture() -> None:
+def test_timm_resolves_the_data_config_of_the_architecture() -> None:
     model, plain = make(in_chans=1), timm.create_model('test_resnet', num_classes=5, in_chans=1)
     assert timm.data.resolve_data_config({}, model=model) == timm.data.resolve_data_config({}, model=plain)
     assert (model.num_classes, model.num_features) == (plain.num_classes, plain.num_features)
@@ -36,7 +36,7 @@ def test_timm_reads_the_data_config_of_the_architecture() -> None:
     assert not hasattr(model, 'no_such_attribute')
 
 
-def test_what_only_the_plain_network_has_says_so() -> None:
+def test_attribute_of_the_plain_network_only_gives_a_hint() -> None:
     model = make()
     for name in ('forward_features', 'forward_intermediates', 'layer1'):
         assert not hasattr(model, name)
@@ -47,7 +47,7 @@ def test_what_only_the_plain_network_has_says_so() -> None:
         assert str(error.value) == f"'CollabModel' object has no attribute '{name}'{hint}"
 
 
-def test_layer_decay_treats_each_branch_as_the_plain_network() -> None:
+def test_layer_decay_groups_each_branch_as_the_plain_network() -> None:
     model, plain = make('test_vit', tree='blocks.2:2,blocks.4:2'), timm.create_model('test_vit', num_classes=5)
 
     def settings(net: nn.Module) -> dict[str, tuple[float, float]]:
@@ -66,7 +66,7 @@ def test_layer_decay_treats_each_branch_as_the_plain_network() -> None:
     assert model.no_weight_decay() == {'nodes.trunk.pos_embed', 'nodes.trunk.cls_token'} & set(found)
 
 
-def test_an_architecture_without_a_group_matcher_is_grouped_by_stage() -> None:
+def test_architecture_without_group_matcher_is_grouped_by_stage() -> None:
     model = make('poolformer_s12', tree='stages.1:2')
     assert not hasattr(model._template, 'group_matcher')
     group = model.group_matcher()
@@ -77,7 +77,7 @@ def test_an_architecture_without_a_group_matcher_is_grouped_by_stage() -> None:
     timm.optim.create_optimizer_v2(model, opt='adamw', lr=1., layer_decay=.7)
 
 
-def test_ema_follows_the_whole_tree() -> None:
+def test_ema_averages_all_nodes() -> None:
     model = make()
     ema = timm.utils.ModelEmaV3(model, decay=.5)
     before = ema.module.prune(3).state_dict()['fc.weight'].clone()
@@ -90,12 +90,12 @@ def test_ema_follows_the_whole_tree() -> None:
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'test_vit', 'densenet121', 'hrnet_w18_small'])
 def test_gradient_checkpointing_changes_nothing_but_memory(arch: str) -> None:
-    # densenet's and hrnet's own checkpointing covers parts of them, or nothing: ours covers all
+    # The own checkpointing of densenet and hrnet covers only parts of them, or nothing.
     model = make(arch, **(dict(img_size=32) if arch == 'test_vit' else {}))
     other = copy.deepcopy(model)
     other.set_grad_checkpointing()
     x = images(32 if arch == 'test_vit' else 64)
-    kept: dict[str, int] = {}
+    saved: dict[str, int] = {}
     for name, net in (('plain', model), ('checkpointed', other)):
         stored: dict[int, int] = {}
         hooks = torch.autograd.graph.saved_tensors_hooks(
@@ -105,9 +105,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(arch: str) -> None:
         with hooks:
             logits_HBC = net(x)
         params = {p.untyped_storage().data_ptr() for p in net.parameters()}
-        kept[name] = sum(numel for storage, numel in stored.items() if storage not in params)
+        saved[name] = sum(numel for storage, numel in stored.items() if storage not in params)
         logits_HBC.square().sum().backward()
-    assert kept['checkpointed'] < kept['plain'] / 2
+    assert saved['checkpointed'] < saved['plain'] / 2
     expected = grads(model)
     for name, grad in grads(other).items():
         assert torch.equal(grad, expected[name]), name
@@ -116,7 +116,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(arch: str) -> None:
 
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'test_convnext', 'test_vit'])
-def test_bfloat16_autocast_computes_what_the_plain_network_does(arch: str) -> None:
+def test_bfloat16_autocast_equals_the_plain_network(arch: str) -> None:
     size = 160
     model = make(arch)
     x = images(size)
@@ -141,10 +141,10 @@ def test_channels_last() -> None:
 
 @pytest.mark.parametrize(('arch', 'tree'), [
     ('test_resnet', 'layer2:2,layer3:2'),
-    ('resnet18', 'bn1:2'),  # the branches write to their input
+    ('resnet18', 'bn1:2'),  # the branches modify their input in place
     ('densenet121', 'features.denseblock2.denselayer3:2'),
 ])
-def test_the_whole_tree_compiles_without_a_break_in_train_mode(arch: str, tree: str) -> None:
+def test_tree_compiles_without_graph_breaks_in_train_mode(arch: str, tree: str) -> None:
     torch.compiler.reset()
     model = make(arch, tree=tree)
     expected = copy.deepcopy(model)
@@ -156,7 +156,7 @@ def test_the_whole_tree_compiles_without_a_break_in_train_mode(arch: str, tree: 
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5), name
 
 
-def test_ddp_finds_every_parameter_used(tmp_path) -> None:
+def test_ddp_uses_every_parameter(tmp_path) -> None:
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1)
     try:
         model = make()
@@ -171,7 +171,7 @@ def test_ddp_finds_every_parameter_used(tmp_path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_sync_batchnorm_in_the_tree_is_plain_batchnorm_in_the_pruned_network() -> None:
+def test_sync_batchnorm_becomes_batchnorm_when_pruned() -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(settle(make(), images(64))).eval()
     assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     pruned = model.prune(2)
@@ -190,7 +190,7 @@ def test_copies_and_pickles_compute_the_same(family) -> None:
             assert torch.equal(other.prune(1)(x), model.prune(1)(x))
 
 
-def test_the_state_dict_round_trips_and_freezing_holds() -> None:
+def test_state_dict_round_trips_and_trunk_freezes() -> None:
     model, other = make(), CollabModel('test_resnet', num_classes=5)
     other.load_state_dict(model.state_dict(), strict=True)
     settle(model, images(64))
@@ -212,7 +212,7 @@ def test_the_state_dict_round_trips_and_freezing_holds() -> None:
     ('test_vit', dict(img_size=(32, 64)), (32, 64)),
     ('swin_tiny_patch4_window7_224', dict(img_size=112, window_size=7, drop_path_rate=.3), 112),
 ])
-def test_arguments_reach_every_part_of_the_network(arch: str, kwargs: dict, size: int | tuple[int, int]) -> None:
+def test_model_arguments_reach_every_node(arch: str, kwargs: dict, size: int | tuple[int, int]) -> None:
     torch.manual_seed(0)
     model, plain = make(arch, **kwargs), timm.create_model(arch, num_classes=5, **kwargs)
     x = torch.randn(2, kwargs.get('in_chans', 3), *((size, size) if isinstance(size, int) else size))
@@ -225,7 +225,7 @@ def test_arguments_reach_every_part_of_the_network(arch: str, kwargs: dict, size
         assert not torch.equal(model(x), model(x))
 
 
-def test_reset_classifier_changes_classes_and_pooling_of_every_head() -> None:
+def test_reset_classifier_of_every_head() -> None:
     model, plain = make('test_resnet'), timm.create_model('test_resnet', num_classes=5)
     for net in (model, plain):
         net.reset_classifier(3, 'max')
@@ -233,7 +233,7 @@ def test_reset_classifier_changes_classes_and_pooling_of_every_head() -> None:
     check_logits(settle(model, images(64)), plain, images(64))
 
 
-def test_float16_autocast_scales_as_usual() -> None:
+def test_float16_autocast_with_grad_scaler() -> None:
     model, scaler = make(), torch.amp.GradScaler('cpu', init_scale=16.)
     optimizer = torch.optim.SGD(model.parameters(), lr=.1)
     before = copy.deepcopy(model.state_dict())
@@ -247,7 +247,7 @@ def test_float16_autocast_scales_as_usual() -> None:
 
 
 @pytest.mark.parametrize('arch', ['convnext_atto', 'vit_tiny_patch16_224', 'mobilenetv3_small_050'])
-def test_a_tree_of_a_network_in_half_precision(arch: str) -> None:
+def test_tree_in_half_precision(arch: str) -> None:
     model = CollabModel(arch, num_classes=5, dtype=torch.bfloat16)
     assert {param.dtype for param in model.parameters()} == {torch.bfloat16}
     assert [point.name for point in split_points(model.prune())] == [point.name for point in split_points(arch)]

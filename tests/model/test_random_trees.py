@@ -1,4 +1,4 @@
-"""Trees drawn at random, of any shape and split anywhere, on architectures as unlike as timm has them."""
+"""Random trees of any shape, split anywhere, on very different architectures."""
 from __future__ import annotations
 
 import functools
@@ -15,8 +15,8 @@ from timm_collab import SplitPoint, split_points
 
 
 @dataclass(frozen=True)
-class Kind:
-    """An architecture of a kind of its own, made small."""
+class Case:
+    """An architecture with an unusual structure, made small."""
 
     arch: str
     size: int
@@ -26,32 +26,32 @@ class Kind:
         return self.arch
 
 
-KINDS = (
-    Kind('vit_tiny_r_s16_p8_224', 64, dict(img_size=64)),  # convolutions, then attention
-    Kind('hrnet_w18_small', 64),  # lists of tensors at several resolutions
-    Kind('crossvit_9_240', 240),  # two branches of tokens
-    Kind('coat_tiny', 64, dict(img_size=64)),  # one module used in several places
-    Kind('nasnetalarge', 96, dict(num_features=288, stem_size=8)),  # a cell reads the two before it
-    Kind('xcit_nano_12_p16_224', 64, dict(drop_path_rate=.1)),  # numbers cross the cuts
-    Kind('naflexvit_base_patch16_gap', 64, dict(embed_dim=64, depth=6, num_heads=2)),  # a dict crosses the cuts
-    Kind('swin_tiny_patch4_window7_224', 112, dict(img_size=112, drop_path_rate=.1)),
-    Kind('eva02_tiny_patch14_224', 70, dict(img_size=70)),  # rotary embeddings are made once and used in each block
-    Kind('efficientvim_m1', 64),  # the state of a mixer crosses the cuts
-    Kind('densenet121', 64, dict(drop_rate=.1)),  # the tensors of all layers so far cross the cuts
-    Kind('deit_tiny_distilled_patch16_224', 64, dict(img_size=64, drop_rate=.1)),  # two classifiers
-    Kind('convnext_atto', 64, dict(drop_path_rate=.1)),
+CASES = (
+    Case('vit_tiny_r_s16_p8_224', 64, dict(img_size=64)),  # convolutions, then attention
+    Case('hrnet_w18_small', 64),  # lists of tensors at several resolutions
+    Case('crossvit_9_240', 240),  # two branches of tokens
+    Case('coat_tiny', 64, dict(img_size=64)),  # one module used in several places
+    Case('nasnetalarge', 96, dict(num_features=288, stem_size=8)),  # a cell reads the two before it
+    Case('xcit_nano_12_p16_224', 64, dict(drop_path_rate=.1)),  # live numbers
+    Case('naflexvit_base_patch16_gap', 64, dict(embed_dim=64, depth=6, num_heads=2)),  # a live dict
+    Case('swin_tiny_patch4_window7_224', 112, dict(img_size=112, drop_path_rate=.1)),
+    Case('eva02_tiny_patch14_224', 70, dict(img_size=70)),  # rotary embeddings are computed once and used in each block
+    Case('efficientvim_m1', 64),  # the live state of a mixer
+    Case('densenet121', 64, dict(drop_rate=.1)),  # the outputs of all previous layers are live
+    Case('deit_tiny_distilled_patch16_224', 64, dict(img_size=64, drop_rate=.1)),  # two classifiers
+    Case('convnext_atto', 64, dict(drop_path_rate=.1)),
 )
 
 
 @functools.cache
-def points_of(kind: Kind) -> tuple[SplitPoint, ...]:
-    return tuple(split_points(kind.arch, **kind.kwargs))
+def points_of(case: Case) -> tuple[SplitPoint, ...]:
+    return tuple(split_points(case.arch, **case.kwargs))
 
 
 @st.composite
-def specs(draw: st.DrawFn, kind: Kind) -> str:
-    """A spec of two to six heads, whose nodes all have something to learn."""
-    points = points_of(kind)
+def specs(draw: st.DrawFn, case: Case) -> str:
+    """A spec of two to six heads, whose nodes all have parameters."""
+    points = points_of(case)
     heads = 0
 
     def node(params_before: float, depth: int) -> str:
@@ -67,14 +67,14 @@ def specs(draw: st.DrawFn, kind: Kind) -> str:
     return node(2., 0)
 
 
-@pytest.mark.parametrize('kind', KINDS, ids=str)
-def test_any_tree_computes_what_its_plain_networks_compute(kind: Kind) -> None:
-    if not timm.is_model(kind.arch):
-        pytest.skip(f'this timm has no {kind.arch}')
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_random_tree_equals_its_plain_networks(case: Case) -> None:
+    if not timm.is_model(case.arch):
+        pytest.skip(f'this timm has no {case.arch}')
 
     @settings(max_examples=2, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(specs(kind))
+    @given(specs(case))
     def computes(spec: str) -> None:
-        check_tree(kind.arch, kind.size, spec, **kind.kwargs)
+        check_tree(case.arch, case.size, spec, **case.kwargs)
 
     computes()

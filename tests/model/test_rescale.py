@@ -5,7 +5,7 @@ import torch
 from timm_collab.model.rescale import rescale_gradient
 
 
-def test_values_pass_and_gradients_are_scaled_on_every_tensor() -> None:
+def test_values_are_unchanged_and_gradients_scaled() -> None:
     x, y = torch.randn(3, requires_grad=True), torch.randn(2, requires_grad=True, dtype=torch.float64)
     values = rescale_gradient((x, [y, None, 5], {'ids': torch.arange(3)}), 1 / 4)
     (x_, [y_, none, number], ids) = values
@@ -16,6 +16,6 @@ def test_values_pass_and_gradients_are_scaled_on_every_tensor() -> None:
     assert torch.equal(y.grad, torch.full_like(y, 3 / 4))
 
 
-def test_it_copies_nothing() -> None:
+def test_no_copy() -> None:
     x = torch.randn(3, requires_grad=True)
     assert rescale_gradient(x, .5).data_ptr() == x.data_ptr()

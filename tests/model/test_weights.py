@@ -22,13 +22,13 @@ def plain() -> nn.Module:
     return settle(vary(timm.create_model('test_resnet', num_classes=5)), images(64))
 
 
-def fitting(model: CollabModel, state: dict[str, Tensor], head: int) -> set[str]:
-    """The names under which a head's plain network holds what a state dict holds."""
+def matching(model: CollabModel, state: dict[str, Tensor], head: int) -> set[str]:
+    """Return the names of the tensors in a head's plain state dict that equal those of `state`."""
     return {name for name, tensor in model.plain_state_dict(head).items() if torch.equal(tensor, state[name])}
 
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'coat_tiny'])  # coat has several names for one tensor
-def test_the_plain_state_dict_is_that_of_the_pruned_network_and_shares_memory(arch: str) -> None:
+def test_plain_state_dict_equals_the_pruned_network_and_shares_memory(arch: str) -> None:
     model = CollabModel(arch, num_classes=5)
     state, pruned = model.plain_state_dict(2), model.prune(2)
     assert list(state) == list(pruned.state_dict())
@@ -39,7 +39,7 @@ def test_the_plain_state_dict_is_that_of_the_pruned_network_and_shares_memory(ar
 
 
 @pytest.mark.parametrize('branch_init', BRANCH_INITS)
-def test_a_plain_checkpoint_fills_the_trunk_and_every_branch(
+def test_plain_checkpoint_initializes_trunk_and_branches(
         plain: nn.Module,
         branch_init: str,
         tmp_path: Path,
@@ -55,7 +55,7 @@ def test_a_plain_checkpoint_fills_the_trunk_and_every_branch(
     trunk = {name for name in state if name.split('.')[0] in ('conv1', 'bn1', 'layer1', 'layer2')}
     for tree in (model, by_name):
         for head in range(4):
-            same = fitting(tree, state, head)
+            same = matching(tree, state, head)
             if branch_init == 'copy':
                 assert same == set(state)
             elif branch_init == 'classifier':
@@ -66,7 +66,7 @@ def test_a_plain_checkpoint_fills_the_trunk_and_every_branch(
             branch_init == 'copy'
 
 
-def test_a_checkpoint_of_other_classes_fills_all_but_the_classifiers(plain: nn.Module) -> None:
+def test_checkpoint_with_other_classes_loads_all_but_the_classifiers(plain: nn.Module) -> None:
     model = CollabModel('test_resnet', num_classes=7)
     before = [model.plain_state_dict(head)['fc.weight'].clone() for head in range(4)]
     model.load_state_dict(plain.state_dict(), strict=True)
@@ -78,13 +78,13 @@ def test_a_checkpoint_of_other_classes_fills_all_but_the_classifiers(plain: nn.M
         CollabModel('test_resnet', num_classes=7, branch_init='copy').load_state_dict(plain.state_dict())
 
 
-def test_one_head_takes_the_whole_checkpoint(plain: nn.Module) -> None:
+def test_one_head_loads_the_complete_checkpoint(plain: nn.Module) -> None:
     model = CollabModel('test_resnet', heads=1, num_classes=5)
     model.load_state_dict(plain.state_dict())
     assert torch.equal(model.eval()(images(64)), plain(images(64)))
 
 
-def test_what_is_missing_or_unknown_in_a_checkpoint_is_said(plain: nn.Module) -> None:
+def test_missing_and_unexpected_keys_are_reported(plain: nn.Module) -> None:
     model = CollabModel('test_resnet', num_classes=5)
     state = plain.state_dict()
     del state['layer3.0.conv1.weight']
@@ -95,21 +95,21 @@ def test_what_is_missing_or_unknown_in_a_checkpoint_is_said(plain: nn.Module) ->
     assert 'Unexpected key(s) in state_dict: "layer9.weight"' in str(error.value)
 
 
-def test_a_wrapped_tree_takes_a_plain_checkpoint(plain: nn.Module) -> None:
+def test_wrapped_tree_loads_a_plain_checkpoint(plain: nn.Module) -> None:
     wrapped = nn.Sequential(CollabModel('test_resnet', num_classes=5))
     wrapped.load_state_dict({f'0.{name}': tensor for name, tensor in plain.state_dict().items()})
-    assert fitting(wrapped[0], plain.state_dict(), 1) == set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
+    assert matching(wrapped[0], plain.state_dict(), 1) == set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
 
 
-def test_a_saved_model_is_a_backbone(plain: nn.Module, tmp_path: Path) -> None:
+def test_saved_model_as_backbone(plain: nn.Module, tmp_path: Path) -> None:
     save_for_hf(plain, tmp_path, safe_serialization=True)
     model = CollabModel(f'local-dir:{tmp_path}', heads=3, pretrained=True)
     assert model.num_classes == 5 and model.num_heads == 3
-    assert fitting(model, plain.state_dict(), 2) == set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
+    assert matching(model, plain.state_dict(), 2) == set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
     assert type(model.prune()) is type(plain)
 
 
-def test_branches_that_a_checkpoint_is_assigned_to_have_memory_of_their_own(plain: nn.Module) -> None:
+def test_load_with_assign_gives_each_branch_its_own_memory(plain: nn.Module) -> None:
     model = CollabModel('test_resnet', num_classes=5)
     model.load_state_dict(plain.state_dict(), assign=True)
     pointers = [param.data_ptr() for param in model.parameters()]
@@ -117,37 +117,38 @@ def test_branches_that_a_checkpoint_is_assigned_to_have_memory_of_their_own(plai
     assert not {tensor.data_ptr() for tensor in plain.state_dict().values()} & set(pointers)
     expected = CollabModel('test_resnet', num_classes=5)
     expected.load_state_dict(plain.state_dict())
-    assert fitting(model, expected.plain_state_dict(3), 3) >= set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
+    assert matching(model, expected.plain_state_dict(3), 3) >= set(plain.state_dict()) - {'fc.weight', 'fc.bias'}
 
 
-def test_a_tree_frozen_by_timm_prunes_to_what_it_computes(plain: nn.Module) -> None:
-    """Frozen, its normalisation layers have no count of batches any more; the plain network has."""
+def test_tree_frozen_by_timm_prunes(plain: nn.Module) -> None:
+    """Frozen BatchNorm layers have no num_batches_tracked; those of the plain network do."""
     model = CollabModel('test_resnet', num_classes=5)
     model.load_backbone(plain, 'copy')
     freeze(model, 'nodes.trunk')
     pruned = model.eval().prune(1)
     assert set(pruned.state_dict()) == set(plain.state_dict()) == set(model.plain_state_dict(1))
     assert pruned.bn1.num_batches_tracked == 0 and plain.bn1.num_batches_tracked == 1
-    torch.testing.assert_close(pruned(images(64)), model.forward_path(images(64), 1))  # other operators
+    # Close but not equal: the frozen layers use other operators.
+    torch.testing.assert_close(pruned(images(64)), model.forward_path(images(64), 1))
     assert not pruned.layer1[0].conv1.weight.requires_grad and pruned.fc.weight.requires_grad
 
 
-def test_a_tree_that_lost_a_tensor_says_which() -> None:
+def test_missing_tensor_is_named() -> None:
     model = CollabModel('test_resnet', num_classes=5)
     parametrize.register_parametrization(model.get_classifier()[0], 'weight', nn.Identity())
     for use in (model.prune, model.plain_state_dict):
-        with pytest.raises(ValueError, match=r"the tree has no 'fc\.weight' of its architecture any more"):
+        with pytest.raises(ValueError, match=r"the tree no longer has 'fc\.weight' of its architecture"):
             use(0)
         use(1)
 
 
-def test_a_bad_tree_of_a_network_in_a_folder(plain: nn.Module, tmp_path: Path) -> None:
+def test_invalid_tree_of_a_network_in_a_folder(plain: nn.Module, tmp_path: Path) -> None:
     save_for_hf(plain, str(tmp_path), safe_serialization=True)
     source = f'local-dir:{tmp_path}'
-    with pytest.raises(HeadTreeError, match=r"lacks its number of children.*Split points of 'local-dir:.*layer2"):
+    with pytest.raises(HeadTreeError, match=r"has no number of children.*Split points of 'local-dir:.*layer2"):
         CollabModel(source, tree='layer2')
     assert [point.name for point in split_points(source)] == [point.name for point in split_points('test_resnet')]
 
 
-def test_the_prefix_of_a_tree_may_stand_before_the_backbone() -> None:
+def test_backbone_may_have_the_collab_prefix() -> None:
     assert CollabModel('collab_test_resnet', num_classes=5).backbone == 'test_resnet'

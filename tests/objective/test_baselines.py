@@ -17,7 +17,7 @@ def logits(heads: int = 4, batch: int = 5, classes: int = 7) -> Tensor:
 
 
 def reference(logits_HBC: Tensor, target_B: Tensor, temperature: float, beta: float, scale: float) -> Tensor:
-    """Eq. 5 and 6 pair by pair: peers are constants."""
+    """Eq. 5 and 6 for each pair of heads, with detached peers."""
     total = logits_HBC.new_zeros(())
     for h, own_BC in enumerate(logits_HBC):
         pairs = [
@@ -35,7 +35,7 @@ def reference(logits_HBC: Tensor, target_B: Tensor, temperature: float, beta: fl
 @pytest.mark.parametrize(('heads', 'temperature', 'beta', 'scale_by_t2'), [
     (2, 1., .5, True), (4, 1., .5, True), (4, 3., .2, True), (5, 3., .8, False),
 ])
-def test_mutual_learning_is_that_of_the_paper(heads: int, temperature: float, beta: float, scale_by_t2: bool) -> None:
+def test_mutual_learning_matches_the_reference(heads: int, temperature: float, beta: float, scale_by_t2: bool) -> None:
     ours, theirs = (logits(heads).requires_grad_() for _ in range(2))
     target_B = torch.tensor([0, 6, 3, 3, 1])
     loss = MutualLearningLoss(temperature=temperature, beta=beta, scale_by_t2=scale_by_t2)(ours, target_B)
@@ -46,28 +46,28 @@ def test_mutual_learning_is_that_of_the_paper(heads: int, temperature: float, be
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)
 
 
-def test_heads_that_agree_have_nothing_to_teach() -> None:
+def test_identical_heads_have_no_soft_term() -> None:
     alike_HBC = logits(1).expand(3, -1, -1)
     hard_H, soft_H = MutualLearningLoss().terms(alike_HBC, torch.tensor([0, 1, 2, 3, 4]))
     torch.testing.assert_close(soft_H, torch.zeros_like(soft_H), rtol=0, atol=1e-12)
     assert (hard_H > 0).all()
 
 
-def test_a_batch_may_be_summed() -> None:
+def test_sum_over_the_batch() -> None:
     target_B = torch.tensor([0, 6, 3, 3, 1])
     mean_H = MutualLearningLoss().terms(logits(), target_B)[1]
     sum_H = MutualLearningLoss(nn.CrossEntropyLoss(reduction='sum')).terms(logits(), target_B)[1]
     torch.testing.assert_close(sum_H, 5 * mean_H)
 
 
-def test_independent_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match='takes no independent labels'):
+def test_multi_label_is_not_supported() -> None:
+    with pytest.raises(ValueError, match='does not support independent labels'):
         MutualLearningLoss(nn.BCEWithLogitsLoss())
-    with pytest.raises(ValueError, match='takes no independent labels'):
+    with pytest.raises(ValueError, match='does not support independent labels'):
         GatedEnsembleLoss(4, 7, nn.BCEWithLogitsLoss())
 
 
-def test_it_is_a_criterion_of_the_task() -> None:
+def test_mutual_learning_in_a_task() -> None:
     model = timm.create_model('collab_test_resnet', heads=3, num_classes=5)
     task = CollaborativeTask(model, MutualLearningLoss(temperature=1.), verbose=False).train()
     result = task(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))
@@ -93,7 +93,7 @@ def gated_reference(
         beta: float,
         scale: float,
 ) -> Tensor:
-    """One example, one head, one class at a time, with exponentials and sums alone."""
+    """The formula for each example, head and class, written with exponentials and sums."""
     heads, batch, classes = logits_HBC.shape
 
     def distribution(z_C: list[Tensor], temperature: float = 1.) -> list[Tensor]:
@@ -102,8 +102,8 @@ def gated_reference(
 
     total = logits_HBC.new_zeros(())
     for b in range(batch):
-        said = [p.detach() for h in range(heads) for p in distribution(list(logits_HBC[h, b]))]
-        scores = [sum(weight[h, i] * said[i] for i in range(heads * classes)) + bias[h] for h in range(heads)]
+        predicted = [p.detach() for h in range(heads) for p in distribution(list(logits_HBC[h, b]))]
+        scores = [sum(weight[h, i] * predicted[i] for i in range(heads * classes)) + bias[h] for h in range(heads)]
         gate = distribution(scores)
         teacher = [sum(gate[h] * logits_HBC[h, b, c] for h in range(heads)) for c in range(classes)]
         total = total - beta * torch.log(distribution(teacher)[target_B[b]]) / batch
@@ -119,7 +119,7 @@ def gated_reference(
 @pytest.mark.parametrize(('heads', 'temperature', 'beta', 'scale_by_t2'), [
     (2, 1., .5, True), (4, 3., .2, True), (3, 2., .8, False), (3, 2., 1., True),
 ])
-def test_a_gated_ensemble_is_its_formula(heads: int, temperature: float, beta: float, scale_by_t2: bool) -> None:
+def test_gated_ensemble_matches_the_reference(heads: int, temperature: float, beta: float, scale_by_t2: bool) -> None:
     target_B = torch.tensor([0, 6, 3, 3, 1])
     loss_fn = make_gated(heads, temperature=temperature, beta=beta, scale_by_t2=scale_by_t2)
     variables = [logits(heads).requires_grad_(), *loss_fn.parameters()]
@@ -132,13 +132,13 @@ def test_a_gated_ensemble_is_its_formula(heads: int, temperature: float, beta: f
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_a_fresh_gate_gives_the_mean() -> None:
+def test_initial_gate_is_the_mean() -> None:
     ensemble_BC = GatedEnsembleLoss(4, 7).double().ensemble(logits())
     torch.testing.assert_close(ensemble_BC, logits().mean(dim=0), rtol=1e-12, atol=1e-14)
 
 
-def test_a_gate_learns_whom_to_trust() -> None:
-    """Head 2 is right, the others guess: its weight grows when the gate alone is trained."""
+def test_gate_learns_which_head_is_right() -> None:
+    """Head 2 is right and the others guess: its weight grows when only the gate is trained."""
     generator = torch.Generator().manual_seed(5)
     target_B = torch.randint(7, (64,), generator=generator)
     logits_HBC = torch.randn(4, 64, 7, generator=generator)
@@ -155,7 +155,7 @@ def test_a_gate_learns_whom_to_trust() -> None:
     assert closest == 2
 
 
-def test_one_head_needs_no_gate() -> None:
+def test_one_head_is_the_criterion() -> None:
     alone_HBC, target_B = logits(1), torch.tensor([0, 6, 3, 3, 1])
     assert torch.equal(make_gated(1)(alone_HBC, target_B), F.cross_entropy(alone_HBC[0], target_B))
 
@@ -168,7 +168,7 @@ def test_extreme_logits_give_finite_numbers(dtype: torch.dtype, temperature: flo
     made = GatedEnsembleLoss(4, 7, temperature=temperature) if kind == 'gated' \
         else MutualLearningLoss(temperature=temperature)
     target_B = torch.tensor([0, 6, 3, 3, 1])
-    if dtype == torch.float16:  # torch's own cross-entropy overflows here, so only what heads learn from each other
+    if dtype == torch.float16:  # torch's cross-entropy overflows here, so only the soft terms
         loss = made.terms(logits_HBC, target_B)[1].sum()
     else:
         loss = made(logits_HBC, target_B)
@@ -176,7 +176,7 @@ def test_extreme_logits_give_finite_numbers(dtype: torch.dtype, temperature: flo
     assert loss.isfinite() and logits_HBC.grad.isfinite().all()
 
 
-def test_checkpoints_of_the_task_hold_the_gate() -> None:
+def test_task_checkpoint_has_the_gate() -> None:
     tasks = [
         CollaborativeTask(timm.create_model('collab_test_resnet', heads=2, num_classes=7), loss_fn, verbose=False)
         for loss_fn in (make_gated(2).float(), GatedEnsembleLoss(2, 7))
@@ -185,6 +185,6 @@ def test_checkpoints_of_the_task_hold_the_gate() -> None:
     tasks[1].load_checkpoint_state(state['state_dict'], state['task_state'])
     for a, b in zip(*(task.criterion.parameters() for task in tasks), strict=True):
         assert torch.equal(a, b)
-    # an objective without parameters leaves a checkpoint as it was
+    # an objective without parameters adds nothing to a checkpoint
     plain = CollaborativeTask(timm.create_model('collab_test_resnet', heads=2, num_classes=7), verbose=False)
     assert set(plain.get_task_state()) == {'kept_head', 'tree'}

@@ -1,4 +1,4 @@
-"""The objective against a float64 reference that is written straight from the formulas."""
+"""The objective compared with a float64 reference that follows the formulas literally."""
 from __future__ import annotations
 
 from collections import Counter
@@ -85,7 +85,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     ('temperature', 'beta', 'scale_by_t2'),
     [(2., 0.5, True), (2., 0.5, False), (1., 0.25, True), (3.5, 0., True), (4., 0., False), (2., 1., True)],
 )
-def test_loss_and_gradient_equal_the_formulas(
+def test_loss_and_gradient_match_the_reference(
         kind: str,
         num_heads: int,
         temperature: float,
@@ -123,7 +123,7 @@ def test_full_labels_divide_by_beta(kind: str, num_heads: int, beta: float) -> N
 
 @pytest.mark.parametrize('scale_by_t2', [True, False])
 def test_gradient_in_closed_form(scale_by_t2: bool) -> None:
-    """d L / d z_h = beta (p_h - y) / B + (1 - beta) T^2 (p_h^T - q_h) / (T B): no term for h's part in other q_j."""
+    """d L / d z_h = beta (p_h - y) / B + (1 - beta) T^2 (p_h^T - q_h) / (T B), without terms from other q_j."""
     num_heads, temperature, beta = 4, 3., 0.3
     logits_HBC, target_B = make_logits(num_heads), make_target('index')
     CollaborativeLoss(temperature=temperature, beta=beta, scale_by_t2=scale_by_t2)(logits_HBC, target_B).backward()
@@ -149,13 +149,13 @@ def test_consensus_carries_no_gradient(kind: str) -> None:
         for j in range(3):
             assert bool(gradient_HBC[j].any()) == (j == h), f'soft term {h} moves head {j}'
 
-    # Perturbing a peer does change the term's value, so the zeros above are the stop-gradient's doing.
+    # Perturbing a peer does change the term, so the zeros above come from the stop-gradient.
     moved_HBC = logits_HBC.detach().clone()
     moved_HBC[1, 0, 0] += 1.
     assert make_loss(kind).terms(moved_HBC, target)[1][0] != soft_H[0]
 
 
-def test_heads_that_agree_have_no_soft_gradient() -> None:
+def test_identical_heads_have_no_soft_gradient() -> None:
     logits_HBC = make_logits(1).detach().expand(4, B, C).clone().requires_grad_()
     CollaborativeLoss(beta=0.)(logits_HBC, make_target('index')).backward()
     assert logits_HBC.grad.abs().max() < 1e-15
@@ -180,8 +180,8 @@ def test_heads_that_agree_have_no_soft_gradient() -> None:
     ids=lambda value: value if isinstance(value, str) else getattr(value, '__name__', type(value).__name__),
 )
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
-def test_any_criterion_is_called_per_head(criterion: nn.Module | None, kind: str, dtype: torch.dtype) -> None:
-    """One head gives exactly the criterion, several give it to each: bit for bit, whatever beta and the precision."""
+def test_any_criterion_is_applied_per_head(criterion: nn.Module | None, kind: str, dtype: torch.dtype) -> None:
+    """The loss of one head, and the hard term of each of several, equal the criterion bit for bit."""
     target = make_target(kind, dtype)
     loss_fn = CollaborativeLoss(criterion, beta=0.25)
     alone = criterion or nn.CrossEntropyLoss()
@@ -201,7 +201,7 @@ def test_any_criterion_is_called_per_head(criterion: nn.Module | None, kind: str
     assert soft_H.shape == (3,) and soft_H.isfinite().all()
 
 
-def test_t2_is_the_square_of_the_temperature() -> None:
+def test_scale_by_t2() -> None:
     logits_HBC, target_B = make_logits(3), make_target('index')
     _, scaled_H = CollaborativeLoss(temperature=3.).terms(logits_HBC, target_B)
     _, plain_H = CollaborativeLoss(temperature=3., scale_by_t2=False).terms(logits_HBC, target_B)
@@ -220,7 +220,7 @@ def test_beta_one_skips_the_soft_term() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.permutations(range(5)), st.sampled_from(TARGETS), st.integers(0, 2 ** 31))
-def test_heads_are_interchangeable(order: list[int], kind: str, seed: int) -> None:
+def test_permutation_of_heads(order: list[int], kind: str, seed: int) -> None:
     logits_HBC, target = make_logits(5, seed=seed), make_target(kind)
     loss_fn = make_loss(kind)
     for terms_H, permuted_H in zip(
@@ -229,7 +229,7 @@ def test_heads_are_interchangeable(order: list[int], kind: str, seed: int) -> No
 
 
 class CountOps(TorchDispatchMode):
-    """Counts the operators that run and the numbers they write."""
+    """Counts the operators that run, and the elements of their results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class CountOps(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('kind', TARGETS)
-def test_cost_grows_linearly_with_the_heads(kind: str) -> None:
+def test_cost_is_linear_in_the_number_of_heads(kind: str) -> None:
     def measure(num_heads: int) -> CountOps:
         logits_HBC, target = make_logits(num_heads), make_target(kind)
         with CountOps() as ops:
@@ -260,7 +260,7 @@ def test_cost_grows_linearly_with_the_heads(kind: str) -> None:
     assert ops[16].numbers - ops[8].numbers == 2 * (ops[8].numbers - ops[4].numbers)
     assert ops[16].largest == 16 * B * C, 'something grows faster than the logits'
 
-    # Each head costs a call of the criterion; the consensus costs the same few calls for any number of heads.
+    # The consensus takes the same number of operators for any number of heads.
     with CountOps() as few, torch.no_grad():
         leave_one_out_consensus(make_logits(2))
     with CountOps() as many, torch.no_grad():
@@ -270,7 +270,7 @@ def test_cost_grows_linearly_with_the_heads(kind: str) -> None:
 
 @pytest.mark.parametrize('kind', TARGETS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_averaged_in_float32(kind: str, dtype: torch.dtype) -> None:
+def test_half_precision_soft_term_is_computed_in_float32(kind: str, dtype: torch.dtype) -> None:
     logits_HBC, target = make_logits(4, dtype), make_target(kind, dtype)
     assert leave_one_out_consensus(logits_HBC).dtype == torch.float32
     _, soft_H = make_loss(kind).terms(logits_HBC, target)

@@ -1,4 +1,4 @@
-"""How terms are added up over examples and classes: as the hard loss adds them up."""
+"""Reduction of the soft term over examples and classes, which follows the hard loss."""
 from __future__ import annotations
 
 import pytest
@@ -27,7 +27,7 @@ class BatchMeanBCE(nn.BCEWithLogitsLoss):
         (timm.loss.AsymmetricLossMultiLabel(), C if hasattr(timm.loss, 'PolyBinaryCrossEntropy') else B * C),
         (nn.BCEWithLogitsLoss(reduction='sum'), B * C),
         (nn.MultiLabelSoftMarginLoss(), 1),
-        (nn.MultiLabelSoftMarginLoss(reduction='sum'), B),  # of its classes it takes the mean all the same
+        (nn.MultiLabelSoftMarginLoss(reduction='sum'), B),  # it still averages over classes
     ],
 )
 def test_soft_term_is_reduced_like_the_hard_one(criterion: nn.Module, factor: int) -> None:
@@ -38,7 +38,7 @@ def test_soft_term_is_reduced_like_the_hard_one(criterion: nn.Module, factor: in
 
 
 @pytest.mark.skipif(not hasattr(timm.loss, 'PolyBinaryCrossEntropy'), reason='this timm has no such losses')
-def test_timm_losses_name_their_reduction() -> None:
+def test_reduction_of_timm_losses() -> None:
     logits_HBC, target_BC = make_logits(3), make_target('multi_label')
     _, mean_H = make_loss('multi_label').terms(logits_HBC, target_BC)
     for loss_cls in (timm.loss.AsymmetricLossMultiLabel, timm.loss.PolyBinaryCrossEntropy):
@@ -47,14 +47,14 @@ def test_timm_losses_name_their_reduction() -> None:
             torch.testing.assert_close(soft_H, factor * mean_H, rtol=1e-12, atol=0.)
 
 
-def test_softmax_criterion_summed_over_the_batch() -> None:
+def test_sum_over_the_batch() -> None:
     logits_HBC, target_B = make_logits(3), make_target('index')
     mean = CollaborativeLoss()(logits_HBC, target_B)
     total = CollaborativeLoss(nn.CrossEntropyLoss(reduction='sum'))(logits_HBC, target_B)
     torch.testing.assert_close(total, B * mean, rtol=1e-12, atol=0.)
 
 
-def test_ignored_labels_still_learn_from_the_consensus() -> None:
+def test_ignored_labels_have_a_soft_term() -> None:
     logits_HBC, target_B = make_logits(3), make_target('index')
     target_B[0] = -1
     hard_H, soft_H = CollaborativeLoss(nn.CrossEntropyLoss(ignore_index=-1)).terms(logits_HBC, target_B)

@@ -1,4 +1,4 @@
-"""The task, on a hand-written tree: [H, B, C] in train mode, [B, C] of the kept head in eval mode."""
+"""The task with a small handwritten tree: [H, B, C] in train mode, [B, C] of the kept head in eval mode."""
 from __future__ import annotations
 
 import logging
@@ -60,7 +60,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
 
 
-def test_result_is_the_objective_of_all_heads() -> None:
+def test_result_has_the_objective_of_all_heads() -> None:
     model, (x, target) = make_tree(), make_batch()
     task = CollaborativeTask(model, temperature=3., beta=0.25, verbose=False).train()
     assert isinstance(task, TrainingTask)
@@ -74,7 +74,7 @@ def test_result_is_the_objective_of_all_heads() -> None:
     assert torch.equal(result['logits'], logits_HBC)
     assert torch.equal(result['output'], logits_HBC[1])
     torch.testing.assert_close((result['hard'], result['soft']), (hard_H.detach(), soft_H.detach()), rtol=1e-5, atol=0.)
-    # A training loop that averages what it logs must not hold on to every step's graph.
+    # Detached, so that a training loop can average them without keeping the graph of every step.
     assert not result['hard'].requires_grad and not result['soft'].requires_grad
 
     result['loss'].backward()
@@ -94,7 +94,7 @@ def test_training_lowers_the_loss_of_every_head() -> None:
     assert last['output'].argmax(dim=1).eq(target).all()
 
 
-def test_eval_mode_validates_one_head_and_still_scores_all() -> None:
+def test_eval_mode_evaluates_one_head_and_has_the_loss_of_all() -> None:
     model, (x, target) = make_tree(), make_batch()
     task = CollaborativeTask(model, verbose=False).eval()
     with torch.no_grad():
@@ -103,8 +103,8 @@ def test_eval_mode_validates_one_head_and_still_scores_all() -> None:
         assert torch.equal(task.get_eval_model()(x), result['output'])
 
 
-def test_plain_model_is_trained_as_by_timm() -> None:
-    """[B, C] logits are the tree of one head: the same loss, gradients and weights as timm's task, bit for bit."""
+def test_plain_model_trains_as_in_timm_task() -> None:
+    """A model with [B, C] logits has the same loss, gradients and weights as in timm's task, bit for bit."""
     x, target = torch.randn(B, 3, 32, 32), make_batch()[1]
     weights = []
     for task_cls in (ClassificationTask, CollaborativeTask):
@@ -122,7 +122,7 @@ def test_plain_model_is_trained_as_by_timm() -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*weights, strict=True))
 
 
-def test_one_head_is_trained_as_the_plain_network() -> None:
+def test_one_head_trains_as_the_plain_network() -> None:
     x, target = torch.randn(B, 3, 32, 32), make_batch()[1]
     weights = []
     for task_cls, name, kwargs in (
@@ -151,13 +151,13 @@ def test_head_tree_of_a_timm_architecture() -> None:
     assert result['logits'].shape == (4, B, C)
     assert torch.equal(result['output'], result['logits'][2])
     result['loss'].backward()
-    # Not every gradient moves yet: timm starts the last BatchNorm of a residual branch at zero.
+    # Some gradients are still zero: timm initializes the last BatchNorm of a residual branch to zero.
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(classifier.weight.grad.any() for classifier in model.get_classifier())
 
     clipped = {id(parameter) for parameter in task.get_clip_parameters(exclude_head=True)}
-    left_out = {name: p for name, p in model.named_parameters() if id(p) not in clipped}
-    assert len(left_out) == 8 and all(C in p.shape for p in left_out.values())
+    excluded = {name: p for name, p in model.named_parameters() if id(p) not in clipped}
+    assert len(excluded) == 8 and all(C in p.shape for p in excluded.values())
 
     with torch.no_grad():
         for parameter in model.parameters():
@@ -175,7 +175,7 @@ def test_head_tree_of_a_timm_architecture() -> None:
     assert torch.equal(other.get_eval_model()(x), task.get_eval_model()(x))
 
 
-def test_criterion_may_be_a_ready_objective() -> None:
+def test_criterion_may_be_a_collaborative_loss() -> None:
     loss_fn = CollaborativeLoss(timm.loss.BinaryCrossEntropy(), temperature=4., beta=0.1)
     assert CollaborativeTask(make_tree(), loss_fn, verbose=False).criterion is loss_fn
     with pytest.raises(ValueError, match=r'temperature=3.0, beta=0.5, scale_by_t2=True and full_labels=False'):
@@ -187,7 +187,7 @@ def test_criterion_may_be_a_ready_objective() -> None:
 
 
 @pytest.mark.skipif(not hasattr(timm.loss, 'create_classification_loss'), reason='this timm makes no criteria')
-def test_criterion_from_its_arguments() -> None:
+def test_criterion_kwargs() -> None:
     task = CollaborativeTask(make_tree(), criterion_kwargs={'smoothing': 0.1}, verbose=False)
     assert isinstance(task.criterion.criterion, timm.loss.LabelSmoothingCrossEntropy)
     assert not task.criterion.multi_label
@@ -198,12 +198,12 @@ def test_criterion_from_its_arguments() -> None:
     assert task(x, nn.functional.one_hot(target, C).float())['loss'].isfinite()
 
 
-def test_refuses_criterion_and_its_arguments_at_once() -> None:
+def test_criterion_and_criterion_kwargs_raise() -> None:
     with pytest.raises(ValueError, match=r"pass either the criterion or \['smoothing'\], not both"):
         CollaborativeTask(make_tree(), nn.CrossEntropyLoss(), criterion_kwargs={'smoothing': 0.1})
 
 
-def test_refuses_a_target_of_another_batch() -> None:
+def test_target_of_another_batch_size_raises() -> None:
     x, target = make_batch()
     with pytest.raises(ValueError, match='logits have batch 8, target has 4'):
         CollaborativeTask(make_tree(), verbose=False).train()(x, target[:4])
@@ -212,11 +212,11 @@ def test_refuses_a_target_of_another_batch() -> None:
 def test_clip_parameters_without_any_classifier() -> None:
     task = CollaborativeTask(make_tree(), verbose=False)
     names = {id(parameter): name for name, parameter in task.trainable_module.named_parameters()}
-    everything = [names[id(parameter)] for parameter in task.get_clip_parameters()]
+    all_names = [names[id(parameter)] for parameter in task.get_clip_parameters()]
     kept = [names[id(parameter)] for parameter in task.get_clip_parameters(exclude_head=True)]
-    assert everything == list(names.values())
-    assert kept == [name for name in everything if '.fc.' not in name and '.norm.' not in name]
-    assert len(everything) - len(kept) == 4 * H
+    assert all_names == list(names.values())
+    assert kept == [name for name in all_names if '.fc.' not in name and '.norm.' not in name]
+    assert len(all_names) - len(kept) == 4 * H
 
 
 @pytest.mark.parametrize('arch', ['test_resnet', 'deit_tiny_distilled_patch16_224'])
@@ -229,7 +229,7 @@ def test_clip_parameters_of_timm_models(arch: str) -> None:
     assert {id(p) for p in task.get_clip_parameters(exclude_head=True)} == {id(p) for p in model.parameters()} - heads
 
 
-def test_compiled_model_trains_and_validates_alike() -> None:
+def test_compiled_task_trains_and_evaluates_alike() -> None:
     x, target = make_batch()
     plain = CollaborativeTask(make_tree(), verbose=False).train()
     plain(x, target)['loss'].backward()
@@ -249,7 +249,7 @@ def test_compiled_model_trains_and_validates_alike() -> None:
     assert set(task.get_checkpoint_state()['state_dict']) == set(model.state_dict())
 
 
-def test_ema_follows_and_validates_the_kept_head() -> None:
+def test_ema_of_the_kept_head() -> None:
     model, (x, _) = make_tree(), make_batch()
     task = CollaborativeTask(model, verbose=False).train()
     task.setup_ema(decay=0.5)
@@ -282,7 +282,7 @@ def test_checkpoint_round_trip(ema: bool) -> None:
     tasks[1].load_checkpoint_state(checkpoint[f'state_dict{suffix}'], checkpoint[f'task_state{suffix}'], ema=ema)
     assert new.kept_head == 2
     assert torch.equal(new.eval()(x), old.eval()(x))
-    tasks[1].load_checkpoint_state(checkpoint[f'state_dict{suffix}'], ema=ema)  # one written without a task state
+    tasks[1].load_checkpoint_state(checkpoint[f'state_dict{suffix}'], ema=ema)  # a checkpoint without a task state
     assert new.kept_head == 2
 
 
@@ -292,7 +292,7 @@ def test_plain_model_has_no_task_state() -> None:
 
 
 @pytest.mark.skipif(not hasattr(TrainingTask, 'create_evaluator'), reason='this timm has no evaluators')
-def test_timm_evaluates_the_output() -> None:
+def test_timm_evaluator() -> None:
     task, (x, target) = CollaborativeTask(make_tree(), verbose=False).eval(), make_batch()
     evaluator = task.create_evaluator()
     with torch.no_grad():
@@ -327,7 +327,7 @@ def _train_on_two_ranks(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def test_two_ranks_make_one_step_of_the_whole_batch(tmp_path: Path) -> None:
+def test_two_ranks_match_one_step_on_the_full_batch(tmp_path: Path) -> None:
     mp.spawn(_train_on_two_ranks, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
 
@@ -345,7 +345,7 @@ def test_two_ranks_make_one_step_of_the_whole_batch(tmp_path: Path) -> None:
     assert ranks[0]['eval'] == (H, B, C)
 
 
-def test_logs_its_objective(caplog: pytest.LogCaptureFixture) -> None:
+def test_objective_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger='timm_collab.objective.task'):
         CollaborativeTask(make_tree(), verbose=False)
         assert not caplog.records

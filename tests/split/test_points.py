@@ -8,7 +8,7 @@ from timm_collab import CollabModel, split_points
 from timm_collab.split.points import even_boundaries, stage_boundaries
 
 
-def test_the_split_points_of_a_resnet() -> None:
+def test_split_points_of_a_resnet() -> None:
     points = {point.name: point for point in split_points('resnet18')}
     assert list(points) == [
         'input', 'conv1', 'bn1', 'act1', 'maxpool', 'layer1.0', 'layer1', 'layer2.0', 'layer2', 'layer3.0', 'layer3',
@@ -21,7 +21,7 @@ def test_the_split_points_of_a_resnet() -> None:
     assert points['layer2'].params_after == after / sum(p.numel() for p in model.parameters())
 
 
-def test_multiply_adds_agree_with_an_independent_count() -> None:
+def test_multiply_adds_match_an_independent_count() -> None:
     # conv and linear layers of ResNet-18 at 224 px (He et al. 2016, table 1: 1.8e9), counted by hand per stage
     def block(channels: int, size: int, stride: int) -> int:
         first = size ** 2 * channels * (channels // stride) * 9 + 3 * size ** 2 * channels * channels * 9
@@ -53,7 +53,7 @@ def test_stages_and_blocks_are_listed_in_forward_order(arch: str, kwargs: dict, 
 
 
 @pytest.mark.parametrize('arch', ['convnext_atto', 'densenet121', 'hrnet_w18_small', 'coat_lite_tiny'])
-def test_every_listed_split_point_can_be_split_at(arch: str) -> None:
+def test_every_listed_split_point_works(arch: str) -> None:
     points = split_points(arch)
     for point in (points[1], points[len(points) // 2], points[-1]):
         with torch.device('meta'):
@@ -73,12 +73,12 @@ def test_stage_boundaries(arch: str, boundaries: tuple[str, ...]) -> None:
     assert stage_boundaries(model)[-2:] == boundaries[-2:]
 
 
-def test_boundaries_without_feature_info_are_spread_over_the_multiply_adds() -> None:
+def test_even_boundaries_divide_the_multiply_adds() -> None:
     points = split_points('vit_tiny_patch16_224')
     assert even_boundaries(points) == ('blocks.2', 'blocks.5', 'blocks.8')
     assert even_boundaries([]) == ()
 
 
-def test_an_unknown_architecture_is_refused() -> None:
+def test_unknown_architecture_raises() -> None:
     with pytest.raises(ValueError, match="timm has no architecture 'resnet51'"):
         split_points('resnet51')

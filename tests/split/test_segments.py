@@ -18,8 +18,8 @@ def test_segments_compose_to_the_original_bit_for_bit(family: Family) -> None:
     assert chain.names == family.splits
 
 
-class Crossing(nn.Module):
-    """Everything that may cross a cut: a tensor and a list of tensors, a number, and a parameter used on both sides."""
+class ManyValues(nn.Module):
+    """All kinds of live values at a cut: a tensor, a list of tensors, a number, and a parameter used on both sides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,26 +58,26 @@ class Mutating(nn.Module):
         return self.proj(sum(parts))
 
 
-def test_lists_numbers_and_parameters_cross_a_cut() -> None:
+def test_lists_numbers_and_parameters_are_passed_across_a_cut() -> None:
     torch.manual_seed(0)
-    model = Crossing()
+    model = ManyValues()
     chain = Chain(model, ['stem', 'middle'], (4,))
     x = torch.randn(3, 4)
     assert torch.equal(chain.run([0, 1, 2, 3], x, model), model(x))
-    assert set(chain.stretch(0, 1).contents) >= {'stem', 'scale', 'idle.weight', 'idle.bias'}
-    assert set(chain.stretch(2, 3).contents) == {'last', 'shift'}
-    assert chain.stretch(1, 2).train.mutates.count(True) == 0
-    assert chain.stretch(2, 3).train.mutates.count(True) == 1
+    assert set(chain.subgraph(0, 1).contents) >= {'stem', 'scale', 'idle.weight', 'idle.bias'}
+    assert set(chain.subgraph(2, 3).contents) == {'last', 'shift'}
+    assert chain.subgraph(1, 2).train.mutates.count(True) == 0
+    assert chain.subgraph(2, 3).train.mutates.count(True) == 1
 
 
-def test_segments_that_share_an_input_leave_it_as_it_is() -> None:
+def test_segments_that_share_an_input_do_not_modify_it() -> None:
     torch.manual_seed(0)
-    model = Crossing()
+    model = ManyValues()
     chain = Chain(model, ['middle'], (4,))
     x = torch.randn(3, 4)
     expected = model(x)
-    trunk = Segment(chain.stretch(0, 1), model, shares_input=False)
-    branch = Segment(chain.stretch(1, 2), model, shares_input=True)
+    trunk = Segment(chain.subgraph(0, 1), model, shares_input=False)
+    branch = Segment(chain.subgraph(1, 2), model, shares_input=True)
     values = trunk(x)
     assert torch.equal(branch(*values), expected)
     assert torch.equal(branch(*values), expected)
@@ -85,11 +85,11 @@ def test_segments_that_share_an_input_leave_it_as_it_is() -> None:
     assert [name for name, _ in branch.named_buffers()] == ['shift']
 
 
-def test_a_stretch_is_pickled_by_its_source_and_shows_it_in_tracebacks() -> None:
-    model = Crossing()
-    stretch = Chain(model, ['middle'], (4,)).stretch(1, 2)
-    again = pickle.loads(pickle.dumps(stretch))
-    assert again == stretch
+def test_subgraph_pickles_by_source_and_shows_it_in_tracebacks() -> None:
+    model = ManyValues()
+    subgraph = Chain(model, ['middle'], (4,)).subgraph(1, 2)
+    again = pickle.loads(pickle.dumps(subgraph))
+    assert again == subgraph
     values = len(inspect.signature(again.train.function).parameters) - 1
     with pytest.raises((AttributeError, TypeError)) as error:
         again.train.function(nn.Module(), *(None,) * values)
@@ -115,7 +115,7 @@ class Twice(nn.Module):
     ('unused', 'nothing calls it by itself'),
     ('block', "'block' is called 2 times"),
 ])
-def test_a_module_without_a_place_is_refused(name: str, complaint: str) -> None:
+def test_module_that_is_no_split_point_raises(name: str, complaint: str) -> None:
     with pytest.raises(SplitPointError, match=complaint):
         Chain(Twice(), [name], (4,))
 
@@ -125,15 +125,15 @@ class SharedAround(Twice):
         return self.head(self.shared(self.block(self.shared(self.stem(x)))))
 
 
-def test_a_tensor_needed_on_both_sides_is_refused() -> None:
+def test_tensor_used_on_both_sides_raises() -> None:
     with pytest.raises(SplitPointError, match="can't be split after 'block': 'shared' is used before and after it"):
         Chain(SharedAround(), ['block'], (4,))
     Chain(SharedAround(), ['stem'], (4,))
 
 
-def test_a_stretch_with_nothing_to_learn_is_refused() -> None:
+def test_subgraph_without_parameters_raises() -> None:
     chain = Chain(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), ['0', '1', '2'], (4,))
     with pytest.raises(SplitPointError, match="no parameter between '0' and '1'"):
-        chain.stretch(1, 2)
+        chain.subgraph(1, 2)
     with pytest.raises(SplitPointError, match="no parameter between '2' and the end"):
-        chain.stretch(3, 4)
+        chain.subgraph(3, 4)

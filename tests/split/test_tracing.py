@@ -9,7 +9,7 @@ from timm_collab.split.tracing import TraceError, trace
 
 
 class Pythonic(nn.Module):
-    """Asks its values what only their meta twins can answer."""
+    """Uses its values in Python operations that only their meta values can answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Positions(nn.Module):
         return torch.arange(length, device=self.scale.device)[:, None] * self.scale
 
 
-def test_python_questions_to_a_traced_value_are_answered() -> None:
+def test_traced_values_support_python_operations() -> None:
     run = trace(meta_twin(Pythonic()), (), (6, 4))
     assert run.calls == {'proj': 2}
     assert run.ends == {}
@@ -43,7 +43,7 @@ def test_python_questions_to_a_traced_value_are_answered() -> None:
     assert output.args[0].meta['value'].shape == (2, 6, 4)
 
 
-def test_a_method_that_makes_tensors_is_one_operation() -> None:
+def test_method_that_creates_tensors_is_one_node() -> None:
     run = trace(meta_twin(Pythonic()), (), (6, 4))
     [table] = [node for node in run.graph.nodes if node.op == 'call_method' and node.target == 'table']
     assert table.args[0].op == 'get_attr' and table.args[0].target == 'pos'
@@ -58,19 +58,19 @@ class Nested(nn.Module):
         return self.stages(x)
 
 
-def test_only_expanded_modules_are_looked_into() -> None:
+def test_only_expanded_modules_are_traced_inside() -> None:
     twin = meta_twin(Nested())
     assert trace(twin, (), (4,)).ends == {'stages': 2}
     assert trace(twin, ('stages',), (4,)).ends == {'stages.0': 2, 'stages.1': 3, 'stages': 3}
 
 
-def test_flops_are_counted_per_operation() -> None:
+def test_flops_are_counted_per_node() -> None:
     run = trace(meta_twin(Nested()), ('stages',), (4,), batch_size=3, count_flops=True)
     flops = {node.target: node.meta['flops'] for node in run.graph.nodes if node.op == 'call_module'}
     assert flops == {'stages.0': 2 * 3 * 4 * 4, 'stages.1': 2 * 3 * 4 * 4}
 
 
-def test_tracing_draws_no_random_numbers_and_leaves_the_model_alone() -> None:
+def test_tracing_changes_neither_random_state_nor_model() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(.5), nn.BatchNorm1d(4))
     twin = meta_twin(model)
     attributes = {path: set(vars(module)) for path, module in twin.named_modules()}
@@ -95,14 +95,14 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class Conjuring(nn.Module):
+class CreatesTensor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.rand(4)
 
 
-def test_what_depends_on_the_data_is_refused_with_its_place() -> None:
+def test_data_dependent_forward_raises_with_its_module() -> None:
     with pytest.raises(TraceError) as error:
         trace(meta_twin(DataDependent()), ('stage', 'stage.0'), (4,))
     assert error.value.module_path == 'stage.0'
-    with pytest.raises(TraceError, match='out of thin air'):
-        trace(meta_twin(Conjuring()), (), (4,))
+    with pytest.raises(TraceError, match='does not depend on its input'):
+        trace(meta_twin(CreatesTensor()), (), (4,))

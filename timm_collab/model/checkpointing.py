@@ -1,4 +1,4 @@
-"""Activation checkpointing that leaves BatchNorm statistics as an ordinary step does."""
+"""Activation checkpointing with the same BatchNorm statistics as an ordinary step."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(module: nn.Module, *values: Any, **kwargs: Any) -> Any:
-    """Run a module, keep only its inputs and compute it again in the backward pass.
+    """Run a module, keep only its inputs and recompute it in the backward pass.
 
-    The second run would count the batch twice in every BatchNorm's running statistics, so they stand still during it.
+    The recomputation would count the batch twice in the running statistics of every BatchNorm, so it freezes them.
 
     Args:
-        module: What to run.
+        module: The module to run.
         values: Its inputs.
-        kwargs: More of them, without a gradient.
+        kwargs: More inputs, without a gradient.
     """
     if torch.compiler.is_compiling():
         return checkpoint(module, *values, use_reentrant=False, **kwargs)
@@ -34,11 +34,11 @@ def checkpointed(module: nn.Module, *values: Any, **kwargs: Any) -> Any:
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     norms: list[Any] = [m for m in module.modules() if getattr(m, 'track_running_stats', False) and m.training]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0., None
     try:
         yield
     finally:
-        for norm, momentum, num_batches in kept:
+        for norm, momentum, num_batches in saved:
             norm.momentum, norm.num_batches_tracked = momentum, num_batches

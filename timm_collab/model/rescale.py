@@ -1,4 +1,4 @@
-"""Backpropagation rescaling: the operator I of Song & Chai (2018, eq. 5) that sits at every split."""
+"""Backpropagation rescaling: the operator I of Song & Chai (2018, eq. 5) at every split."""
 from __future__ import annotations
 
 from typing import Any
@@ -20,13 +20,13 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def rescale_gradient(values: Any, scale: float) -> Any:
-    """Pass values through unchanged and scale what flows back: I(x) = x, dI(x)/dx = scale.
+    """Return values unchanged and scale their gradient: I(x) = x, dI(x)/dx = scale.
 
-    With scale 1/k ahead of a split into k children the layers before it receive the average of the children's
-    gradients, as a network with a single classifier would, instead of their sum, which grows with the number of heads.
+    With scale 1/k before a split into k children, the layers before it receive the average of the children's gradients,
+    as in a network with a single classifier. Their sum would grow with the number of heads.
 
     Args:
-        values: A tensor, or tensors in nested tuples, lists and dicts. What isn't a floating point tensor passes.
+        values: A tensor, or tensors in nested tuples, lists and dicts. Other values are returned as they are.
         scale: Factor of the gradient, 1/k.
     """
     return tree_map(

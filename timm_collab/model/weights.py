@@ -1,4 +1,4 @@
-"""The weights of a head tree: which belong to which head, and what they are called in the plain network."""
+"""The weights of a head tree: the path of each head, and the names of its tensors in the plain network."""
 from __future__ import annotations
 
 import re
@@ -15,7 +15,7 @@ from ..tree import HeadTree, node_name
 
 BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
 
-# What timm code reads from a model, answered by the plain architecture.
+# Attributes that timm reads from a model, taken from the plain architecture.
 _TEMPLATE_ATTRIBUTES = frozenset({
     'num_classes', 'num_features', 'head_hidden_size', 'in_chans', 'pretrained_cfg', 'default_cfg', 'feature_info',
     '_traits', 'pretrained_model_args',
@@ -23,16 +23,18 @@ _TEMPLATE_ATTRIBUTES = frozenset({
 
 
 class TreeWeights(nn.Module):
-    """A tree of segments of one architecture, to timm a model: it prunes, loads and is grouped as the plain network is.
+    """A tree of segments of one architecture, with the interface of a timm model.
+
+    It prunes to a plain network, loads plain checkpoints, and groups its parameters as the architecture does.
 
     Attributes:
         tree: The `HeadTree`.
-        nodes: A `Segment` per node of the tree, `trunk`, `branch_0`, `branch_0_0` and so on.
+        nodes: A `Segment` per node of the tree, named `trunk`, `branch_0`, `branch_0_0` and so on.
     """
 
     tree: HeadTree
     nodes: nn.ModuleDict
-    _template: Any  # the plain network on the meta device; no submodule, it has no weights
+    _template: Any  # the plain network on the meta device; not a submodule, as it has no weights
     _branch_init: str
     _kept_head: int
 
@@ -51,7 +53,7 @@ class TreeWeights(nn.Module):
         self._kept_head = self._checked(head)
 
     def path(self, head: int) -> list[Segment]:
-        """The segments from the input to a head, trunk first."""
+        """Return the segments from the input to a head, trunk first."""
         return [cast(Segment, self.nodes[name]) for name in self._path_names(head)]
 
     def _path_names(self, head: int) -> list[str]:
@@ -59,22 +61,22 @@ class TreeWeights(nn.Module):
         return [node_name(leaf[:depth]) for depth in range(len(leaf) + 1)]
 
     def prune(self, head: int | None = None) -> nn.Module:
-        """The plain timm network of one head, with a copy of its weights and nothing left of the tree.
+        """Create the plain timm network of one head, with a copy of its weights.
 
         Args:
-            head: Which head, default the kept one.
+            head: Index of the head, default the kept one.
 
         Returns:
-            A model of the architecture's own class, in the tree's mode, whose logits are that head's, bit for bit.
+            A model of the architecture's own class, in the tree's mode, with exactly the logits of that head.
 
         Raises:
-            ValueError: The tree has lost a tensor of the architecture, as where modules of it were replaced.
+            ValueError: The tree lacks a tensor of the architecture, for example because a module was replaced.
         """
         values = self._values(head)
         replaced: dict[int, Tensor] = {}
         for _, original in named_tensors(self._template):
             if id(original) in replaced:
-                continue  # a second name
+                continue  # another name of the same tensor
             own = values[id(original)]
             value = own.detach().clone()
             if isinstance(original, nn.Parameter):
@@ -84,29 +86,29 @@ class TreeWeights(nn.Module):
 
     @torch.no_grad()
     def load_backbone(self, source: nn.Module, branch_init: str = 'classifier') -> None:
-        """Fill the trunk and every branch from a plain network of the architecture.
+        """Copy the weights of a plain network of the architecture into the trunk and every branch.
 
         Args:
             source: The network to copy from.
-            branch_init: How the branches differ afterwards, see the class.
+            branch_init: How the branches differ afterwards, see `CollabModel`.
         """
         for _, tensor, value in self._from_plain(dict(named_tensors(source)), branch_init):
             tensor.copy_(value)
 
     def plain_state_dict(self, head: int | None = None) -> dict[str, Tensor]:
-        """The state dict of the plain network of one head, sharing this model's memory.
+        """Return the state dict of the plain network of one head, sharing memory with this model.
 
         Args:
-            head: Which head, default the kept one.
+            head: Index of the head, default the kept one.
 
         Raises:
-            ValueError: The tree has lost a tensor of the architecture, as where modules of it were replaced.
+            ValueError: The tree lacks a tensor of the architecture, for example because a module was replaced.
         """
         values = self._values(head)
         return {name: values[id(tensor)].detach() for name, tensor in self._template.state_dict(keep_vars=True).items()}
 
     def _values(self, head: int | None) -> dict[int, Tensor]:
-        """What stands on the way to a head for each of the template's tensors, by the id of the latter."""
+        """Map the id of each tensor of the template to the corresponding tensor on the path to a head."""
         path = self.path(self.kept_head if head is None else head)
         own = dict(item for segment in path for item in named_tensors(segment))
         names = named_tensors(self._template)
@@ -115,9 +117,11 @@ class TreeWeights(nn.Module):
             if id(tensor) in values:
                 continue
             if not name.endswith('.num_batches_tracked'):
-                raise ValueError(f"the tree has no '{name}' of its architecture any more: were modules of it replaced?"
-                                 ' Prune it first, and change the plain network')
-            # timm's freeze puts normalisation layers in place that count no batches.
+                raise ValueError(
+                    f"the tree no longer has '{name}' of its architecture: was a module replaced? Prune a head first,"
+                    ' then modify the plain network'
+                )
+            # timm's freeze replaces BatchNorm by layers that have no num_batches_tracked.
             values[id(tensor)] = torch.zeros_like(tensor, device=next(iter(own.values())).device)
         return values
 
@@ -126,7 +130,7 @@ class TreeWeights(nn.Module):
             plain: Mapping[str, Tensor],
             branch_init: str,
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Each tensor of the tree that a plain network's tensors fill: its name here, itself and its value."""
+        """Yield each tensor of the tree that a plain network initializes: its name in the tree, itself, its value."""
         classifier = self._classifier_names()
         for key, segment in self.nodes.items():
             branch = key != node_name(())
@@ -143,9 +147,9 @@ class TreeWeights(nn.Module):
     @torch.no_grad()
     def _load_from_state_dict(
             self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any) -> None:
-        """Take the state dict of a plain network too, as `load_backbone` takes the network.
+        """Also accept the state dict of a plain network, and load it as `load_backbone` does.
 
-        So a checkpoint of the architecture loads wherever timm loads that of a model, with `checkpoint_path` for one.
+        A checkpoint of the architecture thus loads wherever timm loads one, such as with `checkpoint_path`.
         """
         names = set(self._template.state_dict())
         plain = {name: state_dict.pop(prefix + name) for name in names if prefix + name in state_dict}
@@ -153,27 +157,28 @@ class TreeWeights(nn.Module):
             given = plain.keys() | self._classifier_names()
             for key, node in self.nodes.items():
                 for name, tensor in node.state_dict().items():
-                    if name in given:  # what is not filled stays
+                    if name in given:  # tensors without a new value keep their own
                         state_dict[f'{prefix}nodes.{key}.{name}'] = tensor
-            assigns = local_metadata.get('assign_to_params_buffers', False)  # then branches would be one memory
+            assigns = local_metadata.get('assign_to_params_buffers', False)
             for name, _, value in self._from_plain(plain, self._branch_init):
+                # An assigned tensor is cloned: otherwise all branches would share its memory.
                 state_dict[prefix + name] = value.clone() if assigns else value
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """The classifier of every head, head 0's first; an architecture with several has them side by side."""
+        """Return the classifier of every head in order; all of them, if the architecture has several per head."""
         paths = self._classifier_paths()
         return tuple(self.path(head)[-1].get_submodule(path) for head in range(self.num_heads) for path in paths)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the architecture exempts from weight decay, in every node."""
+        """Return the names of all parameters that the architecture exempts from weight decay."""
         exempt: set[str] = getattr(self._template, 'no_weight_decay', set)()
         return {key for key, name in self._original_names() if name in exempt}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """A matcher for `timm.models.group_parameters`: a parameter's group is its group in the plain network.
+        """Return a matcher for `timm.models.group_parameters`, with the groups of the plain network.
 
-        An architecture that doesn't say how to group its parameters gets a group per stage, as it registers them.
+        If the architecture has no `group_matcher`, there is one group per stage, in order of registration.
         """
         template = self._template
         if hasattr(template, 'group_matcher'):
@@ -197,7 +202,7 @@ class TreeWeights(nn.Module):
             raise AttributeError(f'{error}: a {type(template).__name__} has one, write model.prune().{name}') from None
 
     def _original_names(self) -> Iterator[tuple[str, str]]:
-        """Each parameter's name here and in the plain network, where a tensor of several names goes by the first."""
+        """Yield each parameter's name in the tree and in the plain network, the first one for tied tensors."""
         first = {id(tensor): name for name, tensor in self._template.named_parameters()}
         names = {name: first[id(tensor)] for name, tensor in self._template.named_parameters(remove_duplicate=False)}
         for key, node in self.nodes.items():
@@ -211,7 +216,7 @@ class TreeWeights(nn.Module):
         return tuple(paths[id(module)] for module in modules)
 
     def _classifier_names(self) -> set[str]:
-        """The plain network's names of the parameters in its classifiers."""
+        """Return the names of the classifier parameters in the plain network."""
         return {
             f'{path}.{name}'
             for path in self._classifier_paths()

@@ -1,5 +1,5 @@
-"""What heads learn: losses over the logits of all heads, and the timm task that joins one with a model.
+"""Training objectives: losses on the logits of all heads, and the timm task that combines one with a model.
 
-In: logits [H, B, C] and labels. Out: a loss, and each head's share of it. Nothing here knows of architectures, data
-loaders or optimizers; whatever must know them belongs in `train/loop/`.
+In: logits [H, B, C] and labels. Out: a loss, and the terms of each head. Architectures, data loaders and optimizers
+don't belong here; code that needs them goes to `train/loop/`.
 """

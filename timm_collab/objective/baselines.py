@@ -1,4 +1,4 @@
-"""Other ways for heads to learn from each other, on the same trees: what collaborative learning is compared with.
+"""Baselines for collaborative learning: other objectives by which the heads of a tree learn from each other.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -19,24 +19,24 @@ class MutualLearningLoss(CollaborativeLoss):
         L_h = beta * CE(y, softmax(z_h)) + (1 - beta) * T^2 / (H - 1) * sum_{j != h} KL(p_j || p_h),
         p_j = softmax(z_j / T), without a gradient
 
-    The paper's loss, `CE + mean KL`, is twice this one at beta = 0.5 and T = 1; its heads are separate networks that
-    take turns, where those of a tree learn at once. It takes the arguments of `CollaborativeLoss`, and differs from it
-    in averaging the predictions of the other heads instead of their logits.
+    The paper's loss, `CE + mean KL`, is twice this one at beta = 0.5 and T = 1. Its heads are separate networks that
+    are updated in turn; those of a tree are updated together. The arguments are those of `CollaborativeLoss`, from
+    which it differs in averaging the predictions of the other heads instead of their logits.
 
     Raises:
-        ValueError: If temperature is not positive and finite, beta is outside [0, 1], or labels are independent
-            (`multi_label`), of which the paper says nothing.
+        ValueError: The temperature is not positive and finite, beta is outside [0, 1], or labels are independent
+            (`multi_label`), which the paper does not cover.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.multi_label:
-            raise ValueError('Mutual learning compares distributions over classes: it takes no independent labels.')
+            raise ValueError('Mutual learning compares class distributions: it does not support independent labels.')
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
         log_p_HBC = (at_least_float32(logits_HBC) / self.temperature).log_softmax(dim=-1)
         p_HBC = log_p_HBC.detach().exp()
-        # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j, less the mean entropy of p_j.
+        # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j minus the mean entropy of p_j.
         peers_HBC = leave_one_out_consensus(p_HBC)
         entropy_HB = -(p_HBC * log_p_HBC.detach()).sum(dim=-1)
         entropy_of_peers_HB = (entropy_HB.sum(dim=0, keepdim=True) - entropy_HB) / (len(entropy_HB) - 1)
@@ -55,15 +55,15 @@ class GatedEnsembleLoss(CollaborativeLoss):
         L_h = beta * CE(y, softmax(z_h)) + (1 - beta) * T^2 * KL(softmax(z_e / T) || softmax(z_h / T))
         L   = sum_h L_h + beta * CE(y, softmax(z_e))
 
-    The paper's loss is twice this one at beta = 0.5. The teacher learns from the labels alone, which trains the gate
-    and, through z_e, the heads; as a target it is a constant, like the consensus of `CollaborativeLoss`.
+    The paper's loss is twice this one at beta = 0.5. The ensemble learns from the labels alone, which trains the gate
+    and, through z_e, the heads. As a target it is detached, like the consensus of `CollaborativeLoss`.
 
-    The paper's gate reads the features that its branches share. On the trees of this package these have no common form:
-    maps, tokens or several tensors, or nothing where heads share nothing. So the gate reads the heads' predictions, as
-    constants. It has no batch norm, so that each example has a gate of its own, and starts as the plain mean.
+    The paper's gate takes the features that the branches share. On the trees of this package these have no common
+    form: maps, tokens, several tensors, or none at all. So the gate takes the detached predictions of the heads. It has
+    no batch norm, so each example has its own gate, and it starts as the plain mean.
 
-    The gate's parameters are the only ones that an objective here has: give `parameters()` of this module to the
-    optimizer along with the model's. They are no part of the model, and pruning it leaves nothing of them.
+    This is the only objective with parameters. Give `parameters()` of this module to the optimizer along with those of
+    the model. They are not part of the model, so pruning removes them.
 
     Args:
         num_heads: Number of heads, H.
@@ -72,28 +72,27 @@ class GatedEnsembleLoss(CollaborativeLoss):
         **kwargs: For `CollaborativeLoss`.
 
     Raises:
-        ValueError: If temperature is not positive and finite, beta is outside [0, 1], or labels are independent
-            (`multi_label`), of which the paper says nothing.
+        ValueError: The temperature is not positive and finite, beta is outside [0, 1], or labels are independent
+            (`multi_label`), which the paper does not cover.
     """
 
     def __init__(self, num_heads: int, num_classes: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.multi_label:
-            raise ValueError('A gated ensemble is compared as a distribution over classes: it takes no independent'
-                             ' labels.')
+            raise ValueError('A gated ensemble predicts a class distribution: it does not support independent labels.')
         self.gate = nn.Linear(num_heads * num_classes, num_heads)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
     def evaluate(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the training loss, the teacher's own included, and each head's terms, without a gradient.
+        """Compute the training loss, including that of the ensemble, and the detached terms of each head.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
-            target: What the criterion takes: class indices [B], or class probabilities [B, C].
+            target: Target of the criterion: class indices [B], or class probabilities [B, C].
 
         Raises:
-            ValueError: If logits and target do not fit together, see the message.
+            ValueError: The shapes or dtypes of logits and target don't match.
         """
         hard_H, soft_H = self.terms(logits_HBC, target)
         loss = self.combine(hard_H, soft_H)
@@ -102,7 +101,7 @@ class GatedEnsembleLoss(CollaborativeLoss):
         return loss, hard_H.detach(), soft_H.detach()
 
     def ensemble(self, logits_HBC: Tensor) -> Tensor:
-        """The teacher's logits [B, C], at least in float32: the heads' [H, B, C], weighted by the gate."""
+        """Compute the ensemble's logits [B, C]: those of the heads [H, B, C], weighted by the gate."""
         logits_HBC = at_least_float32(logits_HBC)
         predicted_BHC = logits_HBC.detach().softmax(dim=-1).transpose(0, 1)
         gate_BH = at_least_float32(self.gate(predicted_BHC.flatten(1).to(self.gate.weight.dtype))).softmax(dim=-1)

@@ -8,9 +8,9 @@ With H heads, logits z_h, label y, temperature T and weight beta:
     L_h = beta * CE(y, softmax(z_h)) + (1 - beta) * T^2 * CE(q_h, softmax(z_h / T))
     L   = sum_h L_h
 
-What heads teach each other hardly moves their mean, so a sum of heads that weigh the labels with beta learns them at
-beta times the rate of one network alone, which a short schedule suffers from. With `full_labels` the loss is divided by
-beta: the labels keep the weight 1 that they have without heads, the consensus has (1 - beta) / beta.
+The soft terms hardly move the mean of the heads. With the labels at weight beta, the mean thus learns them at beta
+times the rate of a single network, which hurts in a short schedule. `full_labels` divides the loss by beta: the labels
+have weight 1, as in a single network, and the consensus has weight (1 - beta) / beta.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .fused import Terms, Weights, collaborative_cross_entropy, terms_and_gradient
 
-# By name, as the oldest supported timm has only some of them.
+# Looked up by name, as the oldest supported timm lacks some of them.
 _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tuple(
     getattr(timm.loss, name)
     for name in (
@@ -42,60 +42,59 @@ _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tu
 
 
 def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
-    """Average, for each head, the logits of all the other heads.
+    """Average, for each head, the logits of all other heads.
 
-    Each mean is the sum over all heads less the head's own logits, so the cost grows with H and not with H^2.
+    Each mean is the sum over all heads minus the head's own logits, so the cost grows with H and not with H^2.
 
     Args:
         logits_HBC: Logits of at least two heads, [H, B, C].
 
     Returns:
-        `mean_{j != h} z_j` for every h, [H, B, C], cut off from the graph: heads that could move their own teacher
-        would chase each other. float64 stays float64, anything narrower is averaged and returned in float32.
+        `mean_{j != h} z_j` for every h, [H, B, C], detached: otherwise heads would also learn to move their targets.
+        The dtype is float64 for float64 logits, and float32 for all others.
 
     Raises:
-        ValueError: If the logits are not a floating-point [H, B, C] tensor, or have one head only.
+        ValueError: The logits are not a floating-point [H, B, C] tensor, or have a single head.
     """
     _check_logits(logits_HBC)
     num_heads = logits_HBC.shape[0]
     if num_heads < 2:
-        raise ValueError('A consensus of the other heads needs logits of at least 2 heads, got 1.')
+        raise ValueError('The consensus of the other heads needs logits of at least 2 heads, got 1.')
     logits_HBC = at_least_float32(logits_HBC.detach())
     return (logits_HBC.sum(dim=0, keepdim=True) - logits_HBC) / (num_heads - 1)
 
 
 class CollaborativeLoss(nn.Module):
-    """Sum over the heads of a hard loss against the target and a soft loss against the other heads' consensus.
+    """Sum over heads of a hard loss on the target and a soft loss on the consensus of the other heads.
 
-    The hard term of a head is `criterion(logits_BC, target)`, whatever the criterion. The soft term is the
-    cross-entropy with the leave-one-out consensus, both at temperature T, summed over classes. With one head there is
-    no consensus and the loss is `criterion(logits_HBC[0], target)` itself, with weight 1.
+    The hard term of a head is `criterion(logits_BC, target)`, for any criterion. The soft term is the cross-entropy
+    with the leave-one-out consensus, both at temperature T, summed over classes. With one head there is no consensus,
+    and the loss is `criterion(logits_HBC[0], target)` with weight 1.
 
     For independent binary labels (`multi_label`) each class has its own Bernoulli consensus,
-    `q = sigmoid(mean_{j != h} z_j / T)`, and the soft term is the binary cross-entropy of q and `sigmoid(z_h / T)`.
+    `q = sigmoid(mean_{j != h} z_j / T)`. The soft term is the binary cross-entropy of q and `sigmoid(z_h / T)`.
 
-    beta can only balance the two terms if both are on one scale, so the soft term is reduced as the hard one is. Over
-    the batch: the mean, or the sum where `criterion.reduction` is 'sum'. Over independent classes: the mean, as binary
-    criteria do by default (a sum would outweigh the hard term C times), or the sum where the criterion sums them
-    (`sum_classes`, or a `reduction` of 'batchmean' or 'sum').
+    The soft term is reduced like the hard term, so that beta balances terms of one scale. Over the batch it is the
+    mean, or the sum if `criterion.reduction` is 'sum'. Over independent classes it is the mean, like the default of
+    binary criteria, or the sum if the criterion sums classes (`sum_classes`, or a `reduction` of 'batchmean' or 'sum').
 
-    Class indices outside [0, C) are refused when the target is on the CPU. On an accelerator looking at them would
-    stall it at every step, so there (and in compiled code) they are for whoever loads the data to check. Indices equal
-    to `criterion.ignore_index`, where it has one, are let through: they skip the hard term only.
+    Class indices outside [0, C) raise an error if the target is on the CPU. On an accelerator the check would
+    synchronize at every step, so there, and in compiled code, the data loader has to guarantee valid indices. Indices
+    equal to `criterion.ignore_index`, if the criterion has it, are valid: they skip the hard term only.
 
     Args:
-        criterion: Hard loss of one head, from [B, C] logits and the target to one number. Defaults to
-            `nn.CrossEntropyLoss()`, which takes class indices and soft targets.
-        temperature: Divides the logits of both sides of the soft term.
-        beta: Weight of the hard term, 1 - beta is that of the soft term. 1 trains every head on the target alone.
+        criterion: Hard loss of one head, which maps [B, C] logits and the target to one number. Defaults to
+            `nn.CrossEntropyLoss()`, which takes class indices and class probabilities.
+        temperature: T, which divides the logits on both sides of the soft term.
+        beta: Weight of the hard term; the soft term has 1 - beta. 1 trains every head on the target alone.
         scale_by_t2: Multiply the soft term by T^2, so that the size of its gradient doesn't depend on T
             (https://arxiv.org/abs/1503.02531, section 2).
+        multi_label: Whether classes are independent binary labels. None detects it from the criterion: true for the
+            sigmoid losses of torch and timm, false for any other.
         full_labels: Divide the loss by beta: the hard term has weight 1, the soft term (1 - beta) / beta.
-        multi_label: Classes are independent binary labels. None asks the criterion: true for the sigmoid losses of
-            torch and timm, false for any other.
 
     Raises:
-        ValueError: If temperature is not positive and finite, beta is outside [0, 1], or 0 with `full_labels`.
+        ValueError: The temperature is not positive and finite, beta is outside [0, 1], or 0 with `full_labels`.
 
     Examples:
 
@@ -121,7 +120,7 @@ class CollaborativeLoss(nn.Module):
         if not 0. <= beta <= 1.:
             raise ValueError(f'beta is {beta}; it must lie in [0, 1], 1 is the hard loss alone, the paper uses 0.5.')
         if full_labels and beta == 0.:
-            raise ValueError('beta is 0, labels of no weight, and full_labels gives them weight 1; use a beta above 0.')
+            raise ValueError('beta is 0, so labels have no weight, but full_labels divides by it; use a beta above 0.')
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.temperature = temperature
         self.beta = beta
@@ -129,18 +128,18 @@ class CollaborativeLoss(nn.Module):
         self.full_labels = full_labels
         self.multi_label = isinstance(criterion, _MULTI_LABEL_CRITERIA) if multi_label is None else multi_label
 
-        # The asymmetric loss of older timm sums over all and has no option to say so.
-        unnamed = 'sum' if isinstance(self.criterion, timm.loss.AsymmetricLossMultiLabel) else None
-        reduction = getattr(self.criterion, 'reduction', unnamed)
+        # The asymmetric loss of older timm versions sums over everything, and has no `reduction`.
+        default = 'sum' if isinstance(self.criterion, timm.loss.AsymmetricLossMultiLabel) else None
+        reduction = getattr(self.criterion, 'reduction', default)
         self._sum_batch = reduction == 'sum'
         self._sum_classes = reduction in ('sum', 'batchmean') or getattr(self.criterion, 'sum_classes', False)
         if isinstance(self.criterion, nn.MultiLabelSoftMarginLoss):
-            self._sum_classes = False  # it takes the mean over the classes whatever it does with the batch
+            self._sum_classes = False  # it averages over classes for every reduction
         self._terms: Terms = terms_and_gradient
 
     @property
     def hard_weight(self) -> float:
-        """Weight of the hard terms, of several heads."""
+        """Weight of the hard terms, if there are several heads."""
         return 1. if self.full_labels else self.beta
 
     @property
@@ -153,28 +152,28 @@ class CollaborativeLoss(nn.Module):
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
-            target: What the criterion takes: class indices [B], or class probabilities or binary labels [B, C].
+            target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
 
         Raises:
-            ValueError: If logits and target do not fit together, see the message.
+            ValueError: The shapes or dtypes of logits and target don't match.
         """
         return self.evaluate(logits_HBC, target)[0]
 
     def evaluate(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the training loss, and the terms that it is made of.
+        """Compute the training loss and its terms.
 
-        With `nn.CrossEntropyLoss` as the hard loss, value and gradient are computed together, see `fused.py`: equal up
-        to rounding, faster, and in less memory. Called from compiled code, it is left to the compiler.
+        With `nn.CrossEntropyLoss` as the hard loss, value and gradient are computed together, see `fused.py`. This is
+        equal up to rounding, faster, and uses less memory. In compiled code the compiler does this instead.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
-            target: What the criterion takes: class indices [B], or class probabilities or binary labels [B, C].
+            target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
 
         Returns:
-            The loss, one number, and hard and soft terms [H] as of `terms`, without a gradient.
+            The loss, one number, and the hard and soft terms [H] of `terms`, detached.
 
         Raises:
-            ValueError: If logits and target do not fit together, see the message.
+            ValueError: The shapes or dtypes of logits and target don't match.
         """
         if (weights := self.one_pass_weights()) is not None and len(logits_HBC) > 1:
             _check_logits(logits_HBC)
@@ -186,8 +185,8 @@ class CollaborativeLoss(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the objective, in place.
 
-        Where it is computed in one pass it stays so: compiled is what computes value and gradient, which is several
-        times faster than what a compiler makes of a call to the objective, and of autograd's way back through it.
+        If value and gradient are computed together, that computation is compiled. It is several times faster than
+        compiling the loss and its backward pass.
 
         Args:
             args: Arguments of `torch.compile`.
@@ -199,14 +198,14 @@ class CollaborativeLoss(nn.Module):
             self._terms = torch.compile(terms_and_gradient, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # As any module's: what is compiled stays behind, and a copy or a pickle is not compiled.
+        # As for any compiled module, copies and pickles are not compiled.
         return {**super().__getstate__(), '_terms': terms_and_gradient}
 
     def one_pass_weights(self) -> Weights | None:
-        """What `fused.py` needs to know, None where the objective isn't the one that it computes."""
+        """Return the settings for `fused.py`, None if it does not support this objective."""
         criterion = self.criterion
         if (
-            type(self) is not CollaborativeLoss  # subclasses have other terms
+            type(self) is not CollaborativeLoss  # subclasses change the terms
             or type(criterion) is not nn.CrossEntropyLoss
             or criterion.weight is not None
             or criterion.reduction == 'none'
@@ -230,14 +229,14 @@ class CollaborativeLoss(nn.Module):
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
-            target: What the criterion takes: class indices [B], or class probabilities or binary labels [B, C].
+            target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
 
         Returns:
-            Hard terms [H] and soft terms [H], the latter with the factor T^2 if it is on. The soft terms are zeros
-            where they would play no part: with one head, or beta = 1.
+            Hard terms [H], and soft terms [H] with the factor T^2 if `scale_by_t2`. The soft terms are zeros if they
+            have no effect: with one head, or beta = 1.
 
         Raises:
-            ValueError: If logits and target do not fit together, see the message.
+            ValueError: The shapes or dtypes of logits and target don't match.
         """
         _check_logits(logits_HBC)
         target = self._checked_target(logits_HBC, target)
@@ -247,7 +246,7 @@ class CollaborativeLoss(nn.Module):
         return hard_H, self._soft_terms(logits_HBC)
 
     def combine(self, hard_H: Tensor, soft_H: Tensor) -> Tensor:
-        """Weight the terms that `terms` returned and sum them over the heads.
+        """Weight the terms returned by `terms`, and sum them over the heads.
 
         Args:
             hard_H: Hard terms, [H].
@@ -273,7 +272,7 @@ class CollaborativeLoss(nn.Module):
             soft_HBC = F.binary_cross_entropy_with_logits(logits_HBC, consensus_HBC.sigmoid(), reduction='none')
             soft_HB = soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)
         else:
-            # Summed over classes: a mean would shrink the term C times and let it vanish beside the hard one.
+            # Summed over classes, like the cross-entropy of the hard term.
             consensus_HBC = consensus_HBC.softmax(dim=-1)
             soft_N = F.cross_entropy(logits_HBC.flatten(0, 1), consensus_HBC.flatten(0, 1), reduction='none')
             soft_HB = soft_N.unflatten(0, logits_HBC.shape[:2])
@@ -281,7 +280,7 @@ class CollaborativeLoss(nn.Module):
         return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H
 
     def _checked_target(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
-        """The target, class indices as int64: a narrower type can't tell every class, nor the one that is ignored."""
+        """Check the target, and convert class indices to int64: smaller types may lack some classes or ignore_index."""
         _, batch, num_classes = logits_HBC.shape
         if target.ndim not in (1, 2):
             raise ValueError(
@@ -289,7 +288,7 @@ class CollaborativeLoss(nn.Module):
         if target.shape[0] != batch:
             raise ValueError(
                 f'logits have batch {batch}, target has {target.shape[0]}; '
-                f'every head sees the same examples, so one target per example is right.'
+                f'all heads have the same examples, so give one target per example.'
             )
         if target.ndim == 2:
             if not target.is_floating_point():
@@ -306,13 +305,13 @@ class CollaborativeLoss(nn.Module):
                 valid_B |= target == ignore_index
             if not valid_B.all():
                 raise ValueError(
-                    f'target holds class {target[~valid_B][0].item()}, but the logits have {num_classes} classes: '
+                    f'target has class {target[~valid_B][0].item()}, but the logits have {num_classes} classes: '
                     f'class indices must lie in [0, {num_classes}).'
                 )
         return target
 
     def extra_repr(self) -> str:
-        """The settings, as printed with the module."""
+        """Return the settings, for printing the module."""
         return (
             f'temperature={self.temperature}, beta={self.beta}, scale_by_t2={self.scale_by_t2}, '
             f'multi_label={self.multi_label}, full_labels={self.full_labels}'
@@ -323,12 +322,12 @@ def _check_logits(logits_HBC: Tensor) -> None:
     if logits_HBC.ndim != 3 or not logits_HBC.shape[0] or not logits_HBC.shape[1]:
         raise ValueError(
             f'logits must be [H, B, C] with at least one head and one example, got shape {list(logits_HBC.shape)}; '
-            f'logits.unsqueeze(0) makes [B, C] logits those of one head.'
+            f'for [B, C] logits of a single head use logits.unsqueeze(0).'
         )
     if not logits_HBC.is_floating_point():
         raise ValueError(f'logits must be floating point, got {logits_HBC.dtype}.')
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """float64 as it is, anything narrower as float32."""
+    """Return float64 unchanged, and any other floating-point tensor in float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

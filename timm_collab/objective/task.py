@@ -1,4 +1,4 @@
-"""Collaborative learning as a timm training task: a model with heads, and the objective that trains them together.
+"""Collaborative learning as a timm training task: a model with several heads and the objective of all of them.
 
 Paper: `Collaborative Learning for Deep Neural Networks` - https://arxiv.org/abs/1805.11761
 
@@ -23,22 +23,22 @@ _logger = logging.getLogger(__name__)
 
 
 class CollaborativeTask(ClassificationTask):
-    """Train all heads of a model at once, each on the label and on the consensus of the others.
+    """Train all heads of a model together, each on the labels and on the consensus of the others.
 
-    A stand-in for timm's `ClassificationTask`, which makes this task itself where it is given a `CollabModel`:
-    `result['output']` and `get_eval_model()` give the `[B, C]` logits of the kept head, so timm's metrics, evaluators
-    and checkpoints work unchanged. A checkpoint's `state_dict` is the plain network's, that of the kept head; its
-    `task_state` holds the tree. EMA comes from the base class (`setup_ema`, `update_ema`).
+    timm's `ClassificationTask` creates this task if it is given a `CollabModel`. `result['output']` and
+    `get_eval_model()` give the `[B, C]` logits of the kept head, so timm's metrics, evaluators and checkpoints work
+    unchanged. The `state_dict` of a checkpoint is that of the kept head's plain network; its `task_state` has the
+    complete tree. EMA comes from the base class (`setup_ema`, `update_ema`).
 
-    A plain timm model, with `[B, C]` logits in train mode, is the tree of one head and learns from the label alone.
+    A plain timm model, with `[B, C]` logits in train mode, is a tree with one head and learns from the labels alone.
 
     Args:
-        model: `CollabModel`, or any module whose train-mode output is `[H, B, C]` or `[B, C]` logits. Its `kept_head`
-            (default 0) says which head the metrics see.
-        criterion: Hard loss of one head, or a ready `CollaborativeLoss`. Created from criterion_kwargs when None.
-        criterion_kwargs: Arguments for timm's `create_classification_loss` when criterion is None, needs a timm that
-            has it. Defaults to cross-entropy.
-        device: Device for the criterion; the model stays where it is, as in timm's tasks.
+        model: `CollabModel`, or any module whose train-mode output is `[H, B, C]` or `[B, C]` logits. Metrics use its
+            `kept_head` (default 0).
+        criterion: Hard loss of one head, or a `CollaborativeLoss`. None creates one from criterion_kwargs.
+        criterion_kwargs: Arguments for `create_classification_loss`, if criterion is None and timm has that function.
+            Defaults to cross-entropy.
+        device: Device of the criterion; the model is not moved, as in timm's tasks.
         dtype: Dtype for task tensors.
         verbose: Log the objective.
         temperature: See `CollaborativeLoss`.
@@ -47,9 +47,8 @@ class CollaborativeTask(ClassificationTask):
         full_labels: See `CollaborativeLoss`.
 
     Raises:
-        ValueError: If temperature or beta is out of range; if criterion_kwargs, temperature, beta, scale_by_t2 or
-            full_labels are given along with the criterion that they would have made; if timm can't make one from
-            criterion_kwargs.
+        ValueError: The temperature or beta is out of range; an argument would have no effect because a criterion is
+            given; or timm does not support criterion_kwargs.
 
     Examples:
 
@@ -79,12 +78,12 @@ class CollaborativeTask(ClassificationTask):
         if criterion_kwargs:
             if criterion is not None:
                 raise ValueError(
-                    f'criterion_kwargs make a criterion and one was given too: pass either the criterion or '
+                    f'criterion_kwargs create a criterion, but one was given too: pass either the criterion or '
                     f'{sorted(criterion_kwargs)}, not both.'
                 )
             if not hasattr(timm.loss, 'create_classification_loss'):
                 raise ValueError(
-                    f'timm {timm.__version__} makes no criterion from criterion_kwargs={criterion_kwargs}: '
+                    f'timm {timm.__version__} can not create a criterion from criterion_kwargs={criterion_kwargs}: '
                     f'pass a criterion, or update timm.'
                 )
             criterion = timm.loss.create_classification_loss(**criterion_kwargs)
@@ -95,7 +94,7 @@ class CollaborativeTask(ClassificationTask):
         else:
             raise ValueError(
                 f'temperature={temperature}, beta={beta}, scale_by_t2={scale_by_t2} and full_labels={full_labels} '
-                f'would be ignored: set them on the CollaborativeLoss that is passed as criterion.'
+                f'would be ignored: set them in the CollaborativeLoss that is passed as criterion.'
             )
         super().__init__(model, objective, device=device, dtype=dtype, verbose=False)
         self._compiled_objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
@@ -107,7 +106,7 @@ class CollaborativeTask(ClassificationTask):
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Run every head and compute the objective.
 
-        In eval mode the objective is still that of all heads, though `get_eval_model()` computes one only.
+        In eval mode the objective is still that of all heads, although `get_eval_model()` computes only one.
 
         Args:
             input: Images, [B, in_chans, height, width].
@@ -118,11 +117,11 @@ class CollaborativeTask(ClassificationTask):
                 - 'loss': Training loss, one number
                 - 'output': Logits of the kept head, [B, C]
                 - 'logits': Logits of all heads, [H, B, C]
-                - 'hard': Each head's loss against the target [H], detached
-                - 'soft': Each head's loss against the consensus [H], detached, unweighted; T^2 included if it is on
+                - 'hard': Hard term of each head [H], detached
+                - 'soft': Soft term of each head [H], detached; unweighted, with the factor T^2 if `scale_by_t2`
 
         Raises:
-            ValueError: If logits and target do not fit together, see the message.
+            ValueError: The shapes or dtypes of logits and target don't match.
         """
         logits_HBC = self._forward_heads(input)
         evaluate = self._compiled_objective or self.criterion.evaluate
@@ -138,13 +137,13 @@ class CollaborativeTask(ClassificationTask):
     def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
         """Compile the model, for training and evaluation, and the objective.
 
-        They are compiled one by one, so that wrappers such as DDP may come between them. Beta and the temperature may
-        change afterwards: they are compiled as numbers from the second value on.
+        They are compiled separately, so that wrappers such as DDP may come between them. Beta and the temperature may
+        change afterwards: at the second value they are compiled as variables.
 
         Args:
-            backend: As of `torch.compile`.
-            mode: As of `torch.compile`.
-            compile_kwargs: More of its arguments.
+            backend: Argument of `torch.compile`.
+            mode: Argument of `torch.compile`.
+            compile_kwargs: Further arguments of `torch.compile`.
 
         Returns:
             The compiled model.
@@ -166,10 +165,10 @@ class CollaborativeTask(ClassificationTask):
         return logits.unsqueeze(0) if logits.ndim == 2 else logits
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """Return the parameters whose gradients are to be clipped.
+        """Return the parameters whose gradients are clipped.
 
         Args:
-            exclude_head: Leave out the classifiers, those of every head.
+            exclude_head: Exclude the classifiers of all heads.
         """
         model = self._unwrapped()
         excluded: set[nn.Parameter] = set()
@@ -183,13 +182,14 @@ class CollaborativeTask(ClassificationTask):
             ema: bool = False,
             unwrap_fn: Callable[[nn.Module], nn.Module] = unwrap_model,
     ) -> dict[str, Any]:
-        """Return what a checkpoint holds: the kept head's plain network as `state_dict`, the tree as `task_state`.
+        """Return the contents of a checkpoint: the kept head's plain network as `state_dict`, the tree as `task_state`.
 
-        Tensors of both share memory, and `torch.save` writes them once. A model that can't prune is saved whole.
+        Both share memory, so `torch.save` writes shared tensors once. `state_dict` is that of the complete model if it
+        can't be pruned.
 
         Args:
             ema: Return the state of the EMA model, under `state_dict_ema` and `task_state_ema`.
-            unwrap_fn: Takes DDP and other wrappers off.
+            unwrap_fn: Removes DDP and other wrappers.
         """
         state: dict[str, Any] = super().get_checkpoint_state(ema, unwrap_fn)
         key = 'state_dict_ema' if ema else 'state_dict'
@@ -204,25 +204,23 @@ class CollaborativeTask(ClassificationTask):
             ema: bool = False,
             strict: bool = True,
     ) -> None:
-        """Restore what `get_checkpoint_state` returned.
+        """Load the result of `get_checkpoint_state`.
 
         Args:
-            state_dict: State dict of the tree, or of a plain network, which fills the trunk and every branch.
-            task_state: The task's state, None where the checkpoint has none.
-            ema: Restore the state of the EMA model.
-            strict: Refuse missing and unexpected keys.
+            state_dict: State dict of the tree, or of a plain network, which is loaded into the trunk and every branch.
+            task_state: The state of the task, None if the checkpoint has none.
+            ema: Load the state of the EMA model.
+            strict: Raise an error on missing and unexpected keys.
         """
         tree = (task_state or {}).get('tree', state_dict)
         super().load_checkpoint_state(tree, task_state, ema, strict)
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the plain network: the kept head, and all heads' weights.
-
-        Parameters of the objective are among it, where it has any.
+        """Return the state beyond the plain network: the kept head, the tree and any parameters of the objective.
 
         Args:
-            module: Take the state of this model instead.
-            ema: Take the state of the EMA model, which has a kept head of its own.
+            module: Return the state of this model instead.
+            ema: Return the state of the EMA model, which has its own kept head.
         """
         model = self._unwrapped(module, ema)
         state = {'kept_head': model.kept_head} if hasattr(model, 'kept_head') else {}
@@ -237,13 +235,13 @@ class CollaborativeTask(ClassificationTask):
             module: nn.Module | None = None,
             ema: bool = False,
     ) -> None:
-        """Restore the kept head, and the parameters of the objective.
+        """Load the kept head, and any parameters of the objective.
 
         Args:
-            state: The state, None or empty where the checkpoint has none.
+            state: The state, None or empty if the checkpoint has none.
             strict: Unused.
-            module: Restore the state of this model instead.
-            ema: Restore the state of the EMA model.
+            module: Load the state into this model instead.
+            ema: Load the state of the EMA model.
         """
         if state:
             if 'kept_head' in state:
@@ -258,7 +256,7 @@ class CollaborativeTask(ClassificationTask):
 
 
 def _flatten_modules(modules: nn.Module | Iterable[Any] | None) -> Iterator[nn.Module]:
-    """Walk what `get_classifier` returns: a module, or (several heads, distilled heads) nested sequences of them."""
+    """Flatten the result of `get_classifier`: a module, or nested sequences of modules."""
     if isinstance(modules, nn.Module):
         yield modules
     elif modules is not None:

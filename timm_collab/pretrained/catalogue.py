@@ -1,7 +1,7 @@
-"""The catalogue of trained heads: what each is, where it lies and what its file must hash to.
+"""The catalogue of trained heads: the description, location and checksum of each.
 
-`heads.yaml` has one entry per head, under its architecture and tag. The package carries one; `docs/hub.md` says how an
-entry is made.
+`heads.yaml` has one entry per head, named by its architecture and tag. The package has one. `docs/hub.md` describes how
+to create an entry.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMMIT = re.compile(r'[0-9a-f]{40}')
 
 
 class CatalogueError(ValueError):
-    """An entry of a catalogue that can't be, or a head that no catalogue has."""
+    """A catalogue or an entry of it is invalid, or has no such head."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class PublishedHead:
 
     Args:
         name: Architecture and tag, e.g. `resnet50.collab4_in1k`.
-        sha256: Of `model.safetensors`.
-        license: The Hub's name of the licence of the weights.
-        dataset: What it was trained on.
-        tree: The head tree it grew on, as `HeadTree` reads it.
-        metrics: What was measured, by name; percentages where the name doesn't say otherwise.
-        pretrained_cfg: timm's, of the trained network: input size, normalisation, number of classes.
-        model_args: Arguments of the architecture beyond its name.
-        repo: Where it is on the Hub.
-        revision: The commit there, in full: a branch would move.
-        folder: Where it lies on this machine, for a head that came with the package or beside its catalogue.
+        sha256: SHA-256 of `model.safetensors`.
+        license: License of the weights, by its name on the Hub.
+        dataset: Training data.
+        tree: The head tree that it was trained in, as a spec for `HeadTree`.
+        metrics: Results by name, in percent unless the name says otherwise.
+        pretrained_cfg: timm's pretrained cfg of the trained network: input size, normalization, number of classes.
+        model_args: Further arguments of the architecture.
+        repo: Repository on the Hub.
+        revision: Full commit hash in the repository; a branch would move.
+        folder: Local folder, for a head that comes with the package or lies beside its catalogue.
     """
 
     name: str
@@ -66,8 +66,7 @@ class PublishedHead:
         _require(self.license, f'{self.name}: has no license')
         _require(self.repo or self.folder, f'{self.name}: needs a repo, or a folder beside the catalogue')
         _require(not self.repo or (isinstance(self.revision, str) and _COMMIT.fullmatch(self.revision)),
-                 f'{self.name}: revision must be the full commit that is meant, 40 hexadecimal digits, got'
-                 f' {self.revision!r}')
+                 f'{self.name}: revision must be a full commit hash, 40 hexadecimal digits, got {self.revision!r}')
 
     @property
     def architecture(self) -> str:
@@ -76,31 +75,31 @@ class PublishedHead:
 
     @property
     def tag(self) -> str:
-        """What tells it from the architecture's other weights."""
+        """Name of the weights among those of the architecture."""
         return self.name.partition('.')[2]
 
     def __repr__(self) -> str:
-        measured = ', '.join(f'{name} {value:g}' for name, value in self.metrics.items())
+        metrics = ', '.join(f'{name} {value:g}' for name, value in self.metrics.items())
         where = f'{self.repo}@{(self.revision or "")[:7]}' if self.repo else 'shipped'
-        return f'<{self.name}: {self.dataset}, {measured}, {self.license}, {where}>'
+        return f'<{self.name}: {self.dataset}, {metrics}, {self.license}, {where}>'
 
 
 def shipped_folder() -> Path | None:
-    """The folder with the catalogue and the heads of the package: inside it, or in a checkout beside it."""
+    """Return the folder with the package's catalogue and heads: inside the package, or beside it in a checkout."""
     package = Path(str(resources.files('timm_collab')))
     folders = (package / 'data' / 'hub', package.parent / 'hub')
     return next((folder for folder in folders if (folder / CATALOGUE).is_file()), None)
 
 
 def read_catalogue(path: Path) -> dict[str, PublishedHead]:
-    """The heads of a catalogue, by name.
+    """Read the heads of a catalogue, by name.
 
     Raises:
-        CatalogueError: The file is no catalogue; the message names the entry.
+        CatalogueError: The file is not a valid catalogue; the message names the entry.
     """
     import yaml
 
-    loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # written in C where PyYAML was built with it
+    loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # the C loader, if PyYAML was built with it
     try:
         entries = yaml.load(path.read_text(encoding='utf-8'), Loader=loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -121,31 +120,32 @@ _registered: dict[str, PublishedHead] = {}
 
 
 def add_heads(heads: Mapping[str, PublishedHead]) -> None:
-    """Make heads known to `list_heads` and `find_head`."""
+    """Add heads to those of `list_heads` and `find_head`."""
     _registered.update(heads)
 
 
 def list_heads(pattern: str = '*') -> list[PublishedHead]:
-    """The trained heads that can be loaded by name.
+    """List the trained heads that can be loaded by name.
 
     Args:
-        pattern: Only those whose name matches, as `timm.list_models` matches: `resnet*`.
+        pattern: Only heads whose name matches, with wildcards as in `timm.list_models`: `resnet*`.
 
     Returns:
-        The heads, by name; each also is a pretrained tag, `timm.create_model('collab_' + head.name, pretrained=True)`.
+        The heads, sorted by name. Each is also a pretrained tag:
+        `timm.create_model('collab_' + head.name, pretrained=True)`.
     """
     return [_registered[name] for name in sorted(_registered) if fnmatch.fnmatch(name, pattern)]
 
 
 def find_head(name: str) -> PublishedHead:
-    """The head of that name.
+    """Return the head with a name.
 
     Raises:
-        CatalogueError: There is none; the message lists those there are.
+        CatalogueError: There is none; the message lists the known heads.
     """
     if name not in _registered:
         known = ', '.join(sorted(_registered)) or 'none yet'
-        raise CatalogueError(f"the catalogue has no head '{name}'; it has {known}. A repository is loaded by timm:"
+        raise CatalogueError(f"the catalogue has no head '{name}'; it has {known}. To load a repository, write"
                              " timm.create_model('hf-hub:user/name', pretrained=True)")
     return _registered[name]
 

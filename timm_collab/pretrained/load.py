@@ -1,4 +1,4 @@
-"""Trained heads and trees by name: from the catalogue, from the Hub, from a folder."""
+"""Load trained heads and trees by name, from the catalogue, the Hub or a folder."""
 from __future__ import annotations
 
 import json
@@ -18,10 +18,10 @@ from .download import CONFIG, TREE, DownloadError, fetch, fetch_head
 
 
 def load_head(name: str, **kwargs: Any) -> nn.Module:
-    """The plain timm network of a trained head from the catalogue.
+    """Load the plain timm network of a trained head from the catalogue.
 
-    Its weights come from the package or from the Hub, at the revision and with the checksum that the catalogue
-    names; once they are in the Hub's cache, no connection is needed.
+    Its weights come from the package or the Hub, at the revision and with the checksum of the catalogue. Once they are
+    in the Hub's cache, no connection is needed.
 
     Args:
         name: Architecture and tag, see `list_heads`.
@@ -29,23 +29,23 @@ def load_head(name: str, **kwargs: Any) -> nn.Module:
 
     Raises:
         CatalogueError: There is no such head.
-        DownloadError: Its files can't be had, or aren't the ones that were published.
+        DownloadError: Its files can't be loaded, or have another checksum.
     """
     return timm.create_model(f'local-dir:{fetch_head(find_head(name))}', pretrained=True, **kwargs)
 
 
 def from_pretrained_tree(source: str | Path, revision: str | None = None) -> CollabModel:
-    """A whole trained tree, to go on training, to prune another head of, or to ask all heads.
+    """Load a trained tree with all heads, to continue training, to prune another head or to use all heads.
 
     Args:
         source: `user/name` on the Hub, a head of the catalogue, or a folder.
         revision: Branch, tag or commit on the Hub, default the main branch.
 
     Returns:
-        The tree, which keeps the head that was published.
+        The tree, whose kept head is the published one.
 
     Raises:
-        DownloadError: The files can't be had, or hold a head without its tree.
+        DownloadError: The files can't be loaded, or there is no tree for the head.
     """
     if revision is None and str(source) in {head.name for head in list_heads()}:
         head = find_head(str(source))
@@ -53,13 +53,13 @@ def from_pretrained_tree(source: str | Path, revision: str | None = None) -> Col
     if Path(source).is_dir():
         config_file, tree_file = Path(source) / CONFIG, Path(source) / TREE
         if not (config_file.is_file() and tree_file.is_file()):
-            raise DownloadError(f"'{source}' has no {CONFIG} and {TREE}: it holds no tree")
+            raise DownloadError(f"'{source}' does not have {CONFIG} and {TREE}: it has no tree to load")
     else:
         config_file, tree_file = (fetch(str(source), name, revision) for name in (CONFIG, TREE))
     config = json.loads(config_file.read_text(encoding='utf-8'))
     described = config.get('head_tree')
     if described is None:
-        raise DownloadError(f"{CONFIG} of '{source}' does not say which tree {TREE} is of")
+        raise DownloadError(f"{CONFIG} of '{source}' does not have the spec of the tree in {TREE}")
     model = CollabModel(
         config['architecture'],
         tree=described['tree'],
@@ -69,20 +69,20 @@ def from_pretrained_tree(source: str | Path, revision: str | None = None) -> Col
         **config.get('model_args', {}),
     )
     try:
-        load_model(model, tree_file)  # the file has a tied tensor under one of its names
-    except RuntimeError:  # PyTorch lists every name
-        raise DownloadError(f"{TREE} of '{source}' is of another tree than '{described['tree']}'") from None
+        load_model(model, tree_file)  # tied tensors are in the file under one of their names
+    except RuntimeError:  # its message lists every key
+        raise DownloadError(f"{TREE} of '{source}' does not match the tree '{described['tree']}'") from None
     return model
 
 
 class HeadEnsemble(nn.Module):
-    """All heads of a tree as one classifier, which averages their probabilities.
+    """All heads of a tree as one classifier that averages their probabilities.
 
-    It costs what the whole tree costs: every branch is computed, and kept in memory.
+    It has the cost of the complete tree: every branch is in memory and computed.
 
     Args:
         model: The tree.
-        multi_label: Whether its classes are independent labels.
+        multi_label: Whether the classes are independent labels.
     """
 
     def __init__(self, model: CollabModel, multi_label: bool = False) -> None:
@@ -91,9 +91,10 @@ class HeadEnsemble(nn.Module):
         self.multi_label = multi_label
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logarithm of the mean probability of each class `[B, C]`, which a softmax turns into that mean.
+        """Compute logits `[B, C]` of the mean probability of each class.
 
-        Of independent labels the logarithm of the mean probability's odds, which a sigmoid turns into that mean.
+        For single labels they are its logarithm: a softmax gives the mean back. For independent labels they are its
+        log-odds: a sigmoid gives the mean back.
         """
         logits_HBC = self.model.forward_heads(x)
         if self.multi_label:

@@ -1,4 +1,4 @@
-"""From what was asked for to the tree that an architecture grows, and the cuts that the tree needs."""
+"""Resolve the requested tree for an architecture, and split the network for it."""
 from __future__ import annotations
 
 import difflib
@@ -22,17 +22,20 @@ def read_tree(
         backbone: str,
         kwargs: Mapping[str, Any],
 ) -> HeadTree | None:
-    """The tree that was asked for, None where a number of heads was; all that can be judged without the network.
+    """Read the requested tree; all checks that don't need the network.
 
     Args:
-        spec: The tree, in any of its forms.
+        spec: The tree, in any form that `HeadTree.of` takes, or None for a pattern.
         heads: The number of heads.
         backbone: Name of the architecture.
         kwargs: Arguments of the architecture.
 
+    Returns:
+        The tree, or None if there is no spec.
+
     Raises:
-        HeadTreeError: A bad spec; the message lists the architecture's split points.
-        ValueError: An unknown architecture, or a number of heads that isn't the tree's.
+        HeadTreeError: The spec is invalid; the message lists the architecture's split points.
+        ValueError: The architecture is unknown, or `heads` differs from the tree's number of heads.
     """
     check_backbone(backbone)
     if spec is None:
@@ -55,21 +58,21 @@ def plan_tree(
         heads: int,
         pattern: str,
 ) -> tuple[HeadTree, Chain]:
-    """The tree to grow, and the architecture cut for it.
+    """Choose the tree to build, and split the architecture for it.
 
     Args:
         plain: A network of the architecture.
-        backbone: Its name, for messages.
+        backbone: Name of the architecture, for error messages.
         input_size: Shape of one input, (channels, height, width).
-        tree: The tree asked for, None for the pattern's.
-        heads: The number of heads of the pattern's.
-        pattern: Its name. Where the architecture can't be split between its stages, the tree forks at split points
-            that divide its multiply-adds evenly.
+        tree: The requested tree, None to use `heads` and `pattern`.
+        heads: Number of heads of the pattern.
+        pattern: Name of the pattern. If the architecture can't be split between its stages, the tree forks at split
+            points that divide its multiply-adds evenly.
 
     Raises:
-        HeadTreeError: A pattern or number of heads that can't be.
-        SplitPointError: A split where there's no split point; the message lists those there are.
-        ValueError: A network that can't be followed, or is no classifier.
+        HeadTreeError: The pattern or the number of heads is invalid.
+        SplitPointError: The network can't be split at a point of the tree; the message lists the split points.
+        ValueError: The network can't be traced, or is not a classifier.
     """
     channels, *img_size = input_size
     listed = functools.partial(split_points, plain, in_chans=channels, img_size=img_size)
@@ -86,23 +89,23 @@ def plan_tree(
     except SplitPointError as error:
         points = [point.name for point in listed()]
         raise SplitPointError(
-            f"can't split '{backbone}' so: {error}.{_nearest(plain, points, error.name)}"
+            f"can't split '{backbone}': {error}.{_nearest(plain, points, error.name)}"
             f" Its split points: {', '.join(points)}",
             error.name,
         ) from None
     except TraceError as error:
-        raise ValueError(f"'{backbone}' can't be made a head tree: {error}") from error
+        raise ValueError(f"'{backbone}' can't be turned into a head tree: {error}") from error
 
 
 def _nearest(plain: nn.Module, points: Sequence[str], name: str | None) -> str:
-    """A sentence on the split points next to one that isn't: around its module or, of no module, spelled alike."""
+    """Describe the split points nearest to an invalid one: around its module, or else with a similar spelling."""
     order = {path: index for index, (path, _) in enumerate(plain.named_modules())}
     if name not in order:
         near = difflib.get_close_matches(name or '', points, 1)
         return f" Did you mean '{near[0]}'?" if near else ''
     if name in points:
         return ''
-    # Modules are registered in the order of the forward but for few, and what contains a module ends after it.
+    # Modules are mostly registered in forward order, and a container ends after the modules inside it.
     around = [point for point in points if f'{name}.'.startswith(f'{point}.')]
     others = [point for point in points if point in order and point not in around]
     before = [point for point in others if order[point] < order[name]]
@@ -114,11 +117,11 @@ def _nearest(plain: nn.Module, points: Sequence[str], name: str | None) -> str:
 
 
 def cut_for(plain: nn.Module, input_size: tuple[int, ...], tree: HeadTree) -> Chain:
-    """Cut an architecture for a tree, and check on the meta device that every path still computes logits.
+    """Split an architecture for a tree, and check on the meta device that every path still computes logits.
 
     Raises:
-        SplitPointError: A split where there's no split point, or splits in the wrong order.
-        TraceError: A network that can't be followed, or is no classifier.
+        SplitPointError: The network can't be split at a point of the tree, or the points are in the wrong order.
+        TraceError: The network can't be traced, or is not a classifier.
     """
     chain = Chain(plain, tree.split_names, input_size)
     paths = dict.fromkeys(tuple(cuts_to(chain, tree, leaf)) for leaf in tree.leaves)
@@ -132,5 +135,5 @@ def cut_for(plain: nn.Module, input_size: tuple[int, ...], tree: HeadTree) -> Ch
 
 
 def cuts_to(chain: Chain, tree: HeadTree, leaf: Path) -> list[int]:
-    """The cuts on the way to a head, from the input to the logits."""
+    """List the cuts on the path to a head, from the input to the logits."""
     return [0, *(chain.cut(tree.at(leaf[:depth]).split) for depth in range(len(leaf) + 1))]

@@ -1,4 +1,4 @@
-"""Where an architecture can be split, what crosses there and what a split costs."""
+"""Where an architecture can be split, which tensors pass there and what a split costs."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 from ..errors import unknown_architecture
 from ..tree import INPUT, PREFIX
 from .meta import meta_twin
-from .segments import CutView, held_tensors
+from .program import CutTrace
+from .segments import tensors_at
 from .tracing import Trace, TraceError, trace
 
 
@@ -22,11 +23,11 @@ class SplitPoint:
     """A place where a head tree can fork.
 
     Attributes:
-        name: The module after which it lies, as a tree spec takes it; `input` for the place before the first.
-        shapes: Shape of each tensor that crosses, -1 for a size that depends on the batch's.
-        params_after: Share of the network's parameters that lies after it.
-        macs_after: Share of the network's multiply-adds (at its default input size) that lies after it.
-        network_macs: All multiply-adds of the network for one image.
+        name: The module that it comes after, as written in a tree spec; `input` for the point before the first layer.
+        shapes: Shape of each tensor that is passed on there, with -1 for sizes that depend on the batch size.
+        params_after: Fraction of the network's parameters after it.
+        macs_after: Fraction of the network's multiply-adds (at its default input size) after it.
+        network_macs: Multiply-adds of the whole network for one image.
     """
 
     name: str
@@ -37,7 +38,7 @@ class SplitPoint:
 
     @property
     def cost(self) -> float:
-        """Multiply-adds of a two-way split here, relative to the plain network's."""
+        """Multiply-adds of a tree that forks in two here, relative to the plain network."""
         return 1 + self.macs_after
 
     def __str__(self) -> str:
@@ -47,19 +48,19 @@ class SplitPoint:
 def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
     """List the split points of an architecture, in forward order.
 
-    Stages and the blocks in them are listed, not the layers inside a block, though a tree may split there too.
+    Stages and their blocks are listed. A tree may also split between the layers of a block, which are not listed.
 
     Args:
         model: Name of a timm architecture, with or without `collab_`, or a plain timm model.
-        **kwargs: Arguments that the architecture is, or a given `model` was, created with: `in_chans`, `img_size`, ...
+        **kwargs: Arguments to create the architecture with, or that `model` was created with, such as `in_chans`.
 
     Raises:
-        ValueError: No such architecture.
-        TraceError: The network's forward can't be followed.
+        ValueError: There is no such architecture.
+        TraceError: The network's forward can't be traced.
     """
     plain = create_without_weights(model, kwargs) if isinstance(model, str) else model
     size = default_input_size(plain, kwargs)
-    twin = meta_twin(plain).eval().requires_grad_(False)  # the flop counter can't follow a parameter that is an input
+    twin = meta_twin(plain).eval().requires_grad_(False)  # the flop counter can't track parameters that are inputs
     expand = _repeated(twin)
     run = _trace(twin, expand, size, count_flops=True)
     wider = _trace(twin, expand, size, batch_size=3)
@@ -69,12 +70,12 @@ def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
             ends[end] = path
     positions = sorted(ends)
     names = (INPUT, *(ends[position] for position in positions))
-    view, wider_view = CutView(run, positions), CutView(wider, positions)
+    cuts, wider_cuts = CutTrace(run, positions), CutTrace(wider, positions)
 
-    macs = [0] * view.parts
-    for node, part in view.part.items():
+    macs = [0] * cuts.num_parts
+    for node, part in cuts.part.items():
         macs[part] += node.meta.get('flops', 0) // 2
-    params, spans = _spread(twin, view)
+    params, spans = _params_per_part(twin, cuts)
     points = []
     for cut, name in enumerate(names):
         if not sum(params[cut:]) or any(first < cut <= last for first, last in spans):
@@ -83,20 +84,20 @@ def split_points(model: str | nn.Module, **kwargs: Any) -> list[SplitPoint]:
             name,
             tuple(
                 tuple(-1 if a != b else a for a, b in zip(narrow.shape, wide.shape, strict=True))
-                for narrow, wide in zip(_crossing(view, cut), _crossing(wider_view, cut), strict=True)
+                for narrow, wide in zip(_live_tensors(cuts, cut), _live_tensors(wider_cuts, cut), strict=True)
             ),
             params_after=sum(params[cut:]) / max(sum(params), 1),
             macs_after=sum(macs[cut:]) / max(sum(macs), 1),
-            network_macs=sum(macs) // 2,  # of two images
+            network_macs=sum(macs) // 2,  # the trace has two images
         ))
     return points
 
 
 def stage_boundaries(model: nn.Module) -> tuple[str, ...]:
-    """The split points between a network's stages, in forward order.
+    """Return the split points between a network's stages, in forward order.
 
-    They are the modules of `feature_info` at which the resolution changes, without the last; where it never does, as
-    in a plain vision transformer, the ends of its first, second and third quarter.
+    These are the modules of `feature_info` at which the resolution changes, except the last. If it never changes, as
+    in a plain vision transformer, they are the ends of its first, second and third quarter.
     """
     info = [entry for entry in getattr(model, 'feature_info', None) or () if entry.get('module')]
     paths = {path for path, _ in model.named_modules()}
@@ -110,9 +111,9 @@ def stage_boundaries(model: nn.Module) -> tuple[str, ...]:
 
 
 def even_boundaries(points: Sequence[SplitPoint]) -> tuple[str, ...]:
-    """The split points nearest to a quarter, a half and three quarters of the multiply-adds, in forward order.
+    """Return the split points nearest to a quarter, a half and three quarters of the multiply-adds, in forward order.
 
-    Where a network has few of them, two that are alike (5 % of the multiply-adds apart or less) count as one.
+    Two points that differ by at most 5 % of the multiply-adds count as one, so there may be fewer than three.
     """
     chosen: list[SplitPoint] = []
     inner = [point for point in points if point.name != INPUT and point.macs_after < 1]
@@ -125,7 +126,7 @@ def even_boundaries(points: Sequence[SplitPoint]) -> tuple[str, ...]:
 
 
 def default_input_size(model: nn.Module, kwargs: dict[str, Any]) -> tuple[int, int, int]:
-    """Shape of one input of a network made with these arguments, (channels, height, width)."""
+    """Return the shape of one input, (channels, height, width), of a network created with these arguments."""
     channels, *size = getattr(model, 'pretrained_cfg', {}).get('input_size', (3, 224, 224))
     channels = kwargs.get('in_chans') or channels
     size = kwargs.get('img_size') or size
@@ -134,10 +135,10 @@ def default_input_size(model: nn.Module, kwargs: dict[str, Any]) -> tuple[int, i
 
 
 def check_backbone(backbone: str) -> None:
-    """See that a backbone can be one: an architecture of timm, or where a model of one lies, as `hf-hub:user/name`.
+    """Check that a backbone is a timm architecture, or the location of a model such as `hf-hub:user/name`.
 
     Raises:
-        ValueError: It's neither; the message names architectures that are spelled alike.
+        ValueError: It is neither; the message names architectures with a similar spelling.
     """
     if timm.is_model(backbone) or backbone.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
         return
@@ -145,18 +146,18 @@ def check_backbone(backbone: str) -> None:
 
 
 def create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
-    """A network of an architecture, on the meta device where its constructor allows that."""
+    """Create a network of an architecture, on the meta device if its constructor allows it."""
     name = name.removeprefix(PREFIX)
     check_backbone(name)
     try:
         with torch.device('meta'):
             return timm.create_model(name, **kwargs)
-    except (RuntimeError, NotImplementedError):  # constructors that compute with their weights
+    except (RuntimeError, NotImplementedError):  # the constructor computes with its weights
         return timm.create_model(name, **kwargs)
 
 
 def _repeated(twin: nn.Module) -> set[str]:
-    """The modules worth looking into: containers, and stages that are mostly a container of alike blocks."""
+    """Return the modules to expand: containers, and stages that consist mostly of repeated blocks."""
     sizes = {path: sum(p.numel() for p in module.parameters()) for path, module in twin.named_modules()}
     expand = set()
     for path, module in twin.named_modules():
@@ -173,14 +174,14 @@ def _repeated(twin: nn.Module) -> set[str]:
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Whether its modules are all of one kind, and more than single layers."""
-    kinds = {type(child) for child in module.children()}
+    """Whether all child modules have one type, and at least one has submodules of its own."""
+    types = {type(child) for child in module.children()}
     layers = all(not list(child.children()) for child in module.children())
-    return len(kinds) == 1 and not layers
+    return len(types) == 1 and not layers
 
 
 def _trace(twin: nn.Module, expand: set[str], size: tuple[int, ...], **options: Any) -> Trace:
-    """Trace, leaving whole each module that turns out not to be followed inside."""
+    """Trace, and stop expanding each module whose inside turns out to be untraceable."""
     while True:
         try:
             return trace(twin, expand, size, **options)
@@ -191,19 +192,19 @@ def _trace(twin: nn.Module, expand: set[str], size: tuple[int, ...], **options: 
             expand -= inside
 
 
-def _spread(twin: nn.Module, view: CutView) -> tuple[list[int], list[tuple[int, int]]]:
-    """Parameters of each elementary stretch, and the first and last that use one tensor."""
+def _params_per_part(twin: nn.Module, cuts: CutTrace) -> tuple[list[int], list[tuple[int, int]]]:
+    """Count the parameters of each part, and list the first and last part that use each tensor."""
     users: dict[int, tuple[Tensor, set[int]]] = {}
-    for part, path in view.fetches():
-        for tensor in held_tensors(twin, path):
+    for part, path in cuts.uses():
+        for tensor in tensors_at(twin, path):
             users.setdefault(id(tensor), (tensor, set()))[1].add(part)
-    params = [0] * view.parts
+    params = [0] * cuts.num_parts
     for tensor, parts in users.values():
         if isinstance(tensor, nn.Parameter):
             params[min(parts)] += tensor.numel()
     return params, [(min(parts), max(parts)) for _, parts in users.values()]
 
 
-def _crossing(view: CutView, cut: int) -> list[Tensor]:
-    values = [node.meta['fresh'] for node in view.crossing(cut)]
+def _live_tensors(cuts: CutTrace, cut: int) -> list[Tensor]:
+    values = [node.meta['fresh'] for node in cuts.live_nodes(cut)]
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

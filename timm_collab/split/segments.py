@@ -1,32 +1,31 @@
-"""Cut a network between modules of its main path into stretches that run one after the other, exactly as one.
+"""Split a network between modules of its main path into segments that run one after the other.
 
-`Chain` decides, once per architecture, what each stretch computes and which tensors it owns; `Segment` is a stretch
-filled with the modules of one plain network, under their original names.
+Running all segments in order is exactly the original network. `Chain` decides, once per architecture, what each
+segment computes and which tensors it owns. `Segment` holds that part of one plain network, under the original names.
 """
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..tree import INPUT
-from .meta import blank_images, meta_twin, on_meta, storage_key
-from .program import Program
+from .meta import blank_images, meta_twin, on_meta
+from .program import CutTrace, Program
 from .tracing import Trace, TraceError, trace
 
 
 class SplitPointError(ValueError):
-    """A place where this network can't be split.
+    """The network can't be split at the requested place.
 
     Args:
-        message: Why it can't.
-        name: The module it would be split after, where a single one is to blame.
+        message: The reason.
+        name: The module after which it would be split, if the error is about a single one.
     """
 
     def __init__(self, message: str, name: str | None = None):
@@ -35,60 +34,60 @@ class SplitPointError(ValueError):
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What lies between two cuts, for any network of one architecture.
+class Subgraph:
+    """The operations between two cuts, for any network of one architecture.
 
     Attributes:
         train: The program in train mode.
         eval: The program in eval mode.
-        contents: Paths of the modules, parameters and buffers it owns.
+        contents: Paths of the modules, parameters and buffers that it owns.
     """
 
     train: Program
     eval: Program
     contents: tuple[str, ...]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Stretch:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Subgraph:
         return self
 
 
 class Scope(nn.Module):
-    """Holds modules and tensors under the name their parent had in the plain network."""
+    """A container that has modules and tensors under the names of their parent in the plain network."""
 
 
 class Segment(Scope):
-    """A stretch with weights: the modules and tensors it owns, taken over from a plain network.
+    """A subgraph with weights: the modules and tensors that it owns, moved here from a plain network.
 
-    Takes the values that cross the cut before it and returns those that cross the cut after it, or the logits. Which
-    values cross may be several tensors, in lists or tuples, and numbers.
+    Maps the values that are live at the cut before it to those live at the cut after it, or to the logits. Live values
+    may be several tensors, in lists or tuples, and numbers.
 
     Args:
-        stretch: What to compute.
-        plain: A network of the architecture, whose modules move here; it's of no use afterwards.
-        shares_input: Whether sibling segments read the same input, so that none may write to it.
+        subgraph: What to compute.
+        plain: A network of the architecture, whose modules move here. It is unusable afterwards.
+        shares_input: Whether sibling segments read the same input, so that none may modify it.
 
     Attributes:
-        stretch: What it computes.
+        subgraph: What the segment computes.
     """
 
-    def __init__(self, stretch: Stretch, plain: nn.Module, shares_input: bool):
+    def __init__(self, subgraph: Subgraph, plain: nn.Module, shares_input: bool):
         super().__init__()
-        self.stretch = stretch
+        self.subgraph = subgraph
         self._shares_input = shares_input
-        for path in stretch.contents:
+        for path in subgraph.contents:
             self._place(path, plain)
         self.train(plain.training)
 
-    def forward(self, *values: Any, stretch: Stretch | None = None) -> Any:
-        """From what crosses the cut before it to what crosses the cut after it, or the logits.
+    def forward(self, *values: Any, subgraph: Subgraph | None = None) -> Any:
+        """Compute the values that are live at the cut after the segment, or the logits.
 
         Args:
-            values: What crosses the cut before it.
-            stretch: What to compute instead of what it was made for: the same at another input size.
+            values: The values that are live at the cut before it.
+            subgraph: Computed instead of the segment's own: the same operations at another input size.
         """
-        stretch = self.stretch if stretch is None else stretch
-        program = stretch.train if self.training else stretch.eval
-        if self._shares_input:  # containers of its own, and tensors of its own where it writes to them
+        subgraph = self.subgraph if subgraph is None else subgraph
+        program = subgraph.train if self.training else subgraph.eval
+        if self._shares_input:  # rebuild the containers, and clone the tensors that the program writes to
             leaves, layout = tree_flatten(values)
             leaves = [leaf.clone() if written else leaf for leaf, written in zip(leaves, program.mutates, strict=True)]
             values = tree_unflatten(leaves, layout)
@@ -104,7 +103,7 @@ class Segment(Scope):
                 scope.add_module(parent, Scope())
             scope = scope.get_submodule(parent)
             if not isinstance(scope, Scope):
-                return  # the parent came along as a whole
+                return  # already moved along with its parent
         if name in owner._modules:
             scope.add_module(name, owner._modules[name])
         elif name in owner._parameters:
@@ -114,22 +113,22 @@ class Segment(Scope):
 
 
 class Chain:
-    """An architecture and the cuts that split it into a chain of stretches.
+    """An architecture and the cuts that divide it into a chain of subgraphs.
 
-    Cut 0 is the input, cut i comes after the i-th of `names`, and the last, `end`, after the logits.
+    Cut 0 is the input, cut i comes after the i-th of `names`, and the last one, `end`, after the logits.
 
     Args:
-        model: A plain network of the architecture; it's only looked at.
+        model: A plain network of the architecture, which is not modified.
         names: The modules to cut after, in any order.
         input_size: Shape of one input, (channels, height, width).
 
     Attributes:
         template: The network on the meta device, see `timm_collab.split.meta.meta_twin`.
-        names: The modules cut after, in forward order.
+        names: The modules to cut after, in forward order.
 
     Raises:
-        SplitPointError: A name that is no module of the network, or one after which it can't be cut.
-        TraceError: The network's forward can't be followed.
+        SplitPointError: A name is not a module of the network, or the network can't be split after it.
+        TraceError: The network's forward can't be traced.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str], input_size: tuple[int, ...]):
@@ -141,57 +140,57 @@ class Chain:
         self.template = meta_twin(model)
         self.input_size = input_size
         expand = {name[:dot] for name in wanted for dot in range(len(name)) if name[dot] == '.'}
-        views = {}
+        runs = {}
         for training in (True, False):
             run = trace(self.template.train(training), expand, input_size)
-            views[training] = run, {name: _end(run, name) for name in wanted}
-        ends = views[True][1]
+            runs[training] = run, {name: _end(run, name) for name in wanted}
+        ends = runs[True][1]
         self.names = tuple(sorted(wanted, key=ends.__getitem__))
-        self._views = {
-            training: CutView(run, [positions[name] for name in self.names])
-            for training, (run, positions) in views.items()
+        self._traces = {
+            training: CutTrace(run, [positions[name] for name in self.names])
+            for training, (run, positions) in runs.items()
         }
         self.end = len(self.names) + 1
         self._contents = self._partition()
-        self._stretches: dict[tuple[int, int], Stretch] = {}
+        self._subgraphs: dict[tuple[int, int], Subgraph] = {}
         self.template.train(model.training)
 
     def cut(self, name: str | None) -> int:
-        """The number of the cut after a module; None is the end."""
+        """Return the number of the cut after a module; None is the end."""
         if name is None:
             return self.end
         return 0 if name == INPUT else self.names.index(name) + 1
 
-    def stretch(self, start: int, stop: int) -> Stretch:
-        """What lies between two cuts.
+    def subgraph(self, start: int, stop: int) -> Subgraph:
+        """Return the subgraph between two cuts.
 
         Raises:
-            SplitPointError: A stretch after the first that has nothing to learn: its copies would stay alike.
+            SplitPointError: It has no parameter, so its copies in several branches would stay identical.
         """
-        if (start, stop) not in self._stretches:
+        if (start, stop) not in self._subgraphs:
             contents = tuple(path for part in self._contents[start:stop] for path in part)
-            tensors = (tensor for path in contents for tensor in held_tensors(self.template, path))
+            tensors = (tensor for path in contents for tensor in tensors_at(self.template, path))
             if stop > 0 and not any(isinstance(tensor, nn.Parameter) for tensor in tensors):
                 before, after = (INPUT, *self.names)[start], [*map(repr, (INPUT, *self.names)), 'the end'][stop]
                 raise SplitPointError(f"there is no parameter between '{before}' and {after}", before)
-            train, eval_ = (self._views[training].program(start, stop) for training in (True, False))
-            self._stretches[start, stop] = Stretch(train, train if train == eval_ else eval_, contents)
-        return self._stretches[start, stop]
+            train, eval_ = (self._traces[training].program(start, stop) for training in (True, False))
+            self._subgraphs[start, stop] = Subgraph(train, train if train == eval_ else eval_, contents)
+        return self._subgraphs[start, stop]
 
     def run(self, cuts: Sequence[int], x: Tensor, model: nn.Module | None = None) -> Any:
-        """Run a network of the architecture (default the template) stretch by stretch, in the mode it is in."""
+        """Run a network of the architecture (default the template) cut by cut, in the mode it is in."""
         model = self.template if model is None else model
         values: Any = (x,)
         for start, stop in pairwise(cuts):
-            stretch = self.stretch(start, stop)
-            values = (stretch.train if model.training else stretch.eval).function(model, *values)
+            subgraph = self.subgraph(start, stop)
+            values = (subgraph.train if model.training else subgraph.eval).function(model, *values)
         return values
 
     def check(self, cuts: Sequence[int]) -> None:
-        """Run the stretches between some cuts on the meta device, in both modes, at a batch size they weren't made at.
+        """Run the subgraphs between some cuts on the meta device, in both modes, at another batch size than traced.
 
         Raises:
-            TraceError: What comes out is not a vector of logits per image.
+            TraceError: The result is not one vector of logits per image.
         """
         x = blank_images(self.template, 3, *self.input_size)
         classes = getattr(self.template, 'num_classes', 0)
@@ -205,13 +204,13 @@ class Chain:
         self.template.train()
 
     def _partition(self) -> list[tuple[str, ...]]:
-        """The paths that each elementary stretch owns: every tensor in exactly one of them."""
+        """Assign every tensor to exactly one part, as the list of paths that each part owns."""
         contents: list[dict[str, None]] = [{} for _ in range(self.end)]
         users: dict[int, dict[int, str]] = defaultdict(dict)
-        for view in self._views.values():
-            for part, path in view.fetches():
+        for run in self._traces.values():
+            for part, path in run.uses():
                 contents[part].setdefault(path)
-                for tensor in held_tensors(self.template, path):
+                for tensor in tensors_at(self.template, path):
                     users[id(tensor)].setdefault(part, path)
         for parts in users.values():
             if len(parts) > 1:
@@ -221,71 +220,15 @@ class Chain:
                     f"the network can't be split after '{between}': '{path}' is used before and after it",
                     self.names[first],
                 )
-        # What no operation uses still belongs to the network: it stays in front, once.
+        # Tensors that no operation uses are still part of the network: the first part owns them.
         for path, tensor in (*self.template.named_parameters(), *self.template.named_buffers()):
             if id(tensor) not in users:
                 contents[0].setdefault(path)
         return [tuple(sorted(part, key=lambda path: path.count('.'))) for part in contents]
 
 
-class CutView:
-    """A trace in one mode, cut: which elementary stretch each node belongs to and what crosses each cut."""
-
-    def __init__(self, run: Trace, positions: list[int]):
-        self.graph = run.graph
-        self.parts = len(positions) + 1
-        self.part: dict[fx.Node, int] = {}
-        for node in run.graph.nodes:
-            self.part[node] = bisect_right(positions, node.meta['position'])
-        for node in run.graph.nodes:
-            if node.op == 'placeholder':
-                self.part[node] = -1
-            elif node.op == 'output':
-                self.part[node] = self.parts - 1
-            elif node.op == 'get_attr':  # a tensor is fetched by whoever uses it first
-                self.part[node] = min(self.part[user] for user in node.users)
-
-    def fetches(self) -> Iterator[tuple[int, str]]:
-        """The path of each module and tensor that is used, with the elementary stretch that uses it."""
-        for node, part in self.part.items():
-            if node.op in ('call_module', 'get_attr'):
-                yield part, str(node.target)
-
-    def crossing(self, cut: int) -> list[fx.Node]:
-        """The nodes before a cut whose values are used after it."""
-        return [
-            node
-            for node, part in self.part.items()
-            if part < cut and any(self.part[user] >= cut for user in node.users)
-        ]
-
-    def program(self, start: int, stop: int) -> Program:
-        """The program between two cuts."""
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        inputs = self.crossing(start)
-        for node in inputs:
-            copies[node] = graph.placeholder(node.name)
-        inside = [node for node, part in self.part.items() if start <= part < stop and node.op != 'output']
-        for node in inside:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        if stop == self.parts:
-            [output] = [node for node in self.graph.nodes if node.op == 'output']
-            result = fx.node.map_arg(output.args[0], copies.__getitem__)
-        else:
-            result = tuple(copies[node] for node in self.crossing(stop))
-        graph.output(result)
-        code = graph.python_code(root_module='self')
-        names = {name: value for name, value in code.globals.items() if name in code.src}
-        written = set().union(*(node.meta['writes'] for node in inside))
-        leaves = tree_leaves([node.meta['fresh'] for node in inputs])
-        return Program(code.src, names, tuple(
-            isinstance(leaf, Tensor) and storage_key(leaf) in written for leaf in leaves
-        ))
-
-
 def _end(run: Trace, name: str) -> int:
-    """The number of operations done when a module is through, itself or, if it's only a container, its parts."""
+    """Count the operations up to the end of a module, or of its last submodule if it is only a container."""
     if name in run.ends:
         return run.ends[name]
     if name in run.calls:
@@ -297,12 +240,12 @@ def _end(run: Trace, name: str) -> int:
     return max(_end(run, path) for path in parts)
 
 
-def held_tensors(template: nn.Module, path: str) -> Iterator[Tensor]:
-    """The parameters and buffers at a path: a module's, or the one tensor that it names."""
+def tensors_at(template: nn.Module, path: str) -> Iterator[Tensor]:
+    """Yield the parameters and buffers at a path: those of a module, or the one tensor with that name."""
     owner, _, name = path.rpartition('.')
-    held = getattr(template.get_submodule(owner), name)
-    if isinstance(held, nn.Module):
-        yield from held.parameters()
-        yield from held.buffers()
+    value = getattr(template.get_submodule(owner), name)
+    if isinstance(value, nn.Module):
+        yield from value.parameters()
+        yield from value.buffers()
     else:
-        yield held
+        yield value

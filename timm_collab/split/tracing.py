@@ -1,8 +1,8 @@
-"""A coarse torch.fx trace of a network's main path: whole modules as single nodes, run along on the meta device.
+"""A coarse torch.fx trace of a network's main path, with whole modules as single nodes.
 
-Only the modules named in `expand` are looked into; every other one stays one node. Each node is also evaluated on a
-*meta twin* (the same modules without storage), so that Python control flow that asks a traced value for its length, a
-shape for its truth, or a tuple for its items gets the answer it would get at run time.
+Only the modules named in `expand` are traced inside; every other module is one node. Each node is also evaluated on a
+*meta twin* (the same modules without storage). Python control flow that uses a traced value, such as the length of a
+shape or the items of a tuple, thus gets the same answer as at run time.
 """
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .meta import blank_images, on_meta, storage_key
 
 
 class TraceError(RuntimeError):
-    """A forward that the tracer can't follow.
+    """The forward of a network can't be traced.
 
     Attributes:
-        module_path: The innermost looked-into module in which it happened, '' for the network itself.
+        module_path: The innermost expanded module in which tracing failed, '' for the network itself.
     """
 
     def __init__(self, message: str, module_path: str = ''):
@@ -36,14 +36,14 @@ class TraceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Trace:
-    """What a network does in one mode.
+    """The operations of a network in one mode.
 
     Attributes:
-        graph: The operations in order. `node.meta['value']` is the node's value on the meta device, `'fresh'` the same
-            with lists and dicts as they were when it was made: a later module may have changed them. `'writes'` are
-            the storages among its arguments that it writes to, by `storage_key`.
-        ends: For each module called exactly once, the number of operations done when it returns.
-        calls: How often each module was called.
+        graph: The operations in order. `node.meta['value']` is the node's value on the meta device. `'fresh'` is that
+            value with lists and dicts as first computed, since a later module may modify them. `'writes'` has the
+            `storage_key` of each argument that the node modifies in place.
+        ends: For each module called exactly once, the number of operations before it returns.
+        calls: The number of calls of each module.
     """
 
     graph: fx.Graph
@@ -58,17 +58,17 @@ def trace(
         batch_size: int = 2,
         count_flops: bool = False,
 ) -> Trace:
-    """Trace a network in the mode (train or eval) it is in.
+    """Trace a network in its current mode (train or eval).
 
     Args:
         twin: A network on the meta device, see `meta_twin`.
-        expand: Paths of the modules to look into; the network itself always is.
+        expand: Paths of the modules to trace inside; the network itself always is.
         input_size: Shape of one input, (channels, height, width).
-        batch_size: Number of inputs the values on the meta device stand for.
-        count_flops: Leave the floating point operations of each node in `node.meta['flops']`.
+        batch_size: Batch size of the values on the meta device.
+        count_flops: Store the floating point operations of each node in `node.meta['flops']`.
 
     Raises:
-        TraceError: The forward depends on something that is not known before the data is.
+        TraceError: The control flow of the forward depends on the data.
     """
     tracer = _Tracer(frozenset(expand), (batch_size, *input_size), count_flops)
     with on_meta():
@@ -85,7 +85,7 @@ def trace(
 
 
 class _ValueProxy(fx.Proxy):
-    """A proxy that knows its value on the meta device, and answers Python with it where fx would give up."""
+    """A proxy with a value on the meta device, which answers Python operations that a plain fx proxy rejects."""
 
     @property
     def meta_value(self) -> Any:
@@ -117,15 +117,15 @@ class _ValueProxy(fx.Proxy):
 
 
 class _ValueAttribute(Attribute, _ValueProxy):
-    """`x.name` of a value-carrying proxy; a node of its own only once it is used other than by calling it."""
+    """`x.name` of a proxy with a value. It becomes a node once it is used other than by calling it."""
 
 
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, expand: frozenset[str], input_shape: tuple[int, ...], count_flops: bool):
-        # What timm marks as untraceable (resizing position embeddings, for one) depends on the input's size: left
-        # whole, it is computed anew for each size.
+        # Functions that timm marks as untraceable, such as resizing position embeddings, depend on the input size.
+        # As one node each, they are computed again for each size.
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.expand = expand
         self.input_shape = input_shape
@@ -136,7 +136,7 @@ class _Tracer(fx.Tracer):
         self._evaluating = False
 
     def trace(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:  # type: ignore[override]
-        with _opaque_methods(root, self), _unchanged(root, self.expand):
+        with _opaque_methods(root, self), _restored_attributes(root, self.expand):
             return super().trace(root, concrete_args)
 
     def create_args_for_root(
@@ -145,7 +145,7 @@ class _Tracer(fx.Tracer):
             is_module: bool,
             concrete_args: Any = None,
     ) -> tuple[Callable[..., Any], list[Any]]:
-        # One placeholder: whatever else a forward takes keeps its default.
+        # A single placeholder: all other arguments of the forward keep their defaults.
         return root_fn, [self.root, self.create_proxy('placeholder', 'x', (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -181,14 +181,15 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
-        # Python compares None by identity. (Of a function it wraps, fx itself looks into the proxy that comes back.)
+        # Return None itself, as Python compares it by identity. Functions that fx wraps must still return a proxy.
         if id(target) not in self._autowrap_function_ids and proxy.node.meta.get('value', proxy) is None:
             return None
         return proxy
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Node:
         if kind == 'get_attr' and str(target).startswith('_tensor_constant'):
-            raise TraceError('the forward makes a tensor out of thin air', self.stack[-1] if self.stack else '')
+            path = self.stack[-1] if self.stack else ''
+            raise TraceError('the forward creates a tensor that does not depend on its input', path)
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         if kind != 'output':
             outer, self._evaluating = self._evaluating, True
@@ -204,7 +205,7 @@ class _Tracer(fx.Tracer):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         before = [tensor._version for tensor in tensors]
         if self.count_flops and node.op.startswith('call'):
-            from torch.utils.flop_counter import FlopCounterMode  # slow to import, and seldom needed
+            from torch.utils.flop_counter import FlopCounterMode  # slow to import, and rarely needed
             with FlopCounterMode(display=False) as counter:
                 node.meta['value'] = self._run(node, args, kwargs)
             node.meta['flops'] = counter.get_total_flops()
@@ -227,37 +228,37 @@ class _Tracer(fx.Tracer):
         return self.root.get_submodule(target)(*args, **kwargs)
 
     def call_opaque(self, module: nn.Module, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A method, other than forward, of a module that is not looked into: one node if it makes tensors."""
+        """Call a method, other than forward, of a module that is not expanded: one node if it returns tensors."""
         if self._evaluating:
             return method(*args, **kwargs)
         node = self.create_proxy('get_attr', self.path_of_module(module), (), {})
         result = self.create_proxy('call_method', name, (node, *args), kwargs)
         if result is not None and any(isinstance(leaf, Tensor) for leaf in tree_leaves(result.meta_value)):
             return result
-        # Numbers, sizes and modules: let fx see how they come about, they may depend on the input's size.
+        # Numbers, sizes and modules may depend on the input size, so fx traces how they are computed.
         self.graph.erase_node(next(iter(reversed(self.graph.nodes))))
         return method(*args, **kwargs)
 
 
 @contextmanager
-def _unchanged(root: nn.Module, expand: Collection[str]) -> Iterator[None]:
-    """Undo, when closed, what the modules that are looked into put into their attributes: proxies in caches."""
+def _restored_attributes(root: nn.Module, expand: Collection[str]) -> Iterator[None]:
+    """Restore the attributes of the expanded modules on exit, as some cache values (here: proxies) in them."""
     modules = [root, *(root.get_submodule(path) for path in expand)]
-    kept = [
+    saved = [
         {name: copy.copy(value) if type(value) in (dict, list, set) else value for name, value in vars(module).items()}
         for module in modules
     ]
     try:
         yield
     finally:
-        for module, attributes in zip(modules, kept, strict=True):
+        for module, attributes in zip(modules, saved, strict=True):
             module.__dict__.clear()
             module.__dict__.update(attributes)
 
 
 @contextmanager
 def _opaque_methods(root: nn.Module, tracer: _Tracer) -> Iterator[None]:
-    """While open, the public methods of modules that are not looked into go through `_Tracer.call_opaque`."""
+    """Route the public methods of modules that are not expanded through `_Tracer.call_opaque`."""
 
     def wrap(module: nn.Module, name: str) -> Callable[..., Any]:
         method = getattr(module, name)
@@ -289,7 +290,7 @@ def _public_methods(cls: type) -> tuple[str, ...]:
 
 
 def _values(argument: Any) -> Any:
-    """A node's arguments with each node replaced by its value, in containers that a module may change."""
+    """Replace each node in a node's arguments by its value, in new containers that a module may modify."""
     if isinstance(argument, fx.Node):
         return argument.meta['value']
     if isinstance(argument, (list, tuple)):
@@ -305,7 +306,7 @@ def _values(argument: Any) -> Any:
 
 
 def _drop_unused(graph: fx.Graph) -> None:
-    """Number the nodes, then drop lookups that nothing uses: they would only have to cross the cuts."""
+    """Number the nodes, then drop unused lookups, which would otherwise be passed on across the cuts."""
     for position, node in enumerate(graph.nodes):
         node.meta['position'] = position
     for node in reversed(graph.nodes):

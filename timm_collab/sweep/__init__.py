@@ -1,4 +1,4 @@
-"""Try every architecture that timm lists: `python -m timm_collab.sweep`.
+"""Verify head trees of every timm architecture: `python -m timm_collab.sweep`.
 
-In: names of architectures. Out: a table of which make exact head trees. Training never belongs here.
+In: names of architectures. Out: a table of those with exact head trees. Training doesn't belong here.
 """

@@ -1,4 +1,4 @@
-"""What holds of a head tree of any architecture, as checks that raise where it doesn't."""
+"""Checks that the head tree of any architecture must pass; each raises `CheckError` if it fails."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -11,18 +11,18 @@ from ..split.meta import named_tensors
 
 
 class CheckError(AssertionError):
-    """Something that holds of every head tree doesn't hold of this one."""
+    """A head tree failed a check."""
 
 
 def check_partition(model: CollabModel, plain: nn.Module) -> None:
-    """On the way to each head every tensor of the plain network is owned once, and no two nodes own the same.
+    """Check that the path to each head owns every tensor of the plain network once, and nodes share no tensors.
 
     Args:
         model: The head tree.
         plain: A plain network of its architecture, with the same arguments.
 
     Raises:
-        CheckError: Where that isn't so.
+        CheckError: The check failed.
     """
     groups = _names_by_tensor(plain)
     group_of = {name: index for index, group in enumerate(groups) for name in group}
@@ -38,21 +38,21 @@ def check_partition(model: CollabModel, plain: nn.Module) -> None:
                     f'{sorted(group)} is no tensor of the plain network')
         _expect(len(owned) == len(groups), f'head {head} has {len(owned)} tensors, the plain network {len(groups)}')
         saved = set().union(*(node.state_dict() for node in model.path(head)))
-        _same(saved & persistent, saved, f'what head {head} saves')
+        _same(saved & persistent, saved, f'the state dict of head {head}')
         shapes = {name: tensor.shape for name, tensor in model.plain_state_dict(head).items()}
         _same(shapes, {name: tensor.shape for name, tensor in plain.state_dict().items()}, f'head {head}')
 
 
 def check_pruned(model: CollabModel, plain: nn.Module, heads: Iterable[int] | None = None) -> None:
-    """Each head prunes to a network of the plain one's class that loads strictly into another.
+    """Check that each head prunes to a network of the plain class, whose state dict loads strictly.
 
     Args:
         model: The head tree.
-        plain: A plain network of its architecture, with the same arguments; its weights are replaced.
+        plain: A plain network of its architecture, with the same arguments; its weights are overwritten.
         heads: The heads to prune, default all.
 
     Raises:
-        CheckError: Where that isn't so.
+        CheckError: The check failed.
     """
     for head in range(model.num_heads) if heads is None else heads:
         pruned = model.prune(head)
@@ -64,17 +64,17 @@ def check_pruned(model: CollabModel, plain: nn.Module, heads: Iterable[int] | No
 
 
 def check_logits(model: CollabModel, plain: nn.Module, x: Tensor) -> None:
-    """In eval mode the logits of each head are those of its pruned network.
+    """Check that in eval mode the logits of each head equal those of its pruned network.
 
-    Those of the kept head are also those of its path alone, and of a plain network that takes its state dict.
+    Those of the kept head must also equal those of its path alone, and of a plain network with its state dict.
 
     Args:
         model: The head tree; left in eval mode.
-        plain: A plain network of its architecture, with the same arguments; its weights are replaced.
+        plain: A plain network of its architecture, with the same arguments; its weights are overwritten.
         x: Images [B, C, H, W].
 
     Raises:
-        CheckError: Where that isn't so.
+        CheckError: The check failed.
     """
     model.eval(), plain.eval()
     with torch.no_grad():
@@ -89,16 +89,16 @@ def check_logits(model: CollabModel, plain: nn.Module, x: Tensor) -> None:
 
 
 def check_training(model: CollabModel, x: Tensor, head: int = 0, seed: int = 0) -> None:
-    """In train mode the way to a head computes what the plain network does: logits, every gradient, every buffer.
+    """Check that in train mode a head's path equals the plain network in logits, all gradients and all buffers.
 
     Args:
         model: The head tree; left in train mode, with gradients.
         x: Images [B, C, H, W].
         head: The head.
-        seed: Both runs start with it: dropout and the like draw the same.
+        seed: Random seed of both runs, so that dropout and similar layers match.
 
     Raises:
-        CheckError: Where that isn't so.
+        CheckError: The check failed.
     """
     model.train()
     plain = model.prune(head)
@@ -117,13 +117,13 @@ def check_training(model: CollabModel, x: Tensor, head: int = 0, seed: int = 0) 
         [name, *_] = names & found.keys()
         ours, theirs = found[name], wanted[name]
         _equal(ours, theirs, name)
-        _same(ours.grad is None, theirs.grad is None, f'having no gradient for {name}')
+        _same(ours.grad is None, theirs.grad is None, f'the absence of a gradient for {name}')
         if ours.grad is not None and theirs.grad is not None:
             _equal(ours.grad, theirs.grad, f'the gradient of {name}')
 
 
 def settle(model: nn.Module, x: Tensor) -> nn.Module:
-    """The model in eval mode, its BatchNorm statistics no longer those it was made with."""
+    """Update the BatchNorm statistics with one batch, and return the model in eval mode."""
     with torch.no_grad():
         model.train()(x)
     return model.eval()
@@ -131,7 +131,7 @@ def settle(model: nn.Module, x: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def vary(model: nn.Module) -> nn.Module:
-    """The model with a random number added to whatever starts out constant: behind a zero nothing could be seen."""
+    """Add noise to parameters that are initially constant, since a zero would hide what comes before it."""
     for param in model.parameters():
         if param.numel() > 1 and param.min() == param.max():
             param.add_(torch.randn_like(param), alpha=.02)
@@ -139,16 +139,16 @@ def vary(model: nn.Module) -> nn.Module:
 
 
 def _names_by_tensor(module: nn.Module) -> list[frozenset[str]]:
-    """The names of each parameter and buffer: more than one where it is tied."""
+    """Return the names of each parameter and buffer, several for tied tensors."""
     names: dict[int, set[str]] = {}
     for name, tensor in named_tensors(module):
         names.setdefault(id(tensor), set()).add(name)
     return [frozenset(group) for group in names.values()]
 
 
-def _expect(truth: bool, complaint: str) -> None:
-    if not truth:
-        raise CheckError(complaint)
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise CheckError(message)
 
 
 def _same(found: object, expected: object, what: str) -> None:

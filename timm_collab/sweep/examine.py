@@ -1,4 +1,4 @@
-"""Examine one architecture: can it be a head tree, where can it be split, does the tree compute what it should."""
+"""Verify the head tree of one architecture: its structure, its split points and its numbers."""
 from __future__ import annotations
 
 import gc
@@ -25,19 +25,19 @@ NO_CLASSIFIER = 'no classifier'
 
 @dataclass
 class Row:
-    """What was found out about an architecture.
+    """The results for an architecture.
 
     Attributes:
-        arch: Its name.
-        module: The module of timm that defines it.
-        params: Millions of parameters.
-        gmacs: Billions of multiply-adds of one image at the default size.
-        points: Number of split points listed.
-        tree: The default tree of four heads.
-        structure: `ok`, `no classifier` for a network that is none, or what went wrong.
-        numbers: `ok`, the reason why it wasn't tried, or what went wrong.
-        size: Height and width of its images; of those that were tried with numbers.
-        seconds: Time it took.
+        arch: Name of the architecture.
+        module: The timm module that defines it.
+        params: Parameters, in millions.
+        gmacs: Multiply-adds for one image at the default size, in billions.
+        points: Number of listed split points.
+        tree: The default tree with four heads.
+        structure: `ok`, `no classifier` for a network without one, or the error.
+        numbers: `ok`, the error, or empty if not checked.
+        size: Height and width of the images, at which numbers were checked.
+        seconds: Time that it took.
     """
 
     arch: str
@@ -53,21 +53,21 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether something went wrong."""
+        """Whether a check failed."""
         return self.structure not in (OK, NO_CLASSIFIER) or self.numbers.startswith('failed')
 
 
 def start_worker() -> None:
-    """One thread each; and seldom look through all objects for garbage, of which networks without weights are many."""
+    """Set up a worker: one thread, and rare garbage collection, as networks without weights have many objects."""
     torch.set_num_threads(1)
     gc.set_threshold(100_000, 50, 100)
 
 
 def examine(arch: str) -> Row:
-    """Build the default tree of four heads on the meta device, list the split points, prune the first and last head.
+    """Create the default tree with four heads on the meta device, list split points, prune the first and last head.
 
     Args:
-        arch: Name of an architecture.
+        arch: Name of the architecture.
     """
     row = Row(arch)
     start = time.perf_counter()
@@ -82,11 +82,11 @@ def examine(arch: str) -> Row:
     return row
 
 
-def try_numbers(row: Row) -> Row:
-    """Compute with random weights: every head and its pruned network, and a training step of one of them.
+def check_numbers(row: Row) -> Row:
+    """Check numbers with random weights: every head and its pruned network, and a training step of one head.
 
     Args:
-        row: What `examine` found; `numbers`, `size` and `seconds` are added to it.
+        row: Result of `examine`; `numbers`, `size` and `seconds` are updated.
     """
     start = time.perf_counter()
     with warnings.catch_warnings():
@@ -138,7 +138,7 @@ def _numbers(row: Row) -> str:
 
 
 def _plain(arch: str, **kwargs: Any) -> Any:
-    """A network of the architecture, with a classifier if it comes without."""
+    """Create a network of the architecture, with 10 classes if it has no classifier by default."""
     plain = timm.create_model(arch, **kwargs)
     return plain if getattr(plain, 'num_classes', 0) else timm.create_model(arch, num_classes=10, **kwargs)
 
@@ -149,13 +149,13 @@ def _tree(arch: str, plain: Any, **kwargs: Any) -> CollabModel:
 
 
 def _run(plain: Any, size: tuple[int, ...]) -> Any:
-    """What a network on the meta device makes of two images."""
+    """Run a network on the meta device on two images."""
     with on_meta():
         return plain.eval()(blank_images(plain, 2, *size))
 
 
 def _dropout(arch: str) -> dict[str, float]:
-    """Arguments that add randomness to training, as far as the architecture takes them."""
+    """Return arguments that add dropout and drop path, as far as the architecture supports them."""
     for names in (('drop_rate', 'drop_path_rate'), ('drop_path_rate',), ('drop_rate',)):
         with suppress(TypeError), torch.device('meta'):
             kwargs = dict.fromkeys(names, .1)
@@ -165,9 +165,9 @@ def _dropout(arch: str) -> dict[str, float]:
 
 
 def _small(arch: str, **kwargs: Any) -> tuple[Any, dict[str, Any], Tensor]:
-    """A plain network that is quick to compute, its arguments, and two images: smaller than it comes, where it can be.
+    """Create a plain network that is fast to run: its arguments, and two images smaller than its default if possible.
 
-    Either it takes images of any size, or it can be made for another with `img_size`.
+    The network either accepts images of any size, or can be created for another size with `img_size`.
     """
     with torch.device('meta'):
         template = _plain(arch, **kwargs)
@@ -176,7 +176,7 @@ def _small(arch: str, **kwargs: Any) -> tuple[Any, dict[str, Any], Tensor]:
     for size in (size for size in SMALL if size < max(default)):
         for extra in [{'img_size': size}] if fixed else [{}, {'img_size': size}]:
             x = torch.randn(2, channels, size, size)
-            with suppress(Exception), torch.no_grad():  # whatever it does with a size that it can't take
+            with suppress(Exception), torch.no_grad():  # any error of a size that it does not support
                 with torch.device('meta'):
                     _run(_plain(arch, **kwargs, **extra), x.shape[1:])
                 plain = _plain(arch, **kwargs, **extra)

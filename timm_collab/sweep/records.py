@@ -1,4 +1,4 @@
-"""The sweep's CSV: one row per architecture, kept while it runs, so that it goes on where it stopped."""
+"""The CSV file of the sweep: one row per architecture, appended during the run, so that a run can resume."""
 from __future__ import annotations
 
 import csv
@@ -17,15 +17,15 @@ _COLUMNS = (*(field.name for field in fields(Row)), 'versions')
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """The rows of a file that were found with the versions installed; none where there is no file.
+    """Read the rows that were written with the installed versions; none if the file doesn't exist.
 
-    An architecture that comes twice counts with its last row.
+    If an architecture has several rows, the last one counts.
 
     Args:
-        path: The CSV.
+        path: The CSV file.
 
     Raises:
-        ValueError: A file that no sweep wrote.
+        ValueError: The file was not written by a sweep.
     """
     if not path.exists():
         return {}
@@ -39,15 +39,15 @@ def read_rows(path: Path) -> dict[str, Row]:
                 for field in fields(Row)
             })
             for record in reader
-            if record['versions'] == VERSIONS and record['seconds']  # a line cut short has none
+            if record['versions'] == VERSIONS and record['seconds']  # missing in an incomplete line
         }
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a row at the end of a file, and start the file where there is none.
+    """Append a row to a file, which is created if it doesn't exist.
 
     Args:
-        path: The CSV.
+        path: The CSV file.
         row: The row.
     """
     new = not path.exists()
@@ -59,11 +59,11 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a file anew, sorted by architecture, in one go.
+    """Replace a file atomically by sorted rows.
 
     Args:
-        path: The CSV.
-        rows: Its rows.
+        path: The CSV file.
+        rows: The rows.
     """
     partial = path.with_suffix('.partial')
     partial.unlink(missing_ok=True)

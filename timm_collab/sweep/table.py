@@ -1,4 +1,4 @@
-"""The sweep's table in Markdown, a line per module of timm."""
+"""The Markdown table of the sweep, with one line per timm module."""
 from __future__ import annotations
 
 import statistics
@@ -13,11 +13,11 @@ OWN_MODULES = ('cifar_resnet', 'cifar_densenet')
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write what a sweep found.
+    """Write the results of a sweep.
 
     Args:
-        path: The file.
-        rows: Its rows, in any order.
+        path: The Markdown file.
+        rows: The rows, in any order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('\n'.join(_lines(sorted(rows, key=lambda row: row.arch))) + '\n')
@@ -25,27 +25,27 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
 def _lines(rows: list[Row]) -> Iterator[str]:
     trees = [row for row in rows if row.structure == OK]
-    tried = [row for row in trees if row.numbers == OK]
+    checked = [row for row in trees if row.numbers == OK]
     others = [row for row in rows if row.structure == NO_CLASSIFIER]
     yield '# Architectures'
     yield ''
     own = sum(row.module in OWN_MODULES for row in rows)
     yield (
         f'{VERSIONS}: {len(rows) - own} architectures of timm and {own} of this package, the networks of the paper for '
-        f'CIFAR. {len(rows) - len(others)} of them are classifiers, and {len(trees)} of these make a head tree. '
-        f'{len(tried)} were also tried with numbers, of {len({row.module for row in tried})} of the '
+        f'CIFAR. {len(rows) - len(others)} of them are classifiers, and {len(trees)} of these have a head tree. '
+        f'Numbers were also checked for {len(checked)}, from {len({row.module for row in checked})} of the '
         f'{len({row.module for row in trees})} modules.'
     )
     yield ''
     yield (
-        f'*Tree*: on the meta device, the default tree of {HEADS} heads is built, its parts hold every tensor of the '
-        'plain network exactly once on the way to each head, and the first and the last head prune to a network of the '
-        'plain class that loads strictly. *Numbers*: with random weights, the logits of every head equal those of its '
-        'pruned network, and a training step of a head (with dropout and drop path where the architecture has them) '
-        "equals the pruned network's in logits, every gradient and every buffer, all bit for bit."
+        f'*Tree*: the default tree with {HEADS} heads is created on the meta device. The path to each head has every '
+        'tensor of the plain network exactly once, and the first and the last head prune to the plain class and load '
+        'strictly. *Numbers*: with random weights, the logits of every head equal those of its pruned network. A '
+        'training step of a head (with dropout and drop path if the architecture has them) equals that of the pruned '
+        'network in logits, all gradients and all buffers, bit for bit.'
     )
     yield ''
-    yield 'Made by `python -m timm_collab.sweep --numbers all`; a row per architecture is in `architectures.csv`.'
+    yield 'Created by `python -m timm_collab.sweep --numbers all`; a row per architecture is in `architectures.csv`.'
     yield ''
     yield '| module | architectures | tree | numbers | split points, median | smallest | its default tree |'
     yield '|---|---:|---:|---:|---:|---|---|'
@@ -62,24 +62,25 @@ def _lines(rows: list[Row]) -> Iterator[str]:
         )
     yield ''
     if others:
-        yield f'No classifiers, refused with that reason: {", ".join(row.arch for row in others)}.'
+        yield f'Not supported, as they have no classifier: {", ".join(row.arch for row in others)}.'
         yield ''
     failed = [row for row in rows if row.failed]
     if failed:
         yield 'Failed:'
         yield ''
-        yield from (f'- {row.arch}: structure {row.structure}; numbers {row.numbers or "not tried"}' for row in failed)
+        for row in failed:
+            yield f'- {row.arch}: structure {row.structure}; numbers {row.numbers or "not checked"}'
         yield ''
-    untried = [row for row in trees if not row.numbers]
-    if untried:
-        small = min(row.params for row in untried)
+    unchecked = [row for row in trees if not row.numbers]
+    if unchecked:
+        small = min(row.params for row in unchecked)
         yield (
-            f'Not tried with numbers, for the memory or the time it takes: {len(untried)} architectures of '
-            f'{small:.0f} to {max(row.params for row in untried):.0f} million parameters.'
+            f'Numbers not checked, because of memory or time: {len(unchecked)} architectures with {small:.0f} to '
+            f'{max(row.params for row in unchecked):.0f} million parameters.'
         )
         yield ''
         yield '<details><summary>Their names</summary>'
         yield ''
-        yield ', '.join(row.arch for row in untried)
+        yield ', '.join(row.arch for row in unchecked)
         yield ''
         yield '</details>'

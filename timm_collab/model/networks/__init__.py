@@ -1,4 +1,4 @@
-"""Networks of the paper that timm doesn't define, registered with timm when they are imported."""
+"""Networks of the paper that are not in timm, registered with timm on import."""
 from .cifar_densenet import CifarDenseNet
 from .cifar_resnet import CifarResNet
 

@@ -1,4 +1,4 @@
-"""What the networks for 32x32 images have in common: the head, its upkeep, and the preprocessing."""
+"""Common base of the networks for 32x32 images: the classifier head, and the preprocessing."""
 from __future__ import annotations
 
 from typing import Any
@@ -11,7 +11,7 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
 class CifarNet(nn.Module):
-    """Base of the CIFAR networks: a subclass builds its layers, then its head with `_add_head`.
+    """Base of the CIFAR networks: a subclass builds its layers, then calls `_add_head`.
 
     Args:
         num_classes: Number of classes, 0 for no classifier.
@@ -34,7 +34,7 @@ class CifarNet(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
 
     def _add_head(self, num_features: int, global_pool: str, **dd: Any) -> None:
-        """Add the head, and initialise the convolutions of the whole network (He et al. 2015)."""
+        """Add the classifier head, and initialize all convolutions of the network (He et al. 2015)."""
         self.num_features = num_features
         self.global_pool, self.head_drop, classifier = create_classifier(
             num_features, self.num_classes, pool_type=global_pool, drop_rate=self.drop_rate, **dd)
@@ -53,7 +53,7 @@ class CifarNet(nn.Module):
         return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one.
+        """Replace the classifier.
 
         Args:
             num_classes: Number of classes, 0 for no classifier.
@@ -86,7 +86,7 @@ class CifarNet(nn.Module):
 
 
 def cifar_cfg(**kwargs: Any) -> dict[str, Any]:
-    """A pretrained cfg with the preprocessing of CIFAR-10; `kwargs` name the layers and the paper."""
+    """Return a pretrained cfg with the preprocessing of CIFAR-10; `kwargs` add the layer names and the paper."""
     return {
         'num_classes': 10, 'input_size': (3, 32, 32), 'pool_size': (8, 8),
         'crop_pct': 1.0, 'interpolation': 'bilinear', 'mean': CIFAR10_MEAN, 'std': CIFAR10_STD,

@@ -21,7 +21,7 @@ __all__ = ['CifarDenseNet']  # the decorator adds each entry point
 
 
 class DenseBlock(nn.Sequential):
-    """Layers that each see the block's input and the output of all layers before them."""
+    """Densely connected layers: each takes the block's input and the outputs of all layers before it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Append each layer's channels to `[B, C, height, width]`."""
@@ -31,7 +31,7 @@ class DenseBlock(nn.Sequential):
 
 
 class CifarDenseNet(CifarNet):
-    """Densely connected network with a 3x3 stem and one 3x3 convolution a layer.
+    """Densely connected network with a 3x3 stem and one 3x3 convolution per layer.
 
     Args:
         growth_rate: Channels that each layer adds (k in the paper).

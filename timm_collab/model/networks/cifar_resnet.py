@@ -24,7 +24,7 @@ class PadShortcut(nn.Module):
     Args:
         in_chs: Channels of the input.
         out_chs: Channels of the output, those added are zeros.
-        stride: Takes every stride-th pixel of each row and column.
+        stride: Keep every stride-th pixel of each row and column.
     """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
@@ -45,7 +45,7 @@ class CifarResNet(CifarNet):
         num_classes: Number of classes, 0 for no classifier.
         in_chans: Number of image channels.
         global_pool: Type of the pooling before the classifier.
-        channels: Width of each stage, the first is that of the stem too.
+        channels: Width of each stage; the stem has that of the first.
         act_layer: Activation layer.
         norm_layer: Normalization layer.
         drop_rate: Dropout rate before the classifier.
