@@ -32,7 +32,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f'; did you mean {" or ".join(repr(match) for match in matches)}?' if matches else ''
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise `TrainError` with a message unless a condition holds."""
+def require(condition: object, message: str, error: type[TrainError] = TrainError) -> None:
+    """Raise an error with a message unless a condition holds."""
     if not condition:
-        raise TrainError(message)
+        raise error(message)

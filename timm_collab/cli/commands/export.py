@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..export_options import add_export_options
+from ..export_options import add_export_options, export_options
 
 FORMATS = ('pt2', 'onnx')
 
@@ -19,6 +19,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and list the files."""
-    from ...hub.commands import run_export
-    return run_export(args)
+    """Export, verify, and list the files."""
+    from ...hub import FinishedRun, export_run
+    from ...hub.folder import check_folder
+    finished = FinishedRun.read(args.run)
+    options = export_options(args, tuple(args.formats))
+    folder = export_run(finished, args.output or args.run / 'export', options)
+    print(*check_folder(folder).listing(), sep='\n')
+    modules = 'timm, timm_collab' if finished.needs_plugin else 'timm'
+    head = finished.head(options.head)
+    print(f'{modules} in another process gave the logits of head {head}, bit for bit. To use it:\n'
+          f"import {modules}; model = timm.create_model('local-dir:{folder.as_posix()}', pretrained=True)")
+    return 0
