@@ -1,1 +1,1 @@
-"""Scripts behind every figure that the project quotes; README.md is their index."""
+"""Scripts behind every figure that the project publishes; README.md is their index."""

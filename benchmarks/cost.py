@@ -1,14 +1,14 @@
-"""What a head tree costs: time and memory of training steps, forward passes and inference, beside what they should be.
+"""Cost of a head tree: time and memory of training steps, forward passes and inference, with predictions.
 
-For each network, pattern and number of heads these are measured against the single network: a training step (forward,
-objective, backward, SGD), its peak memory, and a forward pass of all heads. Four hierarchical heads are compared as
-well with the same tree written by hand and with as many separate networks that learn from each other on the same batch
-(Deep Mutual Learning), and what is kept of them with the plain network. Two sides take it in turn in one process; a
-ratio is the median over the rounds. Beside it stand the ratio of the multiply-adds, and what the single network's own
-stages say of time and memory (`liveness.py`).
+For each network, pattern and number of heads, it measures relative to the single network: a training step (forward,
+objective, backward, SGD), its peak memory, and a forward pass of all heads. Four hierarchical heads are also compared
+with the same tree written by hand and with four separate networks that learn from each other on the same batch (Deep
+Mutual Learning); their pruned head is compared with the plain network. Two sides take turns in one process, and a ratio
+is the median over the rounds. Rows also have the ratio of the multiply-adds, and the time and memory that `liveness.py`
+predicts.
 
-Rows go to a CSV file as they are found, and what is there isn't measured again: a stopped run goes on. At the end it
-says what holds of what the project claims, and fails if something doesn't. `benchmarks/cost_report.py` makes the
+Rows are appended to a CSV file, and rows in the file are not measured again, so that an interrupted run can be resumed.
+At the end, the script checks the project's claims and fails if one doesn't hold. `benchmarks/cost_report.py` makes the
 tables and plots of docs/performance.md from the file.
 
     python -m benchmarks.cost --threads 2
@@ -43,15 +43,15 @@ PATTERNS = ('hierarchical', 'simple', 'instances')
 
 @dataclass(frozen=True)
 class Network:
-    """A network and the batch that it is measured on.
+    """A network and its batch.
 
     Args:
         name: The architecture.
-        batch: Images of a batch.
-        size: Side of an image.
+        batch: Batch size.
+        size: Side of the images.
         classes: Number of classes.
-        line: Measure every number of heads, of the pattern `simple`, and not the powers of two alone.
-        channels_last: Whether its tensors lie so.
+        line: Measure 1 to 8 heads of the pattern `simple`, instead of powers of two.
+        channels_last: Whether tensors have the channels-last memory format.
     """
 
     name: str
@@ -74,7 +74,7 @@ NETWORKS = {network.name: network for network in (
 
 @dataclass(frozen=True)
 class Cell:
-    """A tree to measure: the rows of one are found together."""
+    """A tree to measure; its rows are written together."""
 
     network: Network
     pattern: str
@@ -82,18 +82,18 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What its rows begin with."""
+        """The first columns of its rows."""
         network = self.network
         return network.name, str(network.batch), str(network.size), self.pattern, str(self.heads)
 
     @property
     def is_shown(self) -> bool:
-        """Whether it's the tree that is compared with everything: four heads, as the paper has them."""
+        """Whether it is the tree with all comparisons: four heads, as in the paper."""
         return (self.pattern, self.heads) == ('hierarchical', 4)
 
 
 class Separate(nn.Module):
-    """Networks of their own on the same batch.
+    """Separate networks on the same batch.
 
     Args:
         nets: The networks.
@@ -109,7 +109,7 @@ class Separate(nn.Module):
 
 
 def cells(networks: list[Network], patterns: list[str], heads: list[int] | None) -> Iterator[Cell]:
-    """What to measure; one head is measured once, under the first pattern."""
+    """Trees to measure; one head is measured once, for the first pattern."""
     for network in networks:
         for pattern in patterns:
             every = range(1, 9) if network.line and pattern == 'simple' else (1, 2, 4, 8)
@@ -119,10 +119,10 @@ def cells(networks: list[Network], patterns: list[str], heads: list[int] | None)
 
 
 class Bench:
-    """A network, its batch and its single network, for all of its trees.
+    """The single network and the batch for all trees of a network.
 
     Args:
-        network: Which.
+        network: The network.
     """
 
     def __init__(self, network: Network):
@@ -144,7 +144,7 @@ class Bench:
         return Side(model.to(memory_format=self.format), objective, self.x, self.target_B)
 
     def measure(self, cell: Cell, rounds: int) -> list[dict[str, Any]]:
-        """The rows of a tree."""
+        """Measure the rows of a tree."""
         model = self.grow(cell.pattern, cell.heads)
         tree = self.side(model, CollaborativeLoss())
         if cell.heads == 1:
@@ -162,11 +162,11 @@ class Bench:
             return seconds
 
         rows = []
-        for name, other in others.items():  # a pair alone: a third side would only draw its rounds out
+        for name, other in others.items():  # in pairs: a third side would only make rounds longer
             is_single, more = name == 'single', 2 if name == 'by hand' else 1
             taken = in_turn([tree.step, single_step if is_single else other.step], more * rounds)
-            told = {**work, 'by_stages': quartiles(by_stages[1:])[1], 'parameters': growth} if is_single else {}
-            rows.append(timed('step', name, taken, told))
+            columns = {**work, 'by_stages': quartiles(by_stages[1:])[1], 'parameters': growth} if is_single else {}
+            rows.append(timed('step', name, taken, columns))
         rows.append(timed('forward', 'single', in_turn([tree.forward, self.single.forward], rounds), work))
         if cell.is_shown:
             pruned = self.side(model.prune(0), nn.CrossEntropyLoss())
@@ -190,29 +190,29 @@ class Bench:
         }
 
     def grow(self, pattern: str, heads: int) -> CollabModel:
-        """A tree of the network."""
+        """Create a tree of the network."""
         pattern = 'hierarchical' if heads == 1 else pattern
         return timm.create_model(
             f'collab_{self.network.name}', heads=heads, pattern=pattern, num_classes=self.network.classes)
 
 
-def timed(quantity: str, against: str, pairs: list[tuple[float, ...]], told: dict[str, float]) -> dict[str, Any]:
-    """A row of seconds, the tree's first."""
+def timed(quantity: str, against: str, pairs: list[tuple[float, ...]], columns: dict[str, float]) -> dict[str, Any]:
+    """A row for pairs of seconds, of the tree and of the other side."""
     low, ratio, high = quartiles([own / other for own, other in pairs])
     own, other = (1e3 * quartiles(side)[1] for side in zip(*pairs, strict=True))
     return {'quantity': quantity, 'against': against, 'unit': 'ms', 'own': own, 'other': other, 'ratio': ratio,
-            'low': low, 'high': high, 'rounds': len(pairs), **told}
+            'low': low, 'high': high, 'rounds': len(pairs), **columns}
 
 
 def main() -> None:
-    """Measure what the file lacks, and say what holds."""
+    """Measure the rows that the file lacks, and check the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument('--patterns', nargs='+', choices=PATTERNS, default=list(PATTERNS))
-    parser.add_argument('--heads', nargs='+', type=int, help='default 1, 2, 4, 8, or all of them')
-    parser.add_argument('--rounds', type=int, default=3, help='that count, after one; five times as many of the tree'
-                                                              ' of four hierarchical heads, ten against that by hand')
-    parser.add_argument('--batch-size', type=int, help='instead of those of the study')
+    parser.add_argument('--heads', nargs='+', type=int, help='default: 1, 2, 4, 8, or 1 to 8')
+    parser.add_argument('--rounds', type=int, default=3, help='rounds after the warm-up; five times as many for four'
+                                                              ' hierarchical heads, ten times against the tree by hand')
+    parser.add_argument('--batch-size', type=int, help="in place of the study's")
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--output', type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -220,12 +220,12 @@ def main() -> None:
         parser.error(f'--rounds must be at least 1, got {args.rounds}')
 
     torch.set_num_threads(args.threads)
-    there = read(args.output)
+    known = read(args.output)
     for name, value in machine().items():
-        if there and {row[name] for row in there} != {value}:
-            parser.error(f'{args.output} was measured with {name} {there[0][name]}, this is {value}: their rows are not'
-                         ' to be compared, give another --output')
-    done = {tuple(row[key] for key in KEY) for row in there}
+        if known and {row[name] for row in known} != {value}:
+            parser.error(f'{args.output} was measured with {name} {known[0][name]}, this is {value}, which can not be'
+                         ' compared: write another --output')
+    done = {tuple(row[key] for key in KEY) for row in known}
     networks = [replace(each, batch=args.batch_size or each.batch) for each in map(NETWORKS.get, args.networks) if each]
     started, bench = time.monotonic(), None
     for cell in cells(networks, args.patterns, args.heads):

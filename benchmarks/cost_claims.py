@@ -1,4 +1,4 @@
-"""What the project claims of the cost of a head tree, and whether rows that `cost.py` measured bear it out."""
+"""Claims about the cost of a head tree, checked against the rows of `cost.py`."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -9,28 +9,28 @@ import numpy as np
 from .cost_rows import Row, find, networks, ratio
 
 WORK_BOUND = 1.05
-"""Step of four hierarchical heads against the single network's, divided by the multiply-adds'."""
+"""Relative step time of four hierarchical heads, divided by their relative multiply-adds."""
 HAND_BOUND = 1.02
-"""Time and memory against the same tree by hand."""
+"""Time and memory relative to the same tree written by hand."""
 LINE_BOUND = .05
-"""Largest distance of a number of heads from the line through all, as a share of the line."""
+"""Largest relative distance of a step time from the line through all numbers of heads."""
 MEMORY_BOUND = 1.05
-"""Peak memory against what liveness predicts."""
+"""Peak memory relative to the prediction of `liveness.py`."""
 PRUNED_BOUND = 1.02
-"""Inference of what is kept against the plain network: the same code, so the bound is that of the clock."""
+"""Inference of the pruned head relative to the plain network: the same code, so the bound covers timing noise."""
 BOUND_NETWORKS = ('resnet50', 'cifar_resnet32')
-"""Networks whose step the claims are about."""
+"""Networks with claims about step time."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what was measured.
+    """A claim and its measurement.
 
     Args:
-        text: What is claimed.
-        network: Of which network.
-        measured: The figure.
-        bound: What it may be at most.
+        text: The claim.
+        network: Name of the network.
+        measured: Measured value.
+        bound: Largest value for which the claim holds.
     """
 
     text: str
@@ -40,19 +40,19 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether it does."""
+        """Whether the claim holds."""
         return self.measured <= self.bound
 
 
 @dataclass(frozen=True)
 class Line:
-    """The line through the step times of one to many heads, as multiples of the single network's.
+    """Line through the relative step times for several numbers of heads.
 
     Args:
         heads: The numbers of heads.
-        slope: What a head adds.
-        r2: Share of the variance that it explains.
-        deviation: The largest distance from it, as a share of it.
+        slope: Relative step time per additional head.
+        r2: Coefficient of determination.
+        deviation: Largest relative distance from the line.
     """
 
     heads: tuple[int, ...]
@@ -62,7 +62,7 @@ class Line:
 
     @classmethod
     def through(cls, heads: Sequence[int], ratios: Sequence[float]) -> Line:
-        """The line of least squares."""
+        """Fit a line by least squares."""
         x, y = np.array(heads), np.array(ratios)
         slope, offset = np.polyfit(x, y, 1)
         rest = y - (offset + slope * x)
@@ -71,7 +71,7 @@ class Line:
 
 
 def line(rows: Sequence[Row], network: str) -> Line | None:
-    """The line through the trees with one fork, None where there are too few."""
+    """Line through the trees with one fork, None if there are too few."""
     steps = find(rows, network=network, quantity='step', against='single')
     points = sorted((int(row['heads']), float(row['ratio'])) for row in steps if row['pattern'] in ('single', 'simple'))
     if len(points) < 5:
@@ -81,7 +81,7 @@ def line(rows: Sequence[Row], network: str) -> Line | None:
 
 
 def claims(rows: Sequence[Row]) -> Iterator[Claim]:
-    """Everything that is claimed of the networks that were measured."""
+    """All claims about the measured networks."""
     for network in networks(rows):
         shown = {'network': network, 'pattern': 'hierarchical', 'heads': 4}
         steps = find(rows, **shown, quantity='step', against='single')
@@ -109,7 +109,7 @@ def claims(rows: Sequence[Row]) -> Iterator[Claim]:
 
 
 def print_claims(rows: Sequence[Row]) -> bool:
-    """Say what holds, and return whether all does."""
+    """Print each claim, and return whether all hold."""
     found = list(claims(rows))
     for claim in found:
         print(f'{"ok" if claim.holds else "MISSED":6}  {claim.network}: {claim.text}: {claim.measured:.3f}, at most'

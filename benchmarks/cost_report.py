@@ -1,7 +1,7 @@
-"""Tables and plots of docs/performance.md, from the rows that `cost.py` and `gpu_cost.py` measured.
+"""Write the tables and plots of docs/performance.md from the rows of `cost.py` and `gpu_cost.py`.
 
 python -m benchmarks.cost_report          # write them
-python -m benchmarks.cost_report --check  # write nothing, fail where the document's tables differ from the rows
+python -m benchmarks.cost_report --check  # write nothing, fail if the document's tables differ from the rows
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATTERNS = {'hierarchical': 'tab:blue', 'simple': 'tab:orange', 'instances': 'ta
 
 
 def blocks(rows: Sequence[Row]) -> dict[str, str]:
-    """The text of each block of the document."""
+    """Text of each block of the document."""
     makers: dict[str, Callable[[Sequence[Row]], str]] = {
         'machine': _machine, 'claims': _claims, 'four heads': _four_heads, 'rivals': _rivals, 'lines': _lines,
         'kept': _kept, 'trees': _trees,
@@ -34,8 +34,8 @@ def _machine(rows: Sequence[Row]) -> str:
     rounds = sorted({int(row['rounds']) for row in find(rows, quantity='step')})
     spread = f'{rounds[0]} to {rounds[-1]}' if len(rounds) > 1 else str(rounds[0])
     return (f'{first["cpu"]}, {first["threads"]} threads, torch {first["torch"]}, timm {first["timm"]}, timm-collab'
-            f' {first["timm_collab"]} at {commits}; medians of {spread} rounds, with their middle half where a second'
-            ' figure stands beside.')
+            f' {first["timm_collab"]} at {commits}; medians of {spread} rounds, with'
+            ' quartiles in parentheses.')
 
 
 def _claims(rows: Sequence[Row]) -> str:
@@ -128,7 +128,7 @@ def _number(text: str) -> str:
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
-    """Plot time and memory against the number of heads, a panel for each network."""
+    """Plot time and memory against the number of heads, one panel per network."""
     import matplotlib as mpl
 
     mpl.use('Agg')
@@ -152,9 +152,10 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
                          if row['pattern'] in (pattern, 'single')]
                 if not found:
                     continue
-                points = sorted((int(row['heads']), float(row['ratio']), _told(rows, row, column)) for row in found)
-                heads, measured, told = zip(*points, strict=True)
-                axis.plot(heads, told, '--', color=colour, linewidth=1)
+                points = sorted(
+                    (int(row['heads']), float(row['ratio']), _predicted(rows, row, column)) for row in found)
+                heads, measured, predicted = zip(*points, strict=True)
+                axis.plot(heads, predicted, '--', color=colour, linewidth=1)
                 axis.plot(heads, measured, 'o', color=colour, markersize=5)
             row = find(rows, network=network)[0]
             axis.set_title(f'{network}, {row["size"]} px, batch {row["batch"]}', fontsize=10)
@@ -163,7 +164,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
             axis.set_xlabel('heads')
             axis.set_ylabel('single network = 1')
             axis.grid(alpha=.3)
-        axes[0, 0].set_ylim(bottom=0)  # of all, once all is drawn
+        axes[0, 0].set_ylim(bottom=0)  # shared by all panels
         for axis in axes.flat[len(names):]:
             axis.set_visible(False)
         figure.suptitle(f"{title}, as a multiple of the single network's")
@@ -177,8 +178,8 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         plt.close(figure)
 
 
-def _told(rows: Sequence[Row], row: Row, column: str) -> float:
-    """What the measured ratio of a row should be."""
+def _predicted(rows: Sequence[Row], row: Row, column: str) -> float:
+    """Ratio that a row should have."""
     if column:
         return float(row[column])
     same = {key: row[key] for key in ('network', 'pattern', 'heads')}
@@ -187,9 +188,9 @@ def _told(rows: Sequence[Row], row: Row, column: str) -> float:
 
 
 def main() -> None:
-    """Write or check."""
+    """Write or check the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--check', action='store_true', help='write nothing, fail where tables differ')
+    parser.add_argument('--check', action='store_true', help='write nothing, fail if the tables differ')
     parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--document', type=Path, default=DOCUMENT)
     args = parser.parse_args()
@@ -197,11 +198,11 @@ def main() -> None:
     if not rows:
         parser.error(f'{args.results} has no rows: measure with python -m benchmarks.cost')
     try:
-        differed = fill(args.document, blocks(rows), args.check)
+        difference = fill(args.document, blocks(rows), args.check)
     except DocumentError as error:
         sys.exit(str(error))
-    if args.check and differed:
-        sys.exit(f"'{args.document}' doesn't say what its result files say:\n{differed}")
+    if args.check and difference:
+        sys.exit(f"'{args.document}' differs from its result files:\n{difference}")
     if not args.check:
         draw(rows, args.document.with_suffix(''))
 

@@ -1,4 +1,4 @@
-"""The rows of the cost study: a file that grows while it is measured, and questions to it."""
+"""Rows of the cost study: append to the result file, read and query it."""
 from __future__ import annotations
 
 import csv
@@ -11,7 +11,7 @@ from .measure import machine
 Row = dict[str, str]
 
 KEY = ('network', 'batch', 'size', 'pattern', 'heads')
-"""Columns that name a tree; its rows are measured together."""
+"""Columns that identify a tree; its rows are measured together."""
 RESULTS = Path(__file__).parent / 'results' / 'cost' / 'cost.csv'
 COLUMNS = (
     *KEY, 'tree', 'quantity', 'against', 'unit', 'other', 'own', 'ratio', 'low', 'high', 'multiply_adds', 'by_stages',
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file, none where there is no file."""
+    """Rows of a file, none without a file."""
     if not path.exists():
         return []
     with open(path, encoding='utf-8', newline='') as file:
@@ -41,16 +41,16 @@ def append(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = COLU
 
 
 def networks(rows: Sequence[Row]) -> list[str]:
-    """The networks that were measured."""
+    """Names of the measured networks, in order."""
     return list(dict.fromkeys(row['network'] for row in rows))
 
 
 def find(rows: Sequence[Row], **wanted: object) -> list[Row]:
-    """The rows with these values."""
+    """Rows with these values."""
     return [row for row in rows if all(row[key] == str(value) for key, value in wanted.items())]
 
 
 def ratio(rows: Sequence[Row], **wanted: object) -> float | None:
-    """The ratio of the one row with these values, None where there is none."""
+    """Ratio of the first row with these values, None without one."""
     found = find(rows, **wanted)
     return float(found[0]['ratio']) if found else None

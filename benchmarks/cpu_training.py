@@ -1,10 +1,10 @@
-"""What keeping freed memory and moving all weights in one kernel bring to an update on a CPU.
+"""Speed of an update on a CPU with and without two optimisations: keeping freed memory, and a fused optimizer.
 
-One trainer makes updates from one batch. In turn it does so with both, with one of them, and with neither, several
-updates each, of which the first, which still finds the memory of the turn before, doesn't count. Turns that return
-memory have the thresholds that glibc's malloc comes to by itself: a block of its own, freed, is the size from which on
-blocks are returned, and twice that what may stay free at the end of the heap, up to 32 and 64 MiB. The largest block is
-taken to be the gradient of the largest weight. Page faults are those that a page was found for without reading a file.
+One trainer makes updates from one batch, in turns with both optimisations, with one and with neither. The first update
+of a turn is not counted, as it may reuse memory of the turn before. Turns that return memory use the thresholds that
+glibc's malloc adapts to: blocks from the size of the largest freed one are returned to the system, and up to twice that
+may stay free at the end of the heap, with limits of 32 and 64 MiB. The largest block is assumed to be the gradient of
+the largest weight. Page faults are minor ones, without reading a file.
 
     python -m benchmarks.cpu_training
     python -m benchmarks.cpu_training --model collab_resnet50 --tree layer2:2,layer3:2 --size 64 --batch-size 16
@@ -33,7 +33,7 @@ from .trainer_overhead import make_trainer, random_images
 
 
 def return_freed_memory(largest: int) -> None:
-    """Malloc's own thresholds, after it freed a block of so many bytes, which had a header and ended with a page."""
+    """Set the thresholds to which malloc adapts after freeing a block of `largest` bytes plus overhead."""
     threshold = min(largest + 2 * resource.getpagesize(), 2**25)
     libc = ctypes.CDLL(None)
     libc.mallopt(M_MMAP_THRESHOLD, threshold)
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=32, help='side of the images')
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--rounds', type=int, default=12)
-    parser.add_argument('--updates', type=int, default=4, help='updates of a turn, the first included')
+    parser.add_argument('--updates', type=int, default=4, help='updates per turn, including the first')
     args = parser.parse_args()
 
     images, target_B = random_images(args.batch_size, args.size)
@@ -67,7 +67,7 @@ def main() -> None:
     for turn in range(args.rounds + 1):
         for kept, fused in random.Random(turn).sample(list(itertools.product((False, True), repeat=2)), 4):
             if kept and not keep_freed_memory():
-                parser.error('memory is not kept here, see timm_collab.train.loop.allocator')
+                parser.error('freed memory is not kept on this platform, see timm_collab.train.loop.allocator')
             if not kept:
                 return_freed_memory(largest)
             for group in state.optimizer.param_groups:
@@ -86,7 +86,7 @@ def main() -> None:
     print(f'{args.model} {args.tree or "1 head"}, {args.optimizer}, batch {args.batch_size}, {args.size} x {args.size},'
           f' cpu, torch {torch.__version__} with {torch.get_num_threads()} of {os.cpu_count()} cores, timm'
           f' {timm.__version__}, timm-collab {timm_collab.__version__}, {args.rounds} rounds')
-    print('| memory | weights | an update, ms | by neither: median (middle half) | page faults an update |')
+    print('| memory | weights | update, ms | relative to neither: median (quartiles) | page faults per update |')
     print('|---|---|---|---|---|')
     for (kept, fused), times in sorted(seconds.items()):
         ratios = [time / neither for time, neither in zip(times, seconds[False, False], strict=True)]

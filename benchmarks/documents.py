@@ -1,12 +1,12 @@
-"""Tables in a document that are made from result files, and the check that they still are.
+"""Generate blocks of a document from result files, and check that they are up to date.
 
-A document has blocks between two lines of its own, which a reader doesn't see:
+A block stands between two comments, each on its own line:
 
     <!-- cost: claims -->
     ...
     <!-- end -->
 
-`fill` puts what was made for each block in its place; everything else in a document is written by hand.
+`fill` replaces the text of blocks; the rest of a document is written by hand.
 """
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from timm_collab.train.paths import atomic
+
 _BLOCK = re.compile(r'^<!-- (?P<name>[\w-]+: [^\n]+?) -->\n(?P<body>.*?)^<!-- end -->$', re.MULTILINE | re.DOTALL)
 
 
 class DocumentError(ValueError):
-    """A document that can't be filled."""
+    """A document lacks a block, or has an invalid one."""
 
 
 def block_names(document: Path, kind: str) -> list[str]:
-    """Names of a document's blocks of one kind, their first word, in the document's order.
+    """Names of a document's blocks of one kind, in order; the kind is the part before the colon.
 
     Raises:
         DocumentError: A block has no end.
@@ -37,22 +39,22 @@ def block_names(document: Path, kind: str) -> list[str]:
 
 
 def fill(document: Path, blocks: Mapping[str, str], check: bool = False) -> str:
-    """Write blocks into a document, whole or not at all.
+    """Write blocks into a document, atomically.
 
     Args:
         document: The document.
-        blocks: Text for each block, by its name in full (`cost: claims`). Blocks with another first word are left.
+        blocks: Text of each block by its full name, such as `cost: claims`. Blocks of other kinds stay unchanged.
         check: Write nothing.
 
     Returns:
-        How the document differed, as a unified diff; '' where it didn't.
+        Unified diff of the document before and after; '' without differences.
 
     Raises:
-        DocumentError: A block that the document lacks, or one of the same kind that nothing was made for.
+        DocumentError: The document lacks a block, or has another one of the same kind.
     """
-    there = [name for kind in sorted({name.split(':')[0] for name in blocks}) for name in block_names(document, kind)]
-    if sorted(there) != sorted(blocks):
-        raise DocumentError(f"'{document}' has the blocks {there}, each of {sorted(blocks)} should be there once:"
+    found = [name for kind in sorted({name.split(':')[0] for name in blocks}) for name in block_names(document, kind)]
+    if sorted(found) != sorted(blocks):
+        raise DocumentError(f"'{document}' has the blocks {found}, each of {sorted(blocks)} should be there once:"
                             ' write <!-- NAME --> and <!-- end -->, each on a line')
 
     def filled(match: re.Match[str]) -> str:
@@ -62,14 +64,13 @@ def fill(document: Path, blocks: Mapping[str, str], check: bool = False) -> str:
     text = document.read_text(encoding='utf-8')
     new = _BLOCK.sub(filled, text)
     if new != text and not check:
-        partial = document.with_name(f'.{document.name}.partial')
-        partial.write_text(new, encoding='utf-8')
-        partial.replace(document)
+        with atomic(document) as partial:
+            partial.write_text(new, encoding='utf-8')
     return '\n'.join(difflib.unified_diff(
         text.splitlines(), new.splitlines(), str(document), 'results', lineterm='', n=0))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Format a Markdown table."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

@@ -1,8 +1,8 @@
-"""Time and memory of exporting a head, the checks left out: what is written, not how it is proven.
+"""Time and memory of exporting a head, without the verification.
 
-A run with a tree of `--heads` heads is made with weights as they are drawn; a fresh process then exports the kept head
-and another one, which is taken out of the tree. What is printed is the time, and by how much the peak of its resident
-memory rises above what it had before, in multiples of the head's weights. Linux only.
+The run has a tree with randomly initialised weights. A fresh process exports the kept head or another one, which it
+extracts from the tree. Output is the time and the rise of the peak resident memory over its value before the export, in
+multiples of the size of the head's weights. Linux only.
 
     python -m benchmarks.export --arch resnet50
 """
@@ -25,7 +25,7 @@ def memory(key):
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 run, folder = Path(sys.argv[1]), Path(sys.argv[2])
-Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+Path('/proc/self/clear_refs').write_text('5')  # resets the peak
 before = memory('VmRSS')
 start = time.perf_counter()
 write_folder(FinishedRun.read(run), folder, ExportOptions(license='mit', head=sys.argv[3]))
@@ -37,13 +37,13 @@ print(f'{seconds:.2f} s, {weights / 1e6:.0f} MB of weights, peak + {rise:.2f} x 
 
 
 def main() -> None:
-    """Make a run, export it in fresh processes, print."""
+    """Create a run, export it in fresh processes and print."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--arch', default='resnet50')
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
 
-    from tests.hub.conftest import finished_run  # as the tests make it
+    from tests.hub.conftest import finished_run  # the tests' own
 
     with tempfile.TemporaryDirectory() as scratch:
         run = finished_run(Path(scratch, 'run'), arch=args.arch, in_chans=3, size=64)

@@ -1,11 +1,11 @@
-"""What a head tree costs on a GPU: time and memory of a training step, eager, compiled and replayed as a graph.
+"""Cost of a head tree on a GPU: time and memory of a training step, eager, compiled and with CUDA graphs.
 
 A step is forward (bf16 autocast, channels-last), objective, backward and an update by SGD with momentum. The tree and
-the single network take it in turn in one process, several steps between two looks at the clock; a ratio is the median
-over the rounds. Memory is what the allocator had handed out at most in a step, weights, momentum and images left out.
+the single network take turns in one process, with several steps per time measurement; a ratio is the median over the
+rounds. Memory is the peak of torch's allocator in a step, without weights, momentum and images.
 
-Modes: `eager`; `compiled`, model and objective by torch.compile; `graphs`, compiled and replayed as CUDA graphs
-(`compile_mode: reduce-overhead`). Rows go to a CSV file as they are found, and what is there isn't measured again.
+Modes: `eager`; `compiled`, model and objective with torch.compile; `graphs`, compiled and replayed as CUDA graphs
+(`compile_mode: reduce-overhead`). Rows are appended to a CSV file, and rows in the file are not measured again.
 
     python -m benchmarks.gpu_cost
     python -m benchmarks.gpu_cost --cells cifar_resnet32:hierarchical:4 --modes eager compiled graphs
@@ -41,7 +41,7 @@ MODES: dict[str, dict[str, str] | None] = {
 
 @dataclass(frozen=True)
 class Network:
-    """A network and the batch that it is measured on."""
+    """Batch size, image size and number of classes for a network."""
 
     batch: int
     size: int = 224
@@ -66,7 +66,7 @@ class Side:
         model: `CollabModel`, or the plain network.
         x: Images, channels-last.
         target_B: Class indices.
-        options: Of `torch.compile`, None to leave everything eager.
+        options: Options of `torch.compile`, None for eager mode.
     """
 
     def __init__(self, model: nn.Module, x: Tensor, target_B: Tensor, options: dict[str, str] | None) -> None:
@@ -78,7 +78,7 @@ class Side:
         self.x, self.target_B = x, target_B
 
     def steps(self, count: int) -> float:
-        """Seconds of one of so many steps."""
+        """Run a number of steps and return the seconds per step."""
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(count):
@@ -89,7 +89,7 @@ class Side:
         return (time.perf_counter() - start) / count
 
     def peak(self) -> float:
-        """The most that a step holds besides weights, momentum and images, in MiB."""
+        """Peak memory of a step in MiB, without weights, momentum and images."""
         self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -109,7 +109,7 @@ class _Autocast(nn.Module):
 
 
 def measure(cell: str, mode: str, rounds: int) -> dict[str, Any]:
-    """One row."""
+    """Measure one row."""
     name, pattern, heads = cell.split(':')
     network = NETWORKS[name]
     x = torch.randn(network.batch, 3, network.size, network.size, device='cuda').to(memory_format=torch.channels_last)
@@ -123,7 +123,7 @@ def measure(cell: str, mode: str, rounds: int) -> dict[str, Any]:
     single, tree = (Side(each, x, target_B, MODES[mode]) for each in (plain, model))
     for side in (single, tree):
         side.steps(3)
-    # About a third of a second between two looks.
+    # About a third of a second per time measurement.
     counts = [max(1, min(50, round(.3 / side.steps(3)))) for side in (single, tree)]
     pairs = in_turn([lambda: single.steps(counts[0]), lambda: tree.steps(counts[1])], rounds)
     low, ratio, high = quartiles([b / a for a, b in pairs])
@@ -140,7 +140,7 @@ def measure(cell: str, mode: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure what the file lacks."""
+    """Measure the rows that the file lacks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--cells', nargs='+', default=CELLS, help='NETWORK:PATTERN:HEADS')
     parser.add_argument('--modes', nargs='+', choices=list(MODES), default=['eager'])
@@ -151,11 +151,11 @@ def main() -> None:
         parser.error('no GPU was found')
     torch.backends.cudnn.benchmark = True
 
-    there = {tuple(row[key] for key in KEY) for row in read(args.output)}
+    known = {tuple(row[key] for key in KEY) for row in read(args.output)}
     for cell, mode in itertools.product(args.cells, args.modes):
         name, pattern, heads = cell.split(':')
         network = NETWORKS[name]
-        if (name, str(network.batch), str(network.size), pattern, heads, mode) in there:
+        if (name, str(network.batch), str(network.size), pattern, heads, mode) in known:
             continue
         started = time.monotonic()
         row = measure(cell, mode, args.rounds)

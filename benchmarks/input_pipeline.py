@@ -1,10 +1,10 @@
-"""Images per second into training: decoded once and augmented in batches, against timm's loader.
+"""Images per second of the input pipeline: images decoded once and augmented in batches, against timm's loader.
 
-Both give batches of CIFAR-10, cropped (`--crop pad`: pad by 4 and crop, or `rrc`: random resized crop), flipped and
-normalised, on the CPU. timm's `create_loader` runs with its own transform, the pad crop put in place of its random
-resized crop as in training, and with each of several numbers of workers; the best counts. The sides are measured in
-turn, a number of batches each, after a pause in which workers fill their queues and fall idle; the ratio is the median
-over the rounds. Decoding once is not counted, and neither is the start of timm's workers: both happen once a run.
+Both produce batches of CIFAR-10 on the CPU: cropped (`--crop pad`: pad by 4 and crop, or `rrc`: random resized crop),
+flipped and normalised. timm's `create_loader` has its own transform, with the pad crop in place of its random resized
+crop, and runs with several numbers of workers, of which the best counts. The sides take turns of a number of batches,
+after a pause in which workers fill their queues and become idle; the ratio is the median over the rounds. Decoding and
+the start of timm's workers happen once per run and are not counted.
 
     TIMM_COLLAB_DATA=/path/to/data python benchmarks/input_pipeline.py
     TIMM_COLLAB_DATA=/path/to/data python benchmarks/input_pipeline.py --crop rrc
@@ -34,13 +34,13 @@ PAUSE = 2.0  # seconds
 
 
 def forever(loader: Any) -> Iterator[Any]:
-    """Batches without end."""
+    """Iterate over a loader again and again."""
     while True:
         yield from loader
 
 
 def timms_loader(folder: Path, preprocessing: Preprocessing, batch_size: int, workers: int) -> Any:
-    """timm's loader with the pipeline of the recipe; normalised in the workers, as timm does on a CPU."""
+    """timm's loader with the transform of the recipe; workers normalise, as timm does on a CPU."""
     dataset = timm.data.create_dataset(f'hfds/{folder.absolute()}', root=None, split='train')
     size = preprocessing.data_config['input_size']
     loader = timm.data.create_loader(
@@ -52,7 +52,13 @@ def timms_loader(folder: Path, preprocessing: Preprocessing, batch_size: int, wo
 
 
 def rate(batches: Iterator[Any], count: int, queued: int = 0) -> float:
-    """Images per second over a number of batches, after those that workers have made beforehand."""
+    """Images per second over a number of batches.
+
+    Args:
+        batches: The batches.
+        count: Number of batches to time.
+        queued: Number of batches to skip, which workers have prepared in advance.
+    """
     time.sleep(PAUSE)
     for _ in range(queued):
         next(batches)
@@ -69,11 +75,11 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help="numbers of timm's workers to try")
     parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--batches', type=int, default=16, help="timm's batches a round; ours are eight times as many")
-    parser.add_argument('--data', default=os.environ.get('TIMM_COLLAB_DATA'), help='folder that holds cifar10/')
+    parser.add_argument('--batches', type=int, default=16, help="timm's batches per round; ours: eight times as many")
+    parser.add_argument('--data', default=os.environ.get('TIMM_COLLAB_DATA'), help='folder with cifar10/')
     args = parser.parse_args()
     if not args.data:
-        parser.error('name the folder that holds cifar10/ in TIMM_COLLAB_DATA or with --data')
+        parser.error('set TIMM_COLLAB_DATA or --data to the folder with cifar10/')
 
     folder = Path(args.data) / 'cifar10'
     config = DataConfig(path=str(folder), img_size=32, pipeline='batch')
@@ -98,7 +104,7 @@ def main() -> None:
         for workers, batches in theirs.items():
             rates[workers] = rate(batches, args.batches, queued=3 * workers)
         rounds.append((rate(ours, 8 * args.batches), rates))
-    print("| timm's workers | timm, img/s | ours, img/s | ours / timm | middle half |")
+    print("| timm's workers | timm, img/s | ours, img/s | ours / timm | quartiles |")
     print('|---|---|---|---|---|')
     for workers in args.workers:
         ratios = [our_rate / rates[workers] for our_rate, rates in rounds]

@@ -1,15 +1,14 @@
-"""What a step of a head tree must cost, told from a step of the single network alone.
+"""Predict time and memory of a step of a head tree from a step of the single network.
 
-The single network's step is followed stage by stage, a stage being what lies between two modules after which a tree may
-fork: how many bytes are held when its forward and its backward begin and end, how many more in between, and how long
-either takes. A tree runs each stage as often as it has nodes there, forward from the root to the heads one after the
-other and backward in the opposite order, so
+The step of the single network is recorded per stage, the part between two modules after which a tree may fork: the
+memory in use at the start and end of its forward and backward pass, the peak in between, and the time of both. A tree
+runs a stage once per node, forward from the root to the heads and backward in the opposite order. Therefore
 
-- its time is that of each stage, as many times, and the optimizer's by the parameters;
-- what it holds rises by what a stage keeps whenever one has run forward and falls when that one has run backward: the
-  trunk once, each branch once. The peak is the highest point on that way.
+- the time is the sum over the stages, each as often as it runs, and the optimizer's time scales with the parameters;
+- the memory in use rises when a stage has run forward and falls when it has run backward. The prediction is the largest
+  value over the step.
 
-Nothing here looks at the code of trees, but for their shape.
+The prediction uses the shape of a tree and none of its code.
 """
 from __future__ import annotations
 
@@ -29,11 +28,11 @@ from .measure import Side
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes held over a part of the step.
+    """Change of the memory in use over a part of the step, in bytes.
 
     Args:
-        grows: By how much they are more at its end than at its start.
-        peak: The most that they are above its start.
+        grows: Difference between its end and its start.
+        peak: Largest difference to its start.
     """
 
     grows: int
@@ -41,24 +40,24 @@ class Span:
 
 
 class Stages:
-    """The single network, followed stage by stage.
+    """Record of the single network's step per stage.
 
     Args:
         side: The network and its step.
-        cuts: Names of the modules between two stages, in the order of the forward.
+        cuts: Names of the modules after which a stage ends, in forward order.
     """
 
     def __init__(self, side: Side, cuts: Sequence[str]):
         self.side = side
         self.cuts = [INPUT, *cuts]
         self._gradient: dict[int, int] = {0: 0}
-        self._let_go: dict[int, int] = {0: 0}
+        self._freed: dict[int, int] = {0: 0}
         modules = [side.model.get_submodule(cut) for cut in cuts]
         for number, module in enumerate([*modules, side.model], 1):
             module.register_forward_hook(self._follow(number))
 
     def seconds(self) -> dict[str, float]:
-        """Time of each part of the step that the network made last: its stages, by number, and `optimizer`."""
+        """Seconds of each part of the last step: stages by number, `objective` and `optimizer`."""
         at = dict(self.side.marks)
         last = len(self.cuts)
         forward = [at['start'], *(at[f'forward {number}'] for number in range(1, last + 1))]
@@ -70,18 +69,18 @@ class Stages:
         return {**stages, 'objective': backward[last] - forward[last], 'optimizer': at['end'] - at['backward 0']}
 
     def time_of(self, tree: HeadTree, parameters: float) -> float:
-        """Time of a tree's step, as a multiple of the single network's last one.
+        """Predicted time of a tree's step, relative to the last step of the single network.
 
         Args:
             tree: The tree.
-            parameters: How many times the parameters of the single network it has.
+            parameters: Its number of parameters, relative to the single network.
         """
         seconds = self.seconds()
         runs = {'objective': tree.num_heads, 'optimizer': parameters, **self.runs(tree)}
         return sum(runs[part] * each for part, each in seconds.items()) / sum(seconds.values())
 
     def runs(self, tree: HeadTree) -> Counter[str]:
-        """How often a tree has each stage."""
+        """Number of times that a tree runs each stage."""
         runs: Counter[str] = Counter()
         for path, node in tree.walk():
             start = tree.at(path[:-1]).split if path else None
@@ -89,7 +88,7 @@ class Stages:
         return runs
 
     def bytes_of(self, tree: HeadTree) -> int:
-        """The most bytes that a tree's step holds at once."""
+        """Predicted peak memory of a tree's step, in bytes."""
         spans = self._spans
         level = _Level()
 
@@ -103,10 +102,10 @@ class Stages:
             stages = self._stages_between(start, node.split)
             for index, child in enumerate(reversed(node.children)):
                 backward(child, node.split)
-                if index:  # its gradient is added to that of the children before it
+                if index:  # its gradient is added to that of the previous children
                     level.now -= self._gradient[stages.stop - 1]
-                if index < len(node.children) - 1:  # the other children need what the single network lets go of here
-                    level.now += self._let_go[stages.stop - 1]
+                if index < len(node.children) - 1:  # other children need what the single network frees here
+                    level.now += self._freed[stages.stop - 1]
             for stage in reversed(stages):
                 level.add(spans[f'backward {stage - 1}'])
 
@@ -118,13 +117,13 @@ class Stages:
         return level.peak
 
     def _stages_between(self, start: str | None, stop: str | None) -> range:
-        """The numbers of the stages from one cut to another; None is where the network begins and ends."""
+        """Numbers of the stages between two cuts; None stands for the start and the end of the network."""
         first = self.cuts.index(start) + 1 if start is not None else 1
         return range(first, (self.cuts.index(stop) if stop is not None else len(self.cuts)) + 1)
 
     @cached_property
     def _spans(self) -> dict[str, Span]:
-        """What each part of the step holds, by the mark that it ends at."""
+        """Memory of each part of the step, by the mark at its end."""
         spans = {}
         start = level = peak = 0
         for label, level in self.side.bytes_over_time():
@@ -135,17 +134,17 @@ class Stages:
         return spans
 
     def _follow(self, number: int) -> Callable[[nn.Module, Any, Tensor], None]:
-        """A hook that marks where a stage ends in the forward and begins in the backward."""
+        """A hook that marks the end of a stage's forward and the start of its backward."""
         def after(module: nn.Module, args: Any, output: Tensor) -> None:
             if not output.requires_grad:
-                return  # no training step
+                return  # not a training step
             self.side.mark(f'forward {number}')
             size, storage = output.untyped_storage().nbytes(), weakref.ref(output.untyped_storage())
 
             def before_backward(gradient: Tensor) -> None:
                 self.side.mark(f'backward {number}')
                 self._gradient[number] = gradient.untyped_storage().nbytes()
-                self._let_go[number] = size if storage() is None else 0
+                self._freed[number] = size if storage() is None else 0
 
             output.register_hook(before_backward)
 
@@ -154,7 +153,7 @@ class Stages:
 
 @dataclass
 class _Level:
-    """Bytes held now, and the most that were."""
+    """Memory in use and its peak, in bytes."""
 
     now: int = 0
     peak: int = 0

@@ -1,4 +1,4 @@
-"""What benchmarks of training steps share: a model and its step, sides that take it in turn, their memory and work.
+"""Measure training steps: time in turns, memory, multiply-adds.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -25,16 +25,16 @@ from torch.utils.flop_counter import FlopCounterMode
 import timm_collab
 from timm_collab.train.loop.allocator import keep_freed_memory
 
-os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # the profiler reports every start and stop
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # silences the profiler's log of each start and stop
 
 _MARK = 'mark: '
 
 
 @dataclass
 class Side:
-    """A model and the training step that it's measured by: forward, objective, backward and an update by SGD.
+    """A model and its training step: forward, objective, backward and an update by SGD.
 
-    Memory and update are as the trainer has them.
+    Allocator settings and optimizer are those of the trainer.
 
     Args:
         model: Maps images to logits, [H, B, C] or [B, C].
@@ -48,28 +48,28 @@ class Side:
     x: Tensor
     target_B: Tensor
     marks: list[tuple[str, float]] = field(default_factory=list)
-    """Where the last step was when, in seconds: `start`, `backward 0`, `end`, and whatever hooks add."""
+    """Label and time in seconds of points in the last step: `start`, `backward 0`, `end`, and those of hooks."""
 
     def __post_init__(self) -> None:
-        on_cpu = self.x.device.type == 'cpu'  # there the trainer keeps freed memory and moves all weights in one kernel
+        on_cpu = self.x.device.type == 'cpu'  # where the trainer keeps freed memory and has a fused optimizer
         if on_cpu:
             keep_freed_memory()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=1e-4, momentum=.9, weight_decay=1e-4, fused=on_cpu or None)
 
     def mark(self, label: str) -> None:
-        """Note the time, and in a profile of the step the place."""
+        """Record the time, and mark the point in a profile of the step."""
         with record_function(_MARK + label):
             self.marks.append((label, self.now()))
 
     def now(self) -> float:
-        """Seconds on a clock, after the device has done all it was given."""
+        """Time in seconds, after synchronising the device."""
         if self.x.is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def step(self) -> float:
-        """Make a step in train mode and return how long it took, in seconds."""
+        """Run a step in train mode and return its time in seconds."""
         self.model.train()
         self.marks.clear()
         start = self.now()
@@ -82,7 +82,7 @@ class Side:
         return self.now() - start
 
     def forward(self) -> float:
-        """Compute the logits of all heads in eval mode, without gradients, and return how long it took, in seconds."""
+        """Compute the logits of all heads in eval mode without gradients, and return the time in seconds."""
         self.model.eval()
         run = getattr(self.model, 'forward_heads', self.model)
         with torch.inference_mode():
@@ -91,7 +91,7 @@ class Side:
             return self.now() - start
 
     def infer(self) -> float:
-        """Compute what the model gives in eval mode, of a tree the kept head, and return how long it took."""
+        """Run the model in eval mode, where a tree runs its kept head, and return the time in seconds."""
         self.model.eval()
         with torch.inference_mode():
             start = self.now()
@@ -99,18 +99,18 @@ class Side:
             return self.now() - start
 
     def bytes_over_time(self) -> list[tuple[str | None, int]]:
-        """Make a step and follow the bytes that it holds.
+        """Run a step and record its memory in use.
 
-        Counted is what torch's CPU allocator has handed out since the step began and hasn't got back, as the profiler
-        records it: activations, gradients and what operators need in between, without weights, their momentum, images
-        and what libraries below torch allocate by themselves. It is the same, to the byte, in every run.
+        This is the memory that torch's CPU allocator has allocated since the start of the step and not freed, as the
+        profiler records it: activations, gradients and temporary buffers. Weights, momentum, images and allocations of
+        libraries below torch are not included. The result is the same in each run, to the byte.
 
         Returns:
-            The bytes held after each change, with None, and at each mark, with its label.
+            Bytes in use after each change, with None, and at each mark, with its label.
         """
         if not self.optimizer.state:
-            self.step()  # the momentum is made once
-        self.optimizer.zero_grad(set_to_none=True)  # outside: it would count as bytes given back
+            self.step()  # allocates the momentum
+        self.optimizer.zero_grad(set_to_none=True)  # outside the profile, where it would count as freed memory
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             self.step()
         events = [event for event in record.profiler.kineto_results.events()
@@ -121,25 +121,25 @@ class Side:
                 for event, level in zip(events, levels, strict=True)]
 
     def peak(self) -> int:
-        """Make a step and return the most bytes that it held at once."""
+        """Run a step and return its peak memory in bytes."""
         return max(level for _, level in self.bytes_over_time())
 
 
 def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """Multiply-adds of one forward pass in train mode."""
     model.train()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the attention of accelerators' own kernels isn't counted
-        model(x[:2])  # a tree follows its network at a size that is new to it, which would count
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention kernels are not counted
+        model(x[:2])  # a tree traces its network once per new size, which would be counted
         with FlopCounterMode(display=False) as counter:
             model(x[:2])
     return counter.get_total_flops() // 2
 
 
 def in_turn(steps: Sequence[Callable[[], float]], rounds: int, warm_up: int = 1) -> list[tuple[float, ...]]:
-    """Take each step once a round and return the seconds of the rounds that count.
+    """Run each step once per round and return the seconds of each round after the warm-up.
 
-    What ran before a step matters: it leaves caches and memory as it used them. So the order is drawn anew for every
-    other round, the same in every run, and taken backwards in the round after it.
+    Caches and memory depend on the step before. Therefore every other round has a new random order, the same in each
+    run, and the round after it has that order reversed.
     """
     draw = random.Random(0)
     order = list(range(len(steps)))
@@ -160,7 +160,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def machine() -> dict[str, str]:
-    """Where and with what figures are taken."""
+    """Processor, threads and versions of a measurement."""
     cpu = platform.processor() or platform.machine()
     if (info := Path('/proc/cpuinfo')).exists():
         names = [line for line in info.read_text().splitlines() if line.startswith('model name')]
@@ -175,7 +175,7 @@ def machine() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit that is measured, with a plus where files differ from it."""
+    """Commit of the checkout, with a plus if files differ from it."""
     root = Path(__file__).parents[1]
     try:
         head, changed = (
@@ -185,4 +185,4 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return ''
-    return head + '+' * bool(changed)
+    return f'{head}+' if changed else head

@@ -1,12 +1,11 @@
-"""Peak activation memory of a training step of a head tree against the single network's.
+"""Peak activation memory of a training step of a head tree, relative to the single network.
 
-Activations are the storages that torch makes between the start of a step and its end, less the gradients of
-parameters: what is kept for the backward pass, and what operators hand each other. The meter sees every operator and
-every storage that comes and goes, so the figure is the same, to the byte, in every run; memory that libraries below
-torch take for themselves doesn't count. A step is forward, objective and backward.
+Activations are all storages that torch allocates during a step (forward, objective and backward), without the gradients
+of parameters. The meter tracks every operator and every storage, so the result is the same in each run, to the byte.
+Memory that libraries below torch allocate is not included.
 
-For each way of checkpointing it also makes sure that the gradients, and the statistics of the batch norms, are bit for
-bit those of the tree without.
+For each kind of checkpointing, it also verifies that gradients and batch norm statistics are bit for bit those of the
+tree without checkpointing.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --arch vit_small_patch16_224 --batch-size 4 --heads 2 4
@@ -30,17 +29,17 @@ import timm_collab
 from timm_collab import CollaborativeTask
 
 BOUND = 1.35
-"""Largest ratio of the tree's peak, its branches checkpointed, to the single network's."""
+"""Largest ratio of the tree's peak, with checkpointed branches, to the single network's."""
 
 
 class ActivationMeter(TorchDispatchMode):
-    """Counts the bytes of all storages made under it, except gradients of parameters.
+    """Counts the bytes of all storages allocated under it, except gradients of parameters.
 
     Args:
-        model: Whose parameters' gradients don't count.
+        model: The model whose gradients are not counted.
 
     Attributes:
-        peak: The most bytes that were alive at once.
+        peak: Largest number of bytes in use.
     """
 
     def __init__(self, model: nn.Module):
@@ -53,7 +52,7 @@ class ActivationMeter(TorchDispatchMode):
         self._outside = {id(storage): storage for storage in weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and count the storages that it makes."""
+        """Run an operator and count the storages that it allocates."""
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, Tensor):
@@ -63,7 +62,7 @@ class ActivationMeter(TorchDispatchMode):
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Watch a step: from here on until it's over, gradients of parameters are told from activations."""
+        """Measure a step, without the gradients of parameters."""
         hooks = [
             p.register_post_accumulate_grad_hook(lambda param: self._forget(id(param.grad.untyped_storage())))
             for p in self.model.parameters()
@@ -86,7 +85,7 @@ class ActivationMeter(TorchDispatchMode):
 
 
 def peak(model: nn.Module, x: Tensor, target: Tensor, seed: int = 1) -> int:
-    """Make a step, whose gradients stay on the model, and return the most bytes of activations that it held."""
+    """Run a step, which leaves its gradients on the model, and return its peak activation memory in bytes."""
     task = CollaborativeTask(model, verbose=False).train()
     model.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
@@ -97,7 +96,7 @@ def peak(model: nn.Module, x: Tensor, target: Tensor, seed: int = 1) -> int:
 
 
 def check(model: nn.Module, other: nn.Module) -> None:
-    """Make sure that two models have made the same step.
+    """Verify that two models have run the same step.
 
     Raises:
         AssertionError: A gradient or a buffer differs.
@@ -118,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    # Random parts are switched on, where the architecture has them: they must be the same when computed again.
+    # With dropout and drop path, which must be the same when they are recomputed.
     kwargs: dict[str, Any] = {'drop_rate': .1, 'drop_path_rate': .1}
     plain = timm.create_model(args.arch, **kwargs)
     x = torch.randn(args.batch_size, *plain.pretrained_cfg['input_size'])

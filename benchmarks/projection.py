@@ -1,11 +1,10 @@
-"""How long a study would take on a GPU, told from what its runs compute: an estimate, and no measurement.
+"""Estimate how long a study would take on a GPU, from the operators and multiply-adds of its runs.
 
-A step of a network that is small for its device takes as long as its operators take to be launched, one of a network
-that is large enough as long as its multiply-adds take. Each update of each run counts with the longer of the two:
-`--launch` microseconds for each of torch's operators in a step, views left out (counted on two images, on the CPU), and
-the multiply-adds at `--rate` times 10^12 a second. Runs are taken one after the other. Reading, augmenting, evaluating,
-compiling and teachers are left out; a compiled step has fewer operators, and several runs side by side share what one
-leaves idle.
+The step of a small network is limited by the launch of its operators, that of a large one by its multiply-adds. The
+estimate of an update is the larger of two times: `--launch` microseconds per torch operator in a step without views
+(counted on two images on the CPU), and the multiply-adds at `--rate` times 10^12 per second. Runs are taken one after
+another. Data loading, evaluation, compilation and teachers are not included. A compiled step has fewer operators, and
+parallel runs share idle time of the device, so both take less.
 
     python -m benchmarks.projection benchmarks/studies/paper.yaml --images 45000
 """
@@ -29,7 +28,7 @@ CLASSES = 10
 
 
 class _Count(TorchDispatchMode):
-    """Counts operators that compute something."""
+    """Counts operators, except those that only return views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,11 +42,11 @@ class _Count(TorchDispatchMode):
 
 
 def work(config: TrainConfig) -> tuple[int, int]:
-    """Operators of a training step, and multiply-adds of an image in it."""
+    """Operators per training step, and multiply-adds per image in it."""
     model = build_model(config.model, config.data, CLASSES)
     size = make_preprocessing(model, config.data, config.augment).data_config['input_size']
     criterion = build_criterion(config.objective, model.num_heads, CLASSES, config.augment.mixes)
-    # As torch chooses on a GPU: all tensors at once.
+    # foreach is torch's default on a GPU.
     optimizer = torch.optim.SGD(model.parameters(), lr=.1, momentum=.9, weight_decay=1e-4, nesterov=True, foreach=True)
     images, labels_B = torch.randn(2, *size), torch.tensor([0, 1])
 
@@ -60,7 +59,7 @@ def work(config: TrainConfig) -> tuple[int, int]:
 
 
 def operators(run: Callable[[], None]) -> int:
-    """How many operators something runs, the second time that it's run."""
+    """Number of operators of a function in its second call."""
     run()
     with _Count() as count:
         run()
@@ -68,19 +67,19 @@ def operators(run: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    """Print what each method takes, and all of them together."""
+    """Print the estimate for each method and for the whole study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('grid', type=Path)
-    parser.add_argument('--images', type=int, required=True, help='images of an epoch')
-    parser.add_argument('--launch', type=float, default=5., help='microseconds for an operator')
-    parser.add_argument('--rate', type=float, default=50., help='10^12 multiply-adds a second')
+    parser.add_argument('--images', type=int, required=True, help='images per epoch')
+    parser.add_argument('--launch', type=float, default=5., help='microseconds per operator')
+    parser.add_argument('--rate', type=float, default=50., help='10^12 multiply-adds per second')
     args = parser.parse_args()
 
     found: dict[tuple[str, str], list[Cell]] = {}
     for cell in read_study(args.grid, {'data.path': 'unread'}).cells:
         found.setdefault((cell.setting, cell.method), []).append(cell)
-    print(f'{args.launch:g} us an operator, {args.rate:g} x 10^12 multiply-adds a second, {args.images:,} images')
-    print('| setting | method | operators a step | multiply-adds an image, 10^9 | updates | minutes a run | runs |')
+    print(f'{args.launch:g} us per operator, {args.rate:g} x 10^12 multiply-adds/s, {args.images:,} images')
+    print('| setting | method | operators per step | G multiply-adds per image | updates | minutes per run | runs |')
     print('|---|---|---|---|---|---|---|')
     seconds, multiply_adds = 0., 0
     known: dict[str, tuple[int, int]] = {}
@@ -97,7 +96,7 @@ def main() -> None:
         print(f'| {setting} | {method} | {launched:,} | {computed / 1e9:.3f} | {updates:,} | {each / 60:.0f} |'
               f' {len(runs)} |', flush=True)
     print(f'\n{sum(map(len, found.values()))} runs, {multiply_adds / 1e18:.2f} x 10^18 multiply-adds,'
-          f' {seconds / 3600:.0f} hours one after the other')
+          f' {seconds / 3600:.0f} hours in sequence')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,11 @@
-"""Write the tables and pictures of studies into the documents, from the results that are committed here.
+"""Write the tables and plots of studies into the documents, from the committed results.
 
-A document holds `<!-- study: NAME -->` and, below, `<!-- end -->`: what is between them is made of the grid
-`benchmarks/studies/NAME.yaml` and the runs in `benchmarks/results/NAME/runs.csv`, and of nothing else. The pictures go
-to `docs/results/NAME/`, and carry a fingerprint of the text that they belong to.
+The text between `<!-- study: NAME -->` and `<!-- end -->` in a document is generated from the grid
+`benchmarks/studies/NAME.yaml` and the runs in `benchmarks/results/NAME/runs.csv` only. The plots go to
+`docs/results/NAME/` and store a fingerprint of the text that they belong to.
 
-    python -m benchmarks.results            # write what has changed
-    python -m benchmarks.results --check    # write nothing, and fail if anything had to be
+    python -m benchmarks.results            # update what has changed
+    python -m benchmarks.results --check    # write nothing, fail if anything is out of date
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADING_LEVEL = 3
 
 
 class Results:
-    """Documents, and the results that they are made of.
+    """Documents, and the results that their blocks are generated from.
 
     Args:
         root: The folder with `benchmarks/studies`, `benchmarks/results` and `docs`.
@@ -45,10 +45,13 @@ class Results:
         self._known: dict[str, tuple[Study, list[Row]]] = {}
 
     def update(self, write: bool) -> list[str]:
-        """Bring documents and pictures up to date, or only see whether they are.
+        """Update documents and plots, or check that they are up to date.
+
+        Args:
+            write: Whether to update.
 
         Returns:
-            What was not up to date, a line each.
+            A line for each part that was out of date.
 
         Raises:
             TrainError: A block names no study or no results.
@@ -60,35 +63,35 @@ class Results:
             names = [name.removeprefix(f'{KIND}: ') for name in block_names(path, KIND)]
             made = {name: self._block(name, path) for name in names}
             if fill(path, {f'{KIND}: {name}': block for name, block in made.items()}, check=not write):
-                stale.append(f'{self._short(path)}: its tables are not those of the results')
+                stale.append(f'{self._short(path)}: its tables differ from the results')
             for name, block in made.items():
                 stale += self._pictures(name, path, block, write)
         for path in sorted(self.results.glob('*/runs.csv')):
             if path.parent.name not in self._known:
-                stale.append(f'{self._short(path.parent)}: no document shows it')
+                stale.append(f'{self._short(path.parent)}: not in any document')
         return stale
 
     def _read(self, name: str) -> tuple[Study, list[Row]]:
         if name not in self._known:
-            # Where its data lay is of no matter to a study that has run.
+            # The path of the data doesn't matter for finished runs.
             study = read_study(self.grids / f'{name}.yaml', {'data.path': 'not read'})
             self._known[name] = (study, read_rows(study, self._runs(name)))
         return self._known[name]
 
     def _block(self, name: str, document: Path) -> str:
-        """The text of a study in a document."""
+        """Text of a study's block in a document."""
         study, rows = self._read(name)
         folder = self._picture_folder(name, document)
         pictures = {picture: _link(folder / f'{picture}.png', document) for picture in pictures_of(study, rows)}
         return report_text(study, rows, pictures, _link(self._runs(name), document), HEADING_LEVEL)
 
     def _pictures(self, name: str, document: Path, block: str, write: bool) -> list[str]:
-        """Draw the pictures of a block whose text has changed; what was not up to date."""
+        """Draw the plots of a block whose text has changed; returns a line for each that was out of date."""
         folder, fingerprint = self._picture_folder(name, document), hashlib.sha256(block.encode()).hexdigest()
         paths = [document.parent / link for link in re.findall(r'!\[[^]]*\]\(([^)]*)\)', block)]
-        stale = [f'{self._short(path)}: is missing or of other results'
+        stale = [f'{self._short(path)}: is missing or shows other results'
                  for path in paths if _fingerprint(path) != fingerprint]
-        stale += [f'{self._short(path)}: no document shows it'
+        stale += [f'{self._short(path)}: not in any document'
                   for path in sorted(folder.glob('*.png')) if path not in paths]
         if write and stale:
             if not can_plot():
@@ -120,7 +123,7 @@ def _link(path: Path, document: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Update or check; status 1 where a check fails."""
+    """Update or check; the exit status is 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--check', action='store_true', help='write nothing, and fail if anything is out of date')
     args = parser.parse_args(argv)
@@ -130,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     for line in stale:
-        print(line if args.check else f'{line}: written anew')
+        print(line if args.check else f'{line}: updated')
     if args.check and stale:
-        print('run python -m benchmarks.results and commit what it writes', file=sys.stderr)
+        print('run python -m benchmarks.results and commit the changes', file=sys.stderr)
     return 1 if args.check and stale else 0
 
 

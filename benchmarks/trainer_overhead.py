@@ -1,10 +1,9 @@
-"""What the trainer adds to the work of the model: between updates, and for a checkpoint an epoch.
+"""Overhead of the trainer: per update, and of one checkpoint per epoch.
 
-Updates: the trainer's own update and a bare one (forward, objective, backward, step of the optimizer) are made in turn
-on the same batch; the difference of the medians is given as a share of a step of 50 ms, and of the bare update.
+Updates: the trainer's update and a bare one (forward, objective, backward, optimizer step) alternate on the same batch.
+Output is their median difference as a fraction of a step of 50 ms and of the bare update.
 
-Checkpoints: a run is saved as the trainer saves it, and the time is given as a share of the time of an epoch of so many
-updates.
+Checkpoints: output is the time to save the trainer's state as a fraction of an epoch of `--updates` updates.
 
     python -m benchmarks.trainer_overhead --model collab_test_resnet --rounds 200
 """
@@ -34,7 +33,7 @@ STEP = 0.050
 
 
 def random_images(batch_size: int, size: int) -> tuple[Tensor, Tensor]:
-    """Images [B, 3, size, size] and class indices [B] of ten classes."""
+    """Random images [B, 3, size, size] and class indices [B] of ten classes."""
     torch.manual_seed(0)
     return torch.randn(batch_size, 3, size, size), torch.randint(10, (batch_size,))
 
@@ -42,7 +41,7 @@ def random_images(batch_size: int, size: int) -> tuple[Tensor, Tensor]:
 def make_trainer(
         config: TrainConfig, model: nn.Module, batch: tuple[Tensor, Tensor], accelerator: Accelerator,
 ) -> Trainer:
-    """A trainer whose data are one batch, at the beginning of an epoch."""
+    """A trainer with one batch of data, at the start of an epoch."""
     loader = DataLoader(TensorDataset(*batch), batch_size=config.batch_size)
     trainer = Trainer(config, model, Loaders(loader, EpochSampler(config.batch_size, 0), loader, None), accelerator)
     trainer.state.begin_epoch(0)
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--rounds', type=int, default=200)
     parser.add_argument('--saves', type=int, default=5)
-    parser.add_argument('--updates', type=int, default=390, help='updates of an epoch that is saved once')
+    parser.add_argument('--updates', type=int, default=390, help='updates per epoch')
     args = parser.parse_args()
 
     images, target_B = random_images(args.batch_size, args.size)

@@ -1,13 +1,13 @@
-"""Images per second of whole training loops with one head, against timm's own train.py.
+"""Images per second of whole training loops with one head, against timm's train.py.
 
-Both train the same architecture on the same image folder with the same batch size and augmentation (random resized
-crop and flip, bilinear), on the CPU with the same number of threads, each in a process of its own: timm's script with
-each of several numbers of workers, of which the best counts, and `timm_collab.train`, which needs none where images are
-decoded once and else is given the same. The runs take turns. Counted are the training parts of all epochs but the
-first, as either program reports them.
+Both train the same architecture on the same image folder on the CPU, with the same batch size, augmentation (random
+resized crop and flip, bilinear) and number of threads, each in its own process. timm's script runs with several numbers
+of workers, of which the best counts. `timm_collab.train` needs no workers if images are decoded once, and gets the same
+numbers otherwise. The runs take turns. The result is the training throughput that each program reports, without the
+first epoch.
 
-At 32 x 32 the images are CIFAR-10's, and ours are decoded once; with `--size 224` they are JPEG files of 256 x 256 that
-both decode from disk each time.
+At 32 x 32 the images are CIFAR-10's, and ours are decoded once. With `--size 224` they are JPEG files of 256 x 256,
+which both decode from disk in each epoch.
 
     TIMM_TRAIN_SCRIPT=/path/to/train.py TIMM_COLLAB_DATA=/path/to/data python benchmarks/training_loop.py
     TIMM_TRAIN_SCRIPT=/path/to/train.py TIMM_COLLAB_DATA=/path/to/data python benchmarks/training_loop.py --size 224
@@ -35,7 +35,7 @@ BOUNDS = {32: 1.2, 224: 1.0}
 
 
 def write_images(folder: Path, data: Path, size: int, count: int) -> None:
-    """An image folder of CIFAR-10: PNG files as they are, or JPEG files of 256 x 256."""
+    """Write an image folder of CIFAR-10: PNG files of the original size, or JPEG files of 256 x 256."""
     rows = datasets.load_dataset(str(data / 'cifar10'))
     for split, name, number in (('train', 'train', count), ('test', 'validation', 100)):
         for index, row in enumerate(rows[split].select(range(number))):
@@ -48,7 +48,7 @@ def write_images(folder: Path, data: Path, size: int, count: int) -> None:
 
 
 def call(command: list[str], threads: int) -> str:
-    """Run a program and return what it says."""
+    """Run a program and return its output."""
     environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'CUDA_VISIBLE_DEVICES': '', 'HF_HUB_OFFLINE': '1'}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -57,8 +57,8 @@ def call(command: list[str], threads: int) -> str:
 
 
 def timms(folder: Path, output: Path, arch: str, workers: int, args: argparse.Namespace) -> float:
-    """Images per second of timm's script: of each epoch the last of the means that it logs."""
-    said = call([
+    """Images per second of timm's script: the last mean that it logs in each epoch."""
+    log = call([
         sys.executable, os.environ['TIMM_TRAIN_SCRIPT'], '--data-dir', str(folder), '--device', 'cpu',
         '--model', arch, '--num-classes', '10', '--input-size', '3', str(args.size), str(args.size), '-b',
         str(args.batch_size), '--opt', 'sgd', '--lr', '.01', '--sched', 'cosine', '--warmup-epochs', '0',
@@ -66,7 +66,7 @@ def timms(folder: Path, output: Path, arch: str, workers: int, args: argparse.Na
         '--train-interpolation', 'bilinear', '--interpolation', 'bilinear', '--no-prefetcher', '-j', str(workers),
         '--output', str(output), '--experiment', 'timm', '--log-interval', '1',
     ], args.threads)
-    means = {int(epoch): float(mean) for epoch, mean in re.findall(r'Train: (\d+) .*?\([\d.]+s, +([\d.]+)/s\)', said)}
+    means = {int(epoch): float(mean) for epoch, mean in re.findall(r'Train: (\d+) .*?\([\d.]+s, +([\d.]+)/s\)', log)}
     return statistics.harmonic_mean([mean for epoch, mean in means.items() if epoch > 0])
 
 

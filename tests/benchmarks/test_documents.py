@@ -1,4 +1,4 @@
-"""Tables in documents are those of their result files, and a check says so where they aren't."""
+"""Blocks of documents are generated from result files, and a check finds differences."""
 from __future__ import annotations
 
 import sys
@@ -41,14 +41,14 @@ def test_blocks_are_filled_and_nothing_else(document: Path) -> None:
     assert fill(document, {'cost: one': '1', 'cost: two': '2\\2'}, check=True) == ''
 
 
-def test_a_check_shows_what_differs_and_writes_nothing(document: Path) -> None:
+def test_a_check_shows_differences_and_writes_nothing(document: Path) -> None:
     differed = fill(document, {'cost: one': '', 'cost: two': 'new'}, check=True)
     assert differed.splitlines()[-3:] == ['-old', '-older', '+new']
     assert document.read_text() == TEXT
 
 
 @pytest.mark.parametrize('names', [['one'], ['one', 'two', 'three']])
-def test_every_block_needs_its_place_and_every_place_its_block(document: Path, names: list[str]) -> None:
+def test_blocks_and_texts_must_match(document: Path, names: list[str]) -> None:
     with pytest.raises(DocumentError, match=r'each of .* should be there once'):
         fill(document, {f'cost: {name}': 'new' for name in names})
     assert document.read_text() == TEXT
@@ -58,19 +58,19 @@ def test_a_table() -> None:
     assert table(['a', 'b'], [['1', '2']]) == '| a | b |\n| --- | --- |\n| 1 | 2 |'
 
 
-def test_the_cost_study_is_in_its_document(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_document_matches_the_cost_study(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cost_report.DOCUMENT.read_bytes()
     monkeypatch.setattr(sys, 'argv', ['cost_report', '--check'])
-    cost_report.main()  # exits with the difference if there is one
+    cost_report.main()  # exits if they differ
     assert cost_report.DOCUMENT.read_bytes() == before
 
 
-def test_a_row_that_changes_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_row_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = cost_report.RESULTS.read_text().splitlines()
     rows[1] = rows[1].replace(f",{read(cost_report.RESULTS)[0]['ratio']},", ',77.5,', 1)
     (tmp_path / 'cost.csv').write_text('\n'.join(rows) + '\n')
     monkeypatch.setattr(sys, 'argv', ['cost_report', '--check', '--results', str(tmp_path / 'cost.csv')])
-    with pytest.raises(SystemExit, match=r'(?s)result files say.*\+.*77\.50'):
+    with pytest.raises(SystemExit, match=r'(?s)differs from its result files.*\+.*77\.50'):
         cost_report.main()
 
 

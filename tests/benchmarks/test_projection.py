@@ -1,4 +1,4 @@
-"""What a study would take on a GPU follows from what its runs compute."""
+"""The estimate of a study's time on a GPU."""
 from __future__ import annotations
 
 import re
@@ -24,19 +24,19 @@ seeds: [0, 1]
 """
 
 
-def test_views_are_no_operators() -> None:
+def test_views_do_not_count_as_operators() -> None:
     x = torch.randn(4, 6)
     assert operators(lambda: (x.view(6, 4).t() @ x.unsqueeze(0).reshape(6, 4)).add_(1)) == 2
 
 
-def test_a_study_is_the_sum_of_its_runs(
+def test_the_estimate_is_the_sum_over_runs(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'grid.yaml').write_text(GRID)
     single, instances = (work(cell.config) for cell in read_study(
         tmp_path / 'grid.yaml', {'data.path': 'unread'}).cells if cell.seed == 0)
     plain = timm.create_model('test_resnet', num_classes=10, in_chans=1)
     assert single[1] == 3 * forward_multiply_adds(plain, (1, 32, 32)) and instances[1] == 4 * single[1]
-    assert 3.5 < instances[0] / single[0] < 5  # and an objective
+    assert 3.5 < instances[0] / single[0] < 5  # the objective adds operators
 
     monkeypatch.setattr(sys, 'argv', [
         'projection', str(tmp_path / 'grid.yaml'), '--images', '360000', '--launch', '1000', '--rate', '0.001'])

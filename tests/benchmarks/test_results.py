@@ -1,4 +1,4 @@
-"""The documents show the results that are committed, and are refused where they don't."""
+"""Documents match the committed results, and the check fails if they don't."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -37,7 +37,7 @@ def results(tmp_path):
 
 
 @pytest.mark.parametrize('grid', sorted((ROOT / 'benchmarks' / 'studies').glob('*.yaml')), ids=lambda path: path.stem)
-def test_every_grid_can_be_run(grid):
+def test_every_grid_is_valid(grid):
     study = read_study(grid, {'data.path': 'somewhere'})
     assert study.about and study.baseline == 'single'
     for setting in study.settings:
@@ -49,11 +49,11 @@ def test_documents_match_their_results():
 
 
 @pytest.mark.skipif(not can_plot(), reason='needs matplotlib')
-def test_what_is_written_is_up_to_date_until_something_changes(results):
+def test_documents_are_up_to_date_until_results_change(results):
     document = results.root / 'docs' / 'found.md'
     before = results.update(write=False)
-    assert before[0] == 'docs/found.md: its tables are not those of the results'
-    assert before[1:] == [f'docs/found/toy/{name}.png: is missing or of other results'
+    assert before[0] == 'docs/found.md: its tables differ from the results'
+    assert before[1:] == [f'docs/found/toy/{name}.png: is missing or shows other results'
                           for name in ('errors', 'gain', 'noise')]
     assert document.read_text() == TEXT and not (results.root / 'docs' / 'found').exists()
     assert results.update(write=True) == before
@@ -73,7 +73,7 @@ def test_what_is_written_is_up_to_date_until_something_changes(results):
     assert results.update(write=False) == before
     results.update(write=True)
     (results.root / 'docs' / 'found' / 'toy' / 'gain.png').rename(results.root / 'docs' / 'found' / 'toy' / 'old.png')
-    assert results.update(write=False) == [before[2], 'docs/found/toy/old.png: no document shows it']
+    assert results.update(write=False) == [before[2], 'docs/found/toy/old.png: not in any document']
     results.update(write=True)
     assert results.update(write=False) == []
 
@@ -82,18 +82,18 @@ def test_what_is_written_is_up_to_date_until_something_changes(results):
     ('<!-- end -->', '', 'a block begins with <!-- study: NAME --> and ends with <!-- end -->'),
     ('study: toy', 'study: other', "no study '.*other.yaml'"),
 ])
-def test_a_block_that_leads_nowhere_is_refused(results, old, new, message):
+def test_invalid_blocks_are_rejected(results, old, new, message):
     (results.root / 'docs' / 'found.md').write_text(TEXT.replace(old, new))
     with pytest.raises((TrainError, DocumentError), match=message):
         results.update(write=True)
 
 
-def test_results_that_no_document_shows_are_told(results):
+def test_results_in_no_document_are_reported(results):
     (results.root / 'docs' / 'found.md').write_text('# Nothing\n')
-    assert results.update(write=False) == ['benchmarks/results/toy: no document shows it']
+    assert results.update(write=False) == ['benchmarks/results/toy: not in any document']
 
 
-def test_the_command_fails_where_a_check_does(results, monkeypatch, capsys):
+def test_the_command_fails_if_a_check_fails(results, monkeypatch, capsys):
     monkeypatch.setattr('benchmarks.results.Results', lambda: results)
     assert main(['--check']) == 1
     said = capsys.readouterr()

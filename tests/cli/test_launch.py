@@ -100,7 +100,7 @@ def test_slurm_with_a_gpu_bound_to_each_task_and_with_too_few_tasks(machine):
 
 def test_the_first_of_several_machines(monkeypatch):
     assert launch._first_machine('node7,node8') == 'node7'
-    with pytest.raises(TrainError, match=r"first of 'node\[1-4\]' can't be found out .*set MASTER_ADDR"):
+    with pytest.raises(TrainError, match=r"first of 'node\[1-4\]' can't be determined .*set MASTER_ADDR"):
         launch._first_machine('node[1-4]')
 
     def scontrol(command, **kwargs):

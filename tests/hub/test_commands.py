@@ -54,9 +54,9 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def unchecked(monkeypatch) -> list:
-    """Leave out the other process."""
+    """Replace the check in another process; its calls."""
     calls: list = []
-    for module in ('commands', 'export'):
+    for module in ('check', 'export'):
         monkeypatch.setattr(f'timm_collab.hub.{module}.check_reload', lambda *args: calls.append(args))
     return calls
 

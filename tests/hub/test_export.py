@@ -17,7 +17,7 @@ from timm_collab.hub import ExportOptions, FinishedRun, HubError, export, export
 from timm_collab.hub.check import check_reload, folder_logits, sample, trained_logits
 from timm_collab.hub.export import write_folder
 from timm_collab.hub.folder import check_folder
-from timm_collab.hub.licenses import check_license
+from timm_collab.hub.options import check_license
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record.saved_run import save_tree
 

@@ -104,7 +104,7 @@ def test_a_file_larger_than_the_hub_takes(hub, exported) -> None:
 
 def test_a_new_repository_stays_empty_and_private_and_is_filled_by_the_next_push(hub, exported) -> None:
     hub.inject('commit', Fault(status=503, times=ALWAYS))
-    with pytest.raises(HubError, match="'ann/digits' is there now, private and empty; it was left, for the next push"):
+    with pytest.raises(HubError, match="'ann/digits' was created, private and empty, and stays: the next push"):
         push_folder(exported, PushOptions(repo='ann/digits'))
     assert hub.repos['ann/digits'].private and hub.content('ann/digits').keys() == {'.gitattributes'}
     hub.faults.clear()
@@ -117,7 +117,7 @@ def test_a_hub_that_is_gone_after_the_commit(hub, exported) -> None:
     hub.inject('commit', Fault(lose=True, times=ALWAYS))
     hub.inject('info', Fault(times=1))
     hub.inject('info', Fault(drop=True, times=ALWAYS))
-    with pytest.raises(HubError, match='could not be asked: it holds the whole push or nothing of it'):
+    with pytest.raises(HubError, match='could not be read: it holds the whole push, as one commit, or nothing of it'):
         push_folder(exported, UPDATE)
 
 
@@ -126,7 +126,7 @@ def test_a_hub_that_fails_when_what_was_published_is_read(hub, exported) -> None
     change(exported)
     hub.inject('info', Fault(times=1))
     hub.inject('info', Fault(status=503, times=ALWAYS))
-    with pytest.raises(HubError, match=r'reading what was published: .* holds the whole push, as [0-9a-f]{40}'):
+    with pytest.raises(HubError, match=r'verifying what was published: .* holds the whole push, as [0-9a-f]{40}'):
         push_folder(exported, UPDATE)
     assert hub.content('ann/digits')['model.safetensors'] == (exported / 'model.safetensors').read_bytes()
 
@@ -134,7 +134,7 @@ def test_a_hub_that_fails_when_what_was_published_is_read(hub, exported) -> None
 def test_a_pull_request_whose_answer_is_lost_is_not_made_twice(hub, exported) -> None:
     hub.create('ann/digits', private=False)
     hub.inject('commit', Fault(lose=True))
-    with pytest.raises(HubError, match=r'the connection failed.*look whether it has the pull request before'):
+    with pytest.raises(HubError, match=r'the connection failed.*check whether it has the pull request before'):
         push_folder(exported, PushOptions(repo='ann/digits', create_pr=True))
     assert hub.repos['ann/digits'].pull_requests == 1
 

@@ -73,7 +73,7 @@ def test_a_pull_request_leaves_the_branch(hub, exported) -> None:
 def test_a_branch_of_its_own(hub, exported) -> None:
     repo = hub.create('ann/digits')
     main = repo.history()
-    with pytest.raises(HubError, match="has no branch 'dev': make it on its page first"):
+    with pytest.raises(HubError, match="has no branch 'dev': create it there first"):
         push_folder(exported, PushOptions(repo='ann/digits', revision='dev'))
     repo.git('update-ref', 'refs/heads/dev', main[0])
     pushed = push_folder(exported, PushOptions(repo='ann/digits', revision='dev', tag='v2'))
@@ -168,9 +168,9 @@ def spoil_size(folder) -> None:
 @pytest.mark.parametrize(('spoil', 'message'), [
     (spoil_pickle, r"pytorch_model.bin' can hold pickled code, which runs when it is loaded: only safetensors"),
     (spoil_disguised, r"config.json' is damaged"),
-    (spoil_stray, r"notes.txt' is nothing that an exported head consists of"),
+    (spoil_stray, r"notes.txt' is no file of an exported head"),
     (spoil_link, r"recipe.yaml' is a link"),
-    (spoil_weights, r"model.safetensors' is not the file that was checked"),
+    (spoil_weights, r"model.safetensors' is not the file that was verified"),
     (spoil_cut, r"model.safetensors' is missing or damaged"),
     (spoil_token, r"recipe.yaml' holds an access token"),
     (spoil_labels, '1 names for 10 classes'),
@@ -200,7 +200,7 @@ def test_without_a_token(hub, exported, monkeypatch) -> None:
 
 def test_a_token_that_may_only_read(hub, exported) -> None:
     hub.tokens[TOKEN] = User('ann', role='read')
-    with pytest.raises(HubError, match='the access token may only read: make one that may write'):
+    with pytest.raises(HubError, match='the access token may only read: create one that may write'):
         push_folder(exported, DIGITS)
     assert hub.repos == {} and hub.kinds()[-1] == 'whoami'
 

@@ -105,13 +105,13 @@ def test_recipes_are_found_beside_the_study(tmp_path):
      "method 'b': write needs: a, as its keys name '{a}'"),
     ({'methods': {'a': {}, 'b': {'needs': 'a', 'keys': {**TAUGHT, 'teacher.path': '{a}'}},
                   'c': {'needs': 'b', 'keys': {**TAUGHT, 'teacher.path': '{b}'}}}, 'baseline': 'a'},
-     "method 'c': needs 'b', which needs another one itself"),
+     "method 'c': needs 'b', which needs another method itself"),
     ({'methods': {'a': {'seeds': [3]}, 'b': {'needs': 'a', 'keys': {**TAUGHT, 'teacher.path': '{a}'}}},
       'baseline': 'a'}, "method 'b', setting 'clean, small', seed 5: it needs method 'a', which doesn't run there"),
     ({'settings': {'noise': 0.4}}, 'settings must map axes to values'),
     ({'settings': {'lr': {'high': {'optim.lrr': 1}}}}, "'single', setting 'high', seed 3: unknown key 'optim.lrr'"),
     ({'keys': {'compare_single': True}, 'methods': {'a': {}}, 'baseline': 'a'}, 'compare_single has no place'),
-    ({'methods': {'a b': {}, 'a-b': {}}, 'baseline': 'a b'}, 'differ in signs only'),
+    ({'methods': {'a b': {}, 'a-b': {}}, 'baseline': 'a b'}, 'differ in punctuation only'),
 ])
 def test_what_is_wrong_is_named_before_anything_runs(tmp_path, changes, message):
     with pytest.raises(TrainError, match=message):

@@ -59,5 +59,5 @@ def test_a_run_of_another_recipe_is_no_result_of_this_one(tmp_path, trainer):
     shutil.rmtree(folder / 'runs')
     assert len(recorded_rows(study, folder)) == 2
     other = toys.study_in(tmp_path, settings=None, seeds=[0], keys={'compare_single': False, 'epochs': 7})
-    with pytest.raises(TrainError, match=r"has a run 'single/seed-0' of another recipe: take its row out"):
+    with pytest.raises(TrainError, match=r"has a run 'single/seed-0' of another recipe: remove its row"):
         recorded_rows(other, folder)

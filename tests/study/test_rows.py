@@ -6,8 +6,9 @@ import json
 import pytest
 
 from timm_collab.study import read_rows, rows_of
+from timm_collab.study.compare import by_seed, relative
 from timm_collab.study.report import RUNS_CSV
-from timm_collab.study.rows import by_seed, relative, write_rows
+from timm_collab.study.rows import write_rows
 from timm_collab.study.runner import run_folder
 from timm_collab.train import TrainError
 
@@ -67,7 +68,7 @@ def test_a_teachers_training_is_a_cost():
     ('clean,tree,0', 'clean,tree,x', r"runs.csv', line 4: seed must be int, got 'x'"),
     ('clean,tree,0', 'clean,tree,9', "method 'tree', setting 'clean', seed 9 is no run of the study"),
     ('clean,tree,0', 'clean,bush,0', "method 'bush', setting 'clean', seed 0 is no run"),
-    ('clean,tree,0', 'clean,single,0', "setting 'clean', seed 0 is there twice"),
+    ('clean,tree,0', 'clean,single,0', "setting 'clean', seed 0 appears twice"),
     ('train_seconds', 'seconds', 'line 2: no value for train_seconds'),
 ])
 def test_a_file_that_is_no_such_file_is_refused(study, tmp_path, old, new, message):
@@ -86,5 +87,5 @@ def test_no_file_and_no_rows_are_told(study, tmp_path):
     with pytest.raises(TrainError, match=r'no runs .*runs\.csv'):
         read_rows(study, path)
     write_rows([], path)
-    with pytest.raises(TrainError, match='holds no run'):
+    with pytest.raises(TrainError, match='has no runs'):
         read_rows(study, path)

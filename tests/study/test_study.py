@@ -107,7 +107,7 @@ def test_told_to_stop_every_run_saves_and_the_same_command_goes_on(tmp_path, cap
     thread.start()
     assert study(path, '--jobs', '2', '--threads', '1') == 75
     thread.join()
-    assert 'stopped, every run saved; the same command goes on' in capsys.readouterr().out
+    assert 'stopped, every run saved; the same command resumes the study' in capsys.readouterr().out
     for cell in cells:
         assert list((run_folder(tmp_path / 'study', cell) / 'checkpoints').iterdir())
         assert 'stopped and saved after' in (tmp_path / 'study' / 'logs' / f'{cell.name}.txt').read_text()

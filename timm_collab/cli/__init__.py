@@ -1,10 +1,10 @@
-"""The command `timm-collab`: the package's door for a shell.
+"""The command-line program `timm-collab`.
 
-In: a command line. Out: an exit status and lines on the screen. Nothing is computed here: a command calls the library.
+In: a command line. Out: an exit status and printed text. Nothing is computed here: a command calls the library.
 
-Each module of `commands/` is a command, by its name with dashes for underscores. Its docstring's first line is the
-command's help, `configure(parser)` adds its options, and `run(args)` does it and returns the exit status; what is heavy
-is imported there. A command that passes options on sets `TAKES_REST = True` and finds them in `args.rest`.
+Each module of `commands/` is a command, named after the module with dashes for underscores. The first line of its
+docstring is the command's help. `configure(parser)` adds its options. `run(args)` runs it and returns the exit status;
+slow imports belong there. A command that forwards options sets `TAKES_REST = True` and gets them in `args.rest`.
 """
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from . import commands
 DESCRIPTION = """\
 Collaborative learning for any timm image classifier: train a tree of heads, keep one, deploy plain timm."""
 EPILOG = """\
-exit status: 0, 2 for a mistake in what was asked (one line on stderr says which), 130 when interrupted, 75 when a
-signal stopped training after it saved: the same command goes on from there."""
+exit status: 0 on success, 2 for invalid input (with one line on stderr), 130 when interrupted, 75 when a signal stopped
+training after a checkpoint was saved: the same command resumes it."""
 
 
 def find_commands() -> dict[str, ModuleType]:
-    """The commands by name."""
+    """All commands by name."""
     found = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
     return {name.replace('_', '-'): importlib.import_module(f'{commands.__name__}.{name}') for name in found}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser, with a sub-parser for each command."""
+    """The argument parser, with a subparser per command."""
     parser = argparse.ArgumentParser(
         prog='timm-collab',
         description=DESCRIPTION,
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
             description=f'{summary}\n{details}'.strip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
-            # A command that passes options on passes on the question what they are, too.
+            # A command that forwards options adds the help of those to its own.
             add_help=not getattr(module, 'TAKES_REST', False),
         )
         module.configure(child)
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        argv: Arguments after the program's name; those of the process when None.
+        argv: Arguments without the program's name, default those of the process.
 
     Returns:
         Exit status, see `EPILOG`.

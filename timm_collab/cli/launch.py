@@ -1,4 +1,7 @@
-"""How `timm-collab train` starts: in this process, or as those of `accelerate launch`, their exit status kept."""
+"""Start `timm-collab train` in this process or through `accelerate launch`, and keep the exit status of its ranks.
+
+Run as a program, this module is one rank of a launch.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -13,17 +16,24 @@ from pathlib import Path
 from ..train.errors import TrainError, nearest, one_line, require
 
 EXIT_FOLDER = 'TIMM_COLLAB_EXIT_FOLDER'
-"""Where each rank leaves its exit status: the launcher of torch turns every one of them into 1."""
+"""Environment variable with the folder for the ranks' exit statuses: torch's launcher turns each of them into 1."""
 
 SAVING_SECONDS = 120
-"""How long ranks may take to save after a signal, where the launcher of torch can be told (else it gives them 30 s)."""
+"""Time for ranks to save after a signal. Releases of torch without this setting allow 30 s."""
 
 
 def find_launch(num_processes: int | None, settings: str | None) -> list[str] | None:
-    """The options of `accelerate launch` for this machine, None to train in this process.
+    """Options of `accelerate launch` for this machine.
+
+    Args:
+        num_processes: Number of processes, default one per GPU.
+        settings: File of `accelerate config`, or the name of a shipped one.
+
+    Returns:
+        The options, None to train in this process.
 
     Raises:
-        TrainError: Contradicting or impossible wishes.
+        TrainError: The arguments contradict each other, or this machine can't satisfy them.
     """
     require(num_processes is None or num_processes >= 1, f'--num-processes must be at least 1, got {num_processes}')
     if join_launch(os.environ):
@@ -41,20 +51,24 @@ def find_launch(num_processes: int | None, settings: str | None) -> list[str] | 
         return ['--config_file', str(default_config_file)]
     gpus = torch.cuda.device_count()
     count = num_processes or max(gpus, 1)
-    require(not gpus or count <= gpus, f'--num-processes {count}: this machine has {gpus} GPU{"s" * (gpus > 1)}')
+    require(not gpus or count <= gpus,
+            f'--num-processes {count}: this machine has {gpus} {"GPUs" if gpus > 1 else "GPU"}')
     if count == 1:
         return None
     options = {'num_processes': count, 'num_machines': 1, 'mixed_precision': 'no', 'dynamo_backend': 'no',
                'main_process_port': 0}
-    # Without GPUs too: what `--cpu` starts is one process, however many it is told.
+    # Also without GPUs: `--cpu` starts a single process, whatever the number.
     return ['--multi_gpu', *(word for name, value in options.items() for word in (f'--{name}', str(value)))]
 
 
 def join_launch(environ: MutableMapping[str, str]) -> bool:
-    """Whether this process is a rank of a launch; of a SLURM step its place is made known to torch.
+    """Whether this process is a rank of a launch. In a SLURM step, sets the variables that torch reads.
+
+    Args:
+        environ: Environment variables; changed in a SLURM step.
 
     Raises:
-        TrainError: A SLURM step that would leave GPUs idle, or whose first machine can't be found out.
+        TrainError: A SLURM step would leave GPUs idle, or its first machine can't be determined.
     """
     if 'WORLD_SIZE' in environ:
         return True
@@ -65,13 +79,13 @@ def join_launch(environ: MutableMapping[str, str]) -> bool:
     import torch
     here = int(environ['SLURM_STEP_TASKS_PER_NODE'].split(',')[0].split('(')[0])
     gpus = torch.cuda.device_count()
-    require(gpus <= here, f'SLURM starts {here} task{"s" * (here > 1)} on a machine with {gpus} GPUs: ask for one a'
-                          f' GPU, --ntasks-per-node={gpus}')
+    require(gpus <= here, f'SLURM starts {here} {"tasks" if here > 1 else "task"} on a machine with {gpus} GPUs: ask'
+                          f' for one per GPU, --ntasks-per-node={gpus}')
     local = int(environ['SLURM_LOCALID'])
     environ.update({
         'WORLD_SIZE': str(tasks),
         'RANK': environ['SLURM_PROCID'],
-        # SLURM may have bound each task to a GPU of its own, the only one that it sees.
+        # SLURM may have bound each task to its own GPU, the only one that it sees.
         'LOCAL_RANK': str(local % gpus if gpus else local),
         'LOCAL_WORLD_SIZE': str(here),
     })
@@ -89,7 +103,7 @@ def _first_machine(machines: str) -> str:
         listed = subprocess.run(
             ['scontrol', 'show', 'hostnames', machines], capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        raise TrainError(f"the first of '{machines}' can't be found out ({error}): set MASTER_ADDR to it") from error
+        raise TrainError(f"the first of '{machines}' can't be determined ({error}): set MASTER_ADDR to it") from error
     return listed.stdout.split()[0]
 
 
@@ -106,11 +120,11 @@ def _find_settings(name: str) -> Path:
 
 
 def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
-    """Train in the processes of `accelerate launch`, and wait for them; signals reach every one.
+    """Train in processes of `accelerate launch` and wait for them. They receive the signals that this process gets.
 
     Args:
-        options: For `accelerate launch`.
-        arguments: The recipe, on a command line.
+        options: Options of `accelerate launch`.
+        arguments: Options of the training command.
 
     Returns:
         Exit status of the first process that failed, 0 if none did.
@@ -121,7 +135,7 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     parser = accelerate_launch.launch_command_parser()
-    args = parser.parse_args([*options, '-m', 'timm_collab.cli.rank', *arguments])
+    args = parser.parse_args([*options, '-m', 'timm_collab.cli.launch', *arguments])
     try:
         checked, *_ = accelerate_launch._validate_launch_command(args)
     except ValueError as error:
@@ -129,12 +143,12 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
     require(not checked.use_deepspeed, 'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which'
                                        ' shards weights, gradients and optimizer state')
     if not (checked.multi_gpu or checked.use_fsdp):
-        # One process: it takes the place of this one, and with it its signals and its exit status.
+        # A single process replaces this one, which keeps signals and exit status.
         command, environment = accelerate_launch.prepare_simple_launcher_cmd_env(checked)
         sys.stdout.flush()
         os.execve(command[0], command, environment)
 
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)  # its table of tracebacks says nothing
+    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)  # hides a table of empty tracebacks
     with tempfile.TemporaryDirectory(prefix='timm-collab-') as folder, _environment({
         EXIT_FOLDER: folder,
         'TORCH_ELASTIC_SHUTDOWN_TIMEOUT': str(SAVING_SECONDS),
@@ -152,9 +166,33 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
 
 
 def _first_failure(folder: Path) -> int:
-    """Exit status of the process that left first with one other than 0; 0 if none did."""
-    left = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    return next((code for file in left if (code := int(file.read_text()))), 0)
+    """Exit status of the first rank that failed, 0 if none did."""
+    ended = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    return next((code for file in ended if (code := int(file.read_text()))), 0)
+
+
+def run_rank() -> int:
+    """Train as one rank, and leave its exit status for the launching process.
+
+    Returns:
+        Exit status, 1 after an exception.
+    """
+    from ..train.__main__ import main
+    folder = os.environ.get(EXIT_FOLDER)
+    code = 1
+    try:
+        code = main()
+    except Exception:
+        # A rank that lost the others raises torch's error for that, which would hide the first rank's.
+        if not folder or not any(Path(folder).iterdir()):
+            raise
+    finally:
+        if folder:
+            rank = os.environ['RANK']
+            partial = Path(folder).with_name(f'{Path(folder).name}-{rank}')
+            partial.write_text(str(code))
+            partial.replace(Path(folder, rank))
+    return code
 
 
 @contextlib.contextmanager
@@ -169,3 +207,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+if __name__ == '__main__':
+    sys.exit(run_rank())

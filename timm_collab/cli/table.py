@@ -1,11 +1,11 @@
-"""Plain text tables."""
+"""Plain-text tables."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be, two spaces apart; the first to the left, the others to the right."""
+    """Format a table; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Publishing: a finished run becomes a folder that plain timm loads, and the folder a repository on the Hub.
+"""Publishing: export a finished run to a folder that plain timm loads, and push the folder to the Hub.
 
-In: the folder of a finished run. Out: an exported folder with weights, config and card, and a commit on the Hub.
-Loading what was published never needs this folder: see `timm_collab.pretrained`.
+In: the folder of a finished run. Out: an exported folder with weights, config and model card, and a commit on the Hub.
+Loading published heads never belongs here: see `timm_collab.pretrained`.
 """
 from .errors import HubError
 from .export import export_run

@@ -1,4 +1,4 @@
-"""Prove that somebody else gets the trained head back: its logits, bit for bit, in a process without the plugin.
+"""Verify an export: another process without the plugin loads it and must get the trained head's logits bit for bit.
 
 Shapes: B images, C classes, H heads.
 """
@@ -30,14 +30,14 @@ TOKENS = ('HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN')
 
 
 def sample(config: dict[str, Any]) -> Tensor:
-    """Images [B, in_chans, height, width] of the size that a folder's config names, the same each time."""
+    """Random images [B, in_chans, height, width] of the input size in a config, the same for every call."""
     size = config['pretrained_cfg']['input_size']
     return torch.randn(BATCH, *size, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
 def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
-    """Logits [B, C] of a head, from the tree as it was trained; from the saved head where the tree was not kept."""
+    """Logits [B, C] of a head, from the trained tree, or from the saved head if the tree was not saved."""
     images = sample(run.config)
     with _one_thread():
         model: Any
@@ -51,8 +51,8 @@ def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
                 **run.model_args,
             ).eval()
             try:
-                load_model(model, run.tree_file)  # the file has a tied tensor under one of its names
-            except RuntimeError:  # PyTorch lists every name
+                load_model(model, run.tree_file)  # the file has tied tensors once, under one of their names
+            except RuntimeError:  # its message lists every name
                 raise HubError(f"'{run.tree_file}' is of another tree than '{run.summary['tree']}'") from None
         if half:
             for tensor in model.state_dict().values():
@@ -72,15 +72,15 @@ def folder_logits(folder: Path) -> Tensor:
 
 
 def check_reload(folders: Sequence[Path], expected: Sequence[Tensor], plugin: bool = False) -> None:
-    """Load folders in another process and compare logits.
+    """Load folders with plain timm in another process and compare logits.
 
     Args:
         folders: Exported folders.
-        expected: Logits [B, C] that each must give for `sample` of its config.
+        expected: Logits [B, C] of each for the `sample` of its config.
         plugin: Whether the architectures need timm_collab.
 
     Raises:
-        HubError: One can't be loaded there, or gives other logits.
+        HubError: A folder can't be loaded, or gives other logits.
     """
     with tempfile.TemporaryDirectory() as scratch:
         images, logits = Path(scratch, 'images.safetensors'), Path(scratch, 'logits.safetensors')
@@ -89,7 +89,7 @@ def check_reload(folders: Sequence[Path], expected: Sequence[Tensor], plugin: bo
                 'plugin': plugin}
         environment = {key: value for key, value in os.environ.items() if key not in TOKENS} | {'HF_HUB_OFFLINE': '1'}
         done = subprocess.run(
-            # As text, for a script's own folder comes first among those that Python imports from.
+            # As text: a script's own folder would come first in `sys.path` and shadow other packages.
             [sys.executable, '-c', Path(__file__).with_name('reload.py').read_text(encoding='utf-8')],
             input=json.dumps(task),
             env=environment,
@@ -99,7 +99,7 @@ def check_reload(folders: Sequence[Path], expected: Sequence[Tensor], plugin: bo
             timeout=TIMEOUT,
         )
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ['it ended without a word'])[-1]
+            reason = (done.stderr.strip().splitlines() or ['it ended without a message'])[-1]
             raise HubError(f'plain timm in another process cannot load what was exported: {reason}')
         found = load_file(logits)
     for number, (folder, expected_BC) in enumerate(zip(folders, expected, strict=True)):
@@ -118,7 +118,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread, for the number of them decides how sums are rounded."""
+    """Compute on one thread: the number of threads decides how sums are rounded."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

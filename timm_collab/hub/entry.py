@@ -1,8 +1,7 @@
-"""An entry of the catalogue, made of an exported folder: nothing in it is typed by hand."""
+"""Add an exported folder to a catalogue of heads."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from timm.models import _registry
 from ..pretrained.catalogue import CatalogueError, read_catalogue
 from ..pretrained.download import WEIGHTS, sha256_of
 from ..train.metrics.metric import metric_of
-from ..train.paths import SUMMARY
+from ..train.paths import SUMMARY, atomic
 from .card import CARD
 from .errors import HubError, require
 from .folder import check_folder
 
-MAX_SHIPPED = 2 * 10**6  # bytes that a head in the wheel may have
+MAX_SHIPPED = 2 * 10**6  # bytes of the weights of a head that the wheel carries
 
 
 def add_entry(
@@ -31,17 +30,17 @@ def add_entry(
     """Add a head to a catalogue.
 
     Args:
-        folder: The exported folder. Without a repository it must lie beside the catalogue, which then ships it.
-        catalogue: The `heads.yaml`.
-        tag: What tells it from the architecture's other weights.
-        repo: Where it was pushed to.
-        revision: The commit there, in full.
+        folder: Exported folder. Without a repository it must lie beside the catalogue, which then ships it.
+        catalogue: Path of the `heads.yaml`.
+        tag: Tag of the weights; the head is named `architecture.tag`.
+        repo: Repository that the folder was pushed to.
+        revision: Full SHA of the commit there.
 
     Returns:
-        The head's name.
+        Name of the head.
 
     Raises:
-        HubError: The folder can't be published, the entry can't be, or its name is taken, by timm's weights too.
+        HubError: The folder or the entry is invalid, or timm or the catalogue has the name already.
     """
     upload = check_folder(folder)
     config = upload.config
@@ -55,18 +54,17 @@ def add_entry(
             f"'{folder / WEIGHTS}' has {upload.size(WEIGHTS):,} bytes: a head of more than {MAX_SHIPPED:,} is not"
             ' shipped with the package; push it, and name its --repo and --revision')
     entry = _entry(folder, config, folder.name if shipped else None, repo, revision)
-    partial = catalogue.with_name(f'.{catalogue.name}.partial')
     try:
         known = read_catalogue(catalogue)
         require(name not in known, f"'{catalogue}' has a head '{name}' already: choose another --tag")
         before = catalogue.read_text(encoding='utf-8')
         comments = ''.join(line for line in before.splitlines(keepends=True) if line.startswith('#'))
-        entries = {**(yaml.safe_load(before) or {}), name: entry}
-        partial.write_text(comments + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding='utf-8')
-        read_catalogue(partial)
-        os.replace(partial, catalogue)
+        entries = yaml.safe_dump(
+            {**(yaml.safe_load(before) or {}), name: entry}, sort_keys=False, allow_unicode=True)
+        with atomic(catalogue) as partial:
+            partial.write_text(comments + entries, encoding='utf-8')
+            read_catalogue(partial)
     except CatalogueError as error:
-        partial.unlink(missing_ok=True)
         raise HubError(str(error)) from None
     return name
 
@@ -92,5 +90,3 @@ def _entry(folder: Path, config: dict[str, Any], shipped: str | None, repo: str 
         'pretrained_cfg': {**cfg, 'num_classes': config['num_classes']},
         'model_args': config.get('model_args', {}),
     }
-
-

@@ -1,55 +1,55 @@
-"""The one error of publishing, and how a failure of the Hub's client becomes one, without the token in it."""
+"""The error of publishing, and what an error of the Hub's client says, without the access token."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..train import errors
 from ..train.errors import TrainError
 
-_TRANSPORT = {'httpcore', 'httpx', 'httpx2', 'requests', 'urllib3'}  # of the client's releases so far
+_TRANSPORT = {'httpcore', 'httpx', 'httpx2', 'requests', 'urllib3'}  # packages that releases of the client have used
 
 
 class HubError(TrainError):
-    """What was asked for can't be published, or wasn't; the message says what to do."""
+    """A head can't be exported or published; the message says what to do."""
 
 
-def require(condition: object, message: str) -> None:
-    """Raise `HubError` with a message unless a condition holds."""
-    if not condition:
-        raise HubError(message)
+require = functools.partial(errors.require, error=HubError)
 
 
 def scrub(text: str, token: str | None) -> str:
-    """A text in one line, without the token."""
+    """Join a text into one line and replace the access token in it."""
     text = ' '.join(text.split())
     return text.replace(token, '***') if token else text
 
 
 def status_of(error: BaseException) -> int | None:
-    """The status that the Hub answered with, where an error comes from one."""
-    for each in _chain(error):
-        if isinstance(each, HfHubHTTPError) and getattr(each, 'response', None) is not None:
-            return each.response.status_code
-    return None
+    """HTTP status of the Hub's answer that caused an error, None without an answer."""
+    answer = _answer(error)
+    return None if answer is None else answer.response.status_code
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Seconds that the Hub asked to wait for."""
-    for each in _chain(error):
-        if isinstance(each, HfHubHTTPError) and getattr(each, 'response', None) is not None:
-            value = each.response.headers.get('Retry-After', '')
-            return float(value) if value.isdigit() else None
-    return None
+    """Seconds to wait according to the `Retry-After` header of the Hub's answer, None without one."""
+    answer = _answer(error)
+    value = '' if answer is None else answer.response.headers.get('Retry-After', '')
+    return float(value) if value.isdigit() else None
 
 
 def is_connection(error: BaseException) -> bool:
-    """Whether the connection failed, rather than what was asked over it."""
+    """Whether the connection failed, as opposed to the request being refused."""
     return any(
         isinstance(each, (ConnectionError, TimeoutError)) or type(each).__module__.split('.')[0] in _TRANSPORT
         for each in _chain(error)
         if not isinstance(each, HfHubHTTPError)
     )
+
+
+def _answer(error: BaseException) -> HfHubHTTPError | None:
+    answers = (each for each in _chain(error) if isinstance(each, HfHubHTTPError))
+    return next((each for each in answers if getattr(each, 'response', None) is not None), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

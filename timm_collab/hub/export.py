@@ -27,8 +27,7 @@ from .card import write_card
 from .check import check_reload, trained_logits
 from .errors import HubError, require
 from .formats import write_formats
-from .licenses import check_license
-from .options import ExportOptions
+from .options import ExportOptions, check_license
 from .run import PLOTS, FinishedRun, check_labels
 from .weights import sort_metadata, write_head
 

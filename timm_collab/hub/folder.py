@@ -1,4 +1,4 @@
-"""What may leave the machine: an exported folder is looked through, file by file, before any request."""
+"""Check an exported folder, file by file, before it is uploaded."""
 from __future__ import annotations
 
 import json
@@ -17,23 +17,23 @@ from ..train.paths import SUMMARY
 from .card import CARD
 from .errors import HubError, require
 from .export import RECIPE
-from .licenses import check_license
+from .options import check_license
 from .run import PLOTS, check_labels, tensor_names
 
 PLACEHOLDER = b'hf-hub:user/name'
-MAX_WEIGHTS = 50 * 10**9  # the Hub's own limit of a file
-MAX_TEXT = 10 * 10**6  # beyond, the Hub keeps a file as a large one
+MAX_WEIGHTS = 50 * 10**9  # the Hub's own limit per file
+MAX_TEXT = 10 * 10**6  # the Hub stores larger files as LFS objects
 _TOKEN = re.compile(rb'hf_[A-Za-z0-9]{20,}')
 _PICKLES = {'.bin', '.pt', '.pth', '.pkl', '.pickle', '.ckpt', '.tar', '.pt2', '.npy', '.npz', '.joblib'}
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An exported folder that may be uploaded.
+    """A checked folder.
 
     Args:
         folder: The folder.
-        files: Its files, as paths within it.
+        files: Its files, relative to it.
         config: timm's config.
         card: The model card.
     """
@@ -44,30 +44,30 @@ class Upload:
     card: bytes
 
     def content(self, file: str) -> Path | bytes:
-        """What to upload of a file: itself, but of the card a text that names the repository."""
+        """Content to upload: the path of the file, or the text of the card with the repository's name in it."""
         return self.card if file == CARD else self.folder / file
 
     def size(self, file: str) -> int:
-        """Bytes of a file."""
+        """Size of a file in bytes."""
         return len(self.card) if file == CARD else (self.folder / file).stat().st_size
 
     def listing(self) -> list[str]:
-        """A line for each file, and one for the sum."""
+        """A line per file and one for the total."""
         sizes = [(self.size(file), file) for file in self.files]
         rows = [*sizes, (sum(size for size, _ in sizes), f'in {len(sizes)} files')]
         return [f'{size:>14,} bytes  {name}' for size, name in rows]
 
 
 def check_folder(folder: Path, token: str | None = None, repo: str | None = None) -> Upload:
-    """Look through a folder.
+    """Check a folder.
 
     Args:
-        folder: As `export_run` makes it.
-        token: What must not be in it.
-        repo: Where it is to go, which the card then names.
+        folder: Folder written by `export_run`.
+        token: Access token that no file may contain.
+        repo: Repository to name in the card.
 
     Raises:
-        HubError: Something is missing, damaged, too large, of a kind that isn't published, or secret.
+        HubError: A file is missing, damaged, too large, of an unexpected type, or contains an access token.
     """
     require(folder.is_dir(), f"no exported head in '{folder}': there is no such folder")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir())
@@ -77,9 +77,9 @@ def check_folder(folder: Path, token: str | None = None, repo: str | None = None
         require(file in files, f"'{folder}' is no exported head: it has no {file}; make one with timm-collab export")
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
     check_labels(config.get('label_names'), config['num_classes'], f"label_names of '{folder / CONFIG}'")
-    made = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
-    require(made.get('sha256') == sha256_of(folder / WEIGHTS),
-            f"'{folder / WEIGHTS}' is not the file that was checked when it was exported: export the run again")
+    exported = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
+    require(exported.get('sha256') == sha256_of(folder / WEIGHTS),
+            f"'{folder / WEIGHTS}' is not the file that was verified when it was exported: export the run again")
     card = ModelCard.load(folder / CARD).data
     check_license(card.license, card.license_name, card.license_link)
     text = (folder / CARD).read_bytes()
@@ -91,7 +91,7 @@ def _check_file(path: Path, name: str, token: str | None) -> None:
     require(not path.is_symlink(), f"'{path}' is a link: put the file itself there")
     require(suffix not in _PICKLES, f"'{path}' can hold pickled code, which runs when it is loaded: only safetensors"
                                     ' are published; move it out of the folder')
-    kinds: dict[str, Callable[[Path], object]] = {
+    parsers: dict[str, Callable[[Path], object]] = {
         CARD: lambda file: ModelCard.load(file),
         CONFIG: _json,
         SUMMARY: _json,
@@ -101,28 +101,28 @@ def _check_file(path: Path, name: str, token: str | None) -> None:
         'LICENSE': lambda file: file.read_text(encoding='utf-8'),
     }
     plot = re.fullmatch(rf'{PLOTS}/[\w.-]+\.(png|svg)', name)
-    require(name in kinds or plot, f"'{path}' is nothing that an exported head consists of: move it out of the folder")
+    require(name in parsers or plot, f"'{path}' is no file of an exported head: move it out of the folder")
     limit = MAX_WEIGHTS if suffix == '.safetensors' else MAX_TEXT
     size = path.stat().st_size
     require(size <= limit, f"'{path}' has {size:,} bytes, more than the {limit:,} that such a file may have")
     try:
-        kinds.get(name, lambda file: _picture(file))(path)
+        parsers.get(name, _image)(path)
     except HubError:
         raise
     except Exception as error:  # whichever of the parsers
         raise HubError(f"'{path}' is damaged: {one_line(error)[:200]}") from None
     with open(path, 'rb') as file:
-        text = file.read(MAX_TEXT)  # all of it but for weights, whose head has what is written in words
+        text = file.read(MAX_TEXT)  # the whole file, except of weights, whose text is in the header at the start
     secret = _TOKEN.search(text) is not None or (token is not None and token.encode() in text)
     require(not secret, f"'{path}' holds an access token: take it out, and revoke it on https://huggingface.co/settings/tokens")
 
 
 def _json(file: Path) -> None:
     if not isinstance(json.loads(file.read_text(encoding='utf-8')), dict):
-        raise ValueError('it holds no mapping')
+        raise ValueError('it is no mapping')
 
 
-def _picture(file: Path) -> None:
+def _image(file: Path) -> None:
     start = file.read_bytes()[:200].lstrip()
     if not start.startswith((b'\x89PNG', b'<svg', b'<?xml')):
-        raise ValueError('it is no PNG or SVG picture')
+        raise ValueError('it is no PNG or SVG image')

@@ -1,6 +1,6 @@
-"""The exported head in other formats: torch.export's and ONNX.
+"""Write an exported head in other formats: torch.export and ONNX.
 
-They are written next to the exported folder and are not for the Hub: a `.pt2` file may hold pickles.
+The files go beside the exported folder and are never uploaded: a `.pt2` file may contain pickles.
 
 Shapes: B images, C classes.
 """
@@ -26,12 +26,15 @@ def write_formats(source: Path, folder: Path, formats: Sequence[str]) -> list[Pa
     """Write `<folder>.pt2` and `<folder>.onnx`, for batches of any size.
 
     Args:
-        source: The exported folder to read.
-        folder: The one whose name the files get.
-        formats: Which.
+        source: Exported folder to read.
+        folder: Folder whose name the files get.
+        formats: Names from `FORMATS`.
+
+    Returns:
+        Paths of the files.
 
     Raises:
-        HubError: A format is unknown, the network can't be written in it, or computes something else there.
+        HubError: A format is unknown, the network can't be written in it, or the file gives other logits.
     """
     for name in formats:
         require(name in FORMATS, f"--formats: there is no format '{name}', write one of {', '.join(FORMATS)}")
@@ -44,7 +47,7 @@ def write_formats(source: Path, folder: Path, formats: Sequence[str]) -> list[Pa
         for name in formats:
             written.append(folder.with_name(f'{folder.name}.{name}'))
             {'pt2': _write_pt2, 'onnx': _write_onnx}[name](model, images, written[-1])
-    except Exception as error:  # exporters raise whatever the part of PyTorch raises that meets its limit
+    except Exception as error:  # exporters raise errors of many types
         for file in written:
             file.unlink(missing_ok=True)
         if isinstance(error, HubError):
@@ -60,9 +63,9 @@ def _exported(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
 def _write_pt2(model: nn.Module, images: Tensor, file: Path) -> None:
     torch.export.save(_exported(model, images), file)
     with torch.inference_mode():
-        found_BC = torch.export.load(file).module()(images)
-        if not torch.allclose(found_BC, model(images), rtol=1e-4, atol=1e-5):
-            raise HubError('--formats pt2: the exported program computes other logits')
+        logits_BC = torch.export.load(file).module()(images)
+        if not torch.allclose(logits_BC, model(images), rtol=1e-4, atol=1e-5):
+            raise HubError('--formats pt2: the exported program gives other logits')
 
 
 def _write_onnx(model: nn.Module, images: Tensor, file: Path) -> None:

@@ -1,7 +1,7 @@
-"""Load folders with timm and note their logits: run as a program of its own, from which timm_collab is absent.
+"""Load folders with timm and save their logits: a program that runs in its own process, without timm_collab.
 
-It reads `{"folders": [...], "images": file, "logits": file, "plugin": false}` from the standard input. `plugin` says
-that the architectures need timm_collab to be loaded; otherwise its presence is an error.
+It reads `{"folders": [...], "images": file, "logits": file, "plugin": false}` from standard input. With `plugin`, it
+imports timm_collab for its architectures; otherwise an imported timm_collab is an error.
 
 Shapes: B images, C classes.
 """
@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 
 def main() -> None:
-    """Load each folder and save its logits [B, C] under the folder's number."""
+    """Load each folder and save its logits [B, C] under the folder's index."""
     task = json.load(sys.stdin)
-    torch.set_num_threads(1)  # as the other side of the comparison
+    torch.set_num_threads(1)  # as `check.py` for the logits it compares with
     if task['plugin']:
         __import__('timm_collab')
     images, logits = load_file(task['images']), {}
@@ -25,7 +25,7 @@ def main() -> None:
             model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
             logits[str(number)] = model(images[str(number)]).float().contiguous()
     if not task['plugin'] and 'timm_collab' in sys.modules:
-        raise SystemExit('timm_collab was loaded')
+        raise SystemExit('timm_collab was imported')
     save_file(logits, task['logits'])
 
 

@@ -1,7 +1,7 @@
-"""A grid of runs that compares methods: each cell an ordinary run, each difference paired by seed.
+"""Compare methods with a grid of runs: each cell is an ordinary run, each difference is paired by seed.
 
-In: a YAML file that names methods, settings and seeds. Out: the runs, a table of their results, a report and plots.
-Nothing here trains: a cell is the training command in a process of its own.
+In: a YAML file with methods, settings and seeds. Out: the runs, a table of their results, a report and plots.
+Nothing here trains: a cell is the training command in its own process.
 """
 from .grid import Cell, Study, read_study
 from .pictures import draw_pictures, pictures_of

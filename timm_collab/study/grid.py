@@ -1,10 +1,15 @@
-"""From a YAML file to the cells of a study: every method in every setting with every seed.
+"""Read the cells of a study from a YAML file: every method in every setting with every seed.
 
-The file's keys are `about` (what is asked), `recipes` and `keys` (of every run), `settings` (axes, each a mapping of
-values to keys of the recipe; every combination is a setting), `methods` (each with `recipes` and `keys`; `seeds` and
-`settings`, for an axis the values, where it is not to run with all of them; `needs`, a method whose run in the same
-setting with the same seed comes first, and whose folder stands in the keys as its name in braces), `baseline` (the
-method that the others are compared with) and `seeds`. What comes later in this order wins.
+Keys of the file; for a key of the recipe that is set more than once, the later in this order wins:
+
+- `about`: the question, for the report.
+- `recipes`, `keys`: recipes and keys of every run.
+- `settings`: axes, each a mapping from values to keys of the recipe. Every combination of values is a setting.
+- `methods`: names, each with `recipes` and `keys`. `seeds` and `settings` (a list of values per axis) restrict the runs
+  of a method. `needs` names a method whose run with the same setting and seed comes first; `{name}` in the keys stands
+  for its folder.
+- `baseline`: the method that the others are compared with.
+- `seeds`: the seeds.
 """
 from __future__ import annotations
 
@@ -31,10 +36,10 @@ class Cell:
 
     Args:
         method: Name of the method.
-        setting: Name of the setting, the values of the axes joined by commas; '' where there is one only.
-        seed: The seed of the recipe.
-        config: The whole recipe; where it needs another cell, with `placeholder(needs.method)` for its folder.
-        needs: The cell that has to be finished before.
+        setting: Name of the setting, the values of the axes joined by commas; '' without axes.
+        seed: Seed of the recipe.
+        config: Complete recipe, with `placeholder(needs.method)` for the folder of a needed cell.
+        needs: Cell that has to finish first.
     """
 
     method: str
@@ -45,7 +50,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A name for files, unique in the study."""
+        """Name for files, unique in the study."""
         parts = [re.sub(r'[^\w.]+', '-', part).strip('-') for part in (self.setting, self.method)]
         return '/'.join([*filter(None, parts), f'seed-{self.seed}'])
 
@@ -55,14 +60,14 @@ class Study:
     """A grid of runs.
 
     Args:
-        about: What is asked, for the report.
+        about: The question, for the report.
         methods: Names of the methods, in the file's order.
         settings: Names of the settings.
         seeds: The seeds.
-        baseline: The method that the others are compared with.
-        cells: Every run, seed by seed, so that a study that is stopped has compared all methods with fewer seeds.
-        noise_axes: For each axis with several values that set nothing but `noise.rate`, and each choice of the other
-            axes' values (their names, joined by commas): the setting of each rate.
+        baseline: Method that the others are compared with.
+        cells: All runs, seed by seed, so that an interrupted study has all methods with fewer seeds.
+        noise_axes: Settings by noise rate, for each axis whose values set only `noise.rate` and each combination of the
+            other axes' values (named by those values, joined by commas).
     """
 
     about: str
@@ -75,14 +80,14 @@ class Study:
 
 
 def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study, and check the recipe of every cell.
+    """Read a study and check the recipe of every cell.
 
     Args:
-        path: The file; recipes that it names are looked up beside it, then among those that are shipped.
-        overrides: Keys of every run, over all that the file says.
+        path: YAML file. Its recipes are looked up beside it, then among the shipped ones.
+        overrides: Keys for every run, which override the file.
 
     Raises:
-        TrainError: It can't be read, a key is missing, unknown or of the wrong kind, or a cell's recipe is refused.
+        TrainError: The file can't be read, a key is missing, unknown or invalid, or the recipe of a cell is invalid.
     """
     require('seed' not in (overrides or {}), "--set seed: the seeds are the study's, write them into its grid")
     require(path.is_file(), f"no study '{path}': write the path of a YAML file")
@@ -124,18 +129,18 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
             cell = dataclasses.replace(cell, needs=Cell(other, setting, seed, configs[seed, setting, other]))
         cells.append(cell)
     require(len({cell.name for cell in cells}) == len(cells),
-            f'study {path}: names of methods or settings differ in signs only: name them apart')
+            f'study {path}: names of methods or settings differ in punctuation only: change one')
     return Study(str(values.get('about') or ''), tuple(methods), tuple(settings), tuple(seeds), baseline, tuple(cells),
                  _noise_axes(axes))
 
 
 def placeholder(method: str) -> str:
-    """What stands in the keys of a recipe for the run folder of a method that it needs."""
+    """Text in the keys of a recipe that stands for the run folder of a needed method."""
     return f'{{{method}}}'
 
 
 def filled(cell: Cell, needed_folder: Path) -> TrainConfig:
-    """The recipe of a cell that needs another, with that one's folder in its place."""
+    """Recipe of a cell that needs another, with the folder of that one filled in."""
     assert cell.needs is not None
     values = _replaced(cell.config.to_dict(), placeholder(cell.needs.method), str(needed_folder))
     return from_mapping(TrainConfig, values)
@@ -148,19 +153,19 @@ def _replaced(value: Any, old: str, new: str) -> Any:
 
 
 def _needed(methods: Mapping[str, Any], name: str, path: Path) -> str | None:
-    """The method that a method needs."""
+    """Method that a method needs, None without one."""
     other = methods[name].get('needs')
     if other is None:
         return None
     require(other in methods and other != name,
             f"study {path}: method '{name}': needs '{other}', which is no other method{nearest(str(other), methods)}")
     require(methods[other].get('needs') is None,
-            f"study {path}: method '{name}': needs '{other}', which needs another one itself: one step is possible")
+            f"study {path}: method '{name}': needs '{other}', which needs another method itself: one level is possible")
     return str(other)
 
 
 def _check_placeholders(cell: Cell, methods: Iterable[str], needed: str | None) -> None:
-    """A recipe names the folder of the method that it needs, and of no other."""
+    """Check that a recipe has the placeholder of the method that it needs, and no other."""
     values = cell.config.to_dict()
     for other in methods:
         named = _replaced(values, placeholder(other), '') != values
@@ -170,7 +175,7 @@ def _check_placeholders(cell: Cell, methods: Iterable[str], needed: str | None) 
 
 
 def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """Each combination of the axes' values: its name, and the keys that it sets."""
+    """Keys of each combination of the axes' values, by its name."""
     require(isinstance(axes, Mapping) and all(isinstance(axis, Mapping) and axis for axis in axes.values())
             and all(isinstance(keys, Mapping) for axis in axes.values() for keys in axis.values()),
             f'study {path}: settings must map axes to values, and each value to keys of the recipe')
@@ -181,7 +186,7 @@ def _settings(axes: Any, path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _noise_axes(axes: Mapping[str, Any]) -> dict[str, dict[float, str]]:
-    """See `Study`."""
+    """Value of `Study.noise_axes`."""
     found: dict[str, dict[float, str]] = {}
     for axis, values in axes.items():
         composed = {value: compose([keys]) for value, keys in values.items()}
@@ -199,18 +204,18 @@ def _noise_axes(axes: Mapping[str, Any]) -> dict[str, dict[float, str]]:
 def _chosen(
     method: Mapping[str, Any], axes: Mapping[str, Any], settings: Mapping[str, Any], seeds: list[int], where: str,
 ) -> set[tuple[str, int]]:
-    """The settings and seeds that a method runs with: all of them, but for what it says itself."""
+    """Settings and seeds that a method runs with: all of them, unless it restricts them."""
     only: Any = method.get('settings') or {}
     require(isinstance(only, Mapping) and all(isinstance(values, list) and values for values in only.values()),
             f'{where}: settings must map axes to lists of their values, got {only!r}')
     _check_keys(only, tuple(axes), f'{where}: settings')
     for axis, values in only.items():
         _check_keys(dict.fromkeys(map(str, values)), tuple(map(str, axes[axis])), f'{where}: settings: {axis}')
-    taken = {axis: [value for value in of_axis if str(value) in map(str, only.get(axis, of_axis))]
-             for axis, of_axis in axes.items()}
+    chosen = {axis: [value for value in known if str(value) in map(str, only.get(axis, known))]
+              for axis, known in axes.items()}
     own = _seeds(method.get('seeds', seeds), where)
     require(set(own) <= set(seeds), f"{where}: seeds {own} aren't all among those of the study, {seeds}")
-    names = {_name(values) for values in itertools.product(*taken.values())}
+    names = {_name(values) for values in itertools.product(*chosen.values())}
     return set(itertools.product((name for name in settings if name in names), own))
 
 
@@ -237,7 +242,7 @@ def _config(layers: list[Mapping[str, Any]], where: str) -> TrainConfig:
         config = config_of(compose(layers))
     except TrainError as error:
         raise TrainError(f'{where}: {error}') from None
-    require(not config.compare_single, f'{where}: compare_single has no place in a study, where the network alone is a'
+    require(not config.compare_single, f'{where}: compare_single has no place in a study, where the single network is a'
                                        ' method of its own: set it to false')
     return config
 

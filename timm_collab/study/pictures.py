@@ -1,4 +1,4 @@
-"""Pictures of a study: errors of the methods, what they gain for what they cost, and how noise moves them."""
+"""Plots of a study: errors of the methods, difference to the baseline against cost, and error against label noise."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -6,40 +6,44 @@ from pathlib import Path
 from typing import Any
 
 from ..train.record.plots import BLACK, COLORS, can_plot, save_figure
-from .compare import mean_and_std, paired_difference
+from .compare import by_seed, mean_and_std, paired_difference, relative
 from .grid import Study
-from .rows import Row, by_seed, relative
+from .rows import Row
 
 TITLES = {
     'errors': 'Errors by method',
     'gain': 'Difference to the baseline against cost',
     'noise': 'Error against the share of wrong labels',
 }
-PANELS_WIDE = 2
-POINTS_APART = 3
+MAX_COLUMNS = 2
+OFFSET_POINTS = 3
 MARKERS = 'osD^v'
 
 Point = tuple[float, float, float]
-"""Place on the x axis, place on the y axis, length of the bar to either side of it."""
+"""x, y, and the length of the error bar to either side of y."""
 
 
 def pictures_of(study: Study, rows: Sequence[Row]) -> list[str]:
-    """Names of the pictures that there are to draw, keys of `TITLES`."""
-    gain = any(_compared(study, rows, setting) for setting in study.settings)
-    return ['errors', *['gain'] * gain, *['noise'] * bool(_curves(study, rows))]
+    """Names of the plots that the rows have data for, keys of `TITLES`."""
+    names = ['errors']
+    if any(_compared(study, rows, setting) for setting in study.settings):
+        names.append('gain')
+    if _curves(study, rows):
+        names.append('noise')
+    return names
 
 
 def draw_pictures(study: Study, rows: Sequence[Row], folder: Path, metadata: dict[str, str] | None = None) -> list[str]:
-    """Draw `pictures_of` the rows into a folder, as `NAME.png`, each whole or not at all.
+    """Draw the plots of `pictures_of` into a folder, as `NAME.png`; each file is written atomically.
 
     Args:
         study: The grid.
         rows: Its runs.
-        folder: Created if need be.
+        folder: Folder; created if necessary.
         metadata: Texts to write into the files.
 
     Returns:
-        The names; none without matplotlib.
+        Names of the plots; none without matplotlib.
     """
     if not can_plot():
         return []
@@ -51,7 +55,7 @@ def draw_pictures(study: Study, rows: Sequence[Row], folder: Path, metadata: dic
 
 
 def draw_errors(study: Study, rows: Sequence[Row]) -> Any:
-    """A panel for each setting: a point for each run and a bar for mean and deviation."""
+    """One panel per setting: a point per run, and mean and standard deviation of each method."""
     from matplotlib.figure import Figure
     shown = {setting: [method for method in study.methods if by_seed(rows, setting, method)]
              for setting in _settings(study, rows)}
@@ -73,13 +77,13 @@ def draw_errors(study: Study, rows: Sequence[Row]) -> Any:
         axes.set_ylim(len(methods) - 0.4, -0.7)
         axes.grid(axis='x', alpha=0.25)
         _plain(axes, setting or study.about)
-    figure.supxlabel('error in %, left is better: a point a seed, mean and standard deviation; dotted: baseline',
+    figure.supxlabel('error in %, left is better: one point per seed, mean and standard deviation; dotted: baseline',
                      fontsize=10)
     return figure
 
 
 def draw_gain(study: Study, rows: Sequence[Row]) -> Any:
-    """A panel for each setting: how far each method is from the baseline, and how many times its cost it took."""
+    """One panel per setting: difference of each method to the baseline against its relative cost."""
     from matplotlib.ticker import FuncFormatter
     counted = all(row.cost_multiply_adds for row in rows)
     column = 'cost_multiply_adds' if counted else 'cost_seconds'
@@ -94,9 +98,9 @@ def draw_gain(study: Study, rows: Sequence[Row]) -> Any:
             difference = paired_difference(by_seed(rows, setting, method), by_seed(rows, setting, study.baseline))
             ratio = relative(study, rows, setting, method, column)
             assert difference is not None and ratio is not None
-            alike = sum(abs(other - ratio) < 0.02 for other in costs)  # those before it at the same place
+            earlier = sum(abs(other - ratio) < 0.02 for other in costs)  # methods at the same place
             costs.append(ratio)
-            _bars(axes, study, method, [(ratio, difference.mean, difference.half_width)], beside=alike)
+            _bars(axes, study, method, [(ratio, difference.mean, difference.half_width)], offset=earlier)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}x'))
         axes.margins(x=0.15)
         _plain(axes, setting or study.about)
@@ -105,9 +109,9 @@ def draw_gain(study: Study, rows: Sequence[Row]) -> Any:
 
 
 def draw_noise(study: Study, rows: Sequence[Row]) -> Any:
-    """A panel for each axis of noise rates: error against rate, with standard deviations."""
+    """One panel per axis of noise rates: error against rate, with standard deviations."""
     curves = _curves(study, rows)
-    figure, panels = _panels(len(curves), 'wrong labels in %, as asked for', 'error in %')
+    figure, panels = _panels(len(curves), 'wrong labels in %, as configured', 'error in %')
     for (title, settings), axes in zip(curves.items(), panels, strict=True):
         drawn: list[tuple[str, list[Point]]] = []
         for method in study.methods:
@@ -120,7 +124,7 @@ def draw_noise(study: Study, rows: Sequence[Row]) -> Any:
             if len(points) > 1:
                 drawn.append((method, points))
         for place, (method, points) in enumerate(drawn):
-            _bars(axes, study, method, points, beside=place - (len(drawn) - 1) / 2)
+            _bars(axes, study, method, points, offset=place - (len(drawn) - 1) / 2)
         _plain(axes, title or study.about)
     _legend(figure, panels)
     return figure
@@ -143,7 +147,7 @@ def _compared(study: Study, rows: Sequence[Row], setting: str) -> list[str]:
 
 
 def _curves(study: Study, rows: Sequence[Row]) -> dict[str, dict[float, str]]:
-    """What is known of `Study.noise_axes`: those with runs at two rates or more."""
+    """Axes of `Study.noise_axes` with runs at two rates or more."""
     shown = set(_settings(study, rows))
     known = {title: {rate: setting for rate, setting in settings.items() if setting in shown}
              for title, settings in study.noise_axes.items()}
@@ -151,32 +155,32 @@ def _curves(study: Study, rows: Sequence[Row]) -> dict[str, dict[float, str]]:
 
 
 def _panels(count: int, x: str, y: str) -> tuple[Any, list[Any]]:
-    """A figure with as many panels, side by side in rows."""
+    """A figure with a grid of panels."""
     from matplotlib.figure import Figure
-    wide = min(count, PANELS_WIDE)
-    high = -(-count // wide)
-    figure = Figure(figsize=(8, 1.2 + 3.2 * high), dpi=120, layout='constrained')
-    panels = list(figure.subplots(high, wide, squeeze=False, sharey=True).flat)
+    columns = min(count, MAX_COLUMNS)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(8, 1.2 + 3.2 * rows), dpi=120, layout='constrained')
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes in panels[count:]:
         axes.set_visible(False)
     for place, axes in enumerate(panels[:count]):
-        if place + wide >= count:
+        if place + columns >= count:
             axes.set_xlabel(x)
         axes.grid(alpha=0.25)
     figure.supylabel(y, fontsize=10)
     return figure, panels[:count]
 
 
-def _bars(axes: Any, study: Study, method: str, points: Sequence[Point], beside: float) -> None:
-    """Points of a method with their bars, as many hairs beside those of other methods at the same place."""
+def _bars(axes: Any, study: Study, method: str, points: Sequence[Point], offset: float) -> None:
+    """Draw points with error bars, shifted by multiples of `OFFSET_POINTS` beside those of other methods."""
     from matplotlib.transforms import ScaledTranslation
     points = [(x, y, 0. if error != error else error) for x, y, error in points]
-    # What is moved aside doesn't count for the limits of an axis.
+    # Shifted artists don't count for the limits of an axis.
     axes.update_datalim([(x, y + sign * error) for x, y, error in points for sign in (-1, 1)])
     x, y, error = zip(*points, strict=True)
-    aside = ScaledTranslation(beside * POINTS_APART / 72, 0, axes.figure.dpi_scale_trans)
+    shift = ScaledTranslation(offset * OFFSET_POINTS / 72, 0, axes.figure.dpi_scale_trans)
     axes.errorbar(x, y, yerr=error, marker=_marker(study, method), markersize=4, capsize=2,
-                  color=_color(study, method), label=method, transform=axes.transData + aside)
+                  color=_color(study, method), label=method, transform=axes.transData + shift)
 
 
 def _plain(axes: Any, title: str) -> None:
@@ -185,7 +189,7 @@ def _plain(axes: Any, title: str) -> None:
 
 
 def _legend(figure: Any, panels: Sequence[Any]) -> None:
-    """One legend of all that is named in any panel."""
+    """One legend for all panels."""
     named = {label: handle for axes in panels
              for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), frameon=False, fontsize=8, loc='outside lower center', ncols=2)
@@ -198,5 +202,5 @@ def _color(study: Study, method: str) -> str:
 
 
 def _marker(study: Study, method: str) -> str:
-    """Of the methods that share a colour each has its own."""
+    """Marker of a method, different for methods of the same colour."""
     return MARKERS[study.methods.index(method) // len(COLORS) % len(MARKERS)]

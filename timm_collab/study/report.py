@@ -1,4 +1,4 @@
-"""What a study found, in words and tables. All of it follows from the grid and the rows of `runs.csv`."""
+"""Report of a study as Markdown, made from the grid and the rows of `runs.csv` only."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,19 +8,19 @@ from typing import Any
 from ..train.errors import require
 from ..train.metrics.metric import MAP
 from ..train.record.run_folder import write_whole
-from .compare import mean_and_std, paired_difference
+from .compare import by_seed, mean_and_std, paired_difference, relative
 from .grid import Study
 from .pictures import TITLES, draw_pictures
-from .rows import RUNS_CSV, Row, by_seed, relative, rows_of, write_rows
+from .rows import RUNS_CSV, Row, rows_of, write_rows
 
 REPORT = 'report.md'
 
 
 def write_report(study: Study, folder: Path) -> Path:
-    """Write `runs.csv`, `report.md` and, with matplotlib, its pictures into a study's folder.
+    """Write `runs.csv`, `report.md` and, with matplotlib, its plots into a study's folder.
 
     Returns:
-        The report.
+        Path of the report.
 
     Raises:
         TrainError: No run has finished yet.
@@ -35,14 +35,14 @@ def write_report(study: Study, folder: Path) -> Path:
 
 
 def report_text(study: Study, rows: Sequence[Row], pictures: Mapping[str, str], runs_csv: str, level: int = 2) -> str:
-    """What there is to say of a study, as Markdown without a title.
+    """Report of a study, as Markdown without a title.
 
     Args:
         study: The grid.
         rows: Its runs.
-        pictures: Where the pictures are, by their names in `TITLES`.
-        runs_csv: Where `runs.csv` is.
-        level: Level of the headings, one for each setting.
+        pictures: Paths of the plots, by their names in `TITLES`.
+        runs_csv: Path of `runs.csv`.
+        level: Level of the headings, of which there is one per setting.
     """
     parts = []
     if missing := len(study.cells) - len(rows):
@@ -58,22 +58,22 @@ def report_text(study: Study, rows: Sequence[Row], pictures: Mapping[str, str], 
 
 
 def _legend(study: Study, rows: Sequence[Row]) -> str:
-    """How to read the tables."""
+    """Explanation of the tables."""
     text = (
-        'Error of the kept head after the last epoch, in percent, on the data named below; mean and standard deviation'
+        'Error of the kept head after the last epoch, in percent, on the data named below: mean and standard deviation'
         f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
-        " (Student's t); it is bold where that leaves out zero, of three seeds at least. The best epoch is that with"
-        ' the lowest validation error. Time is that of the training, against the baseline, on a machine that other runs'
-        ' may have shared.')
+        " (Student's t). It is bold if the interval excludes zero and there are at least three seeds. The best epoch is"
+        ' the one with the lowest validation error. Time is the training time relative to the baseline, on a machine'
+        ' that other runs may have shared.')
     if any(row.metric == MAP.key for row in rows):
-        text += f' What is called error here is 100 less the {MAP.title}.'
+        text += f' The error is 100 minus the {MAP.title}.'
     if any(row.multiply_adds for row in rows):
-        text += (' Step and training are the multiply-adds of one step and of the whole training, against the baseline;'
-                 ' a backward pass counts as two forward passes.')
+        text += (' Step and training are the multiply-adds of one step and of the whole training, relative to the'
+                 ' baseline; a backward pass counts as two forward passes.')
     if any(row.teacher_seconds is not None for row in rows):
-        text += " Where a method learns from a teacher, time and training include the teacher's own."
+        text += " If a method learns from a teacher, time and training include the teacher's own."
     if any(row.peak_memory_mb is not None for row in rows):
-        text += ' Memory is the most used, in MB: by tensors on a GPU, by the whole process on a CPU.'
+        text += ' Memory is the peak memory in MB: of tensors on a GPU, of the whole process on a CPU.'
     return text
 
 
@@ -129,13 +129,13 @@ def _ratio(study: Study, rows: Sequence[Row], setting: str, method: str, column:
 
 
 def _provenance(rows: Sequence[Row], runs_csv: str) -> str:
-    """What was run where: each distinct answer once."""
+    """Data, devices and versions of the runs, each distinct value once."""
     def distinct(values: Iterable[Any]) -> str:
         return '; '.join(sorted({str(value) for value in values if value is not None}))
 
     commits = distinct(row.commit for row in rows)
     return (f'Errors are on {distinct(row.error_on for row in rows)};'
-            f' {distinct(f"{row.train_images:,} to train on" for row in rows)}; wrong labels among them:'
+            f' {distinct(f"{row.train_images:,} training images" for row in rows)}; wrong labels among them:'
             f' {distinct(f"{100 * row.noise_rate:.1f} %" for row in rows)}.'
             f' {distinct(row.device for row in rows)}; {distinct(row.versions for row in rows)}'
             + (f'; commit {commits}' if commits else '')

@@ -1,4 +1,4 @@
-"""A row for each finished run: all that a report is made of, read from the runs' folders or from `runs.csv`."""
+"""Rows of a study, one per finished run: the data of a report, read from the runs' folders or from `runs.csv`."""
 from __future__ import annotations
 
 import csv
@@ -17,7 +17,6 @@ from ..train.errors import TrainError, require
 from ..train.metrics.metric import metric_of, shortfall
 from ..train.record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
 from ..train.record.run_folder import write_whole
-from .compare import mean_and_std
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
 
@@ -26,35 +25,35 @@ RUNS_CSV = 'runs.csv'
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A finished run. Its fields are the columns of `runs.csv`; None is an empty one, what an older run didn't record.
+    """A finished run. The fields are the columns of `runs.csv`; None is an empty cell, for values of older runs.
 
     Args:
         setting: Name of the setting.
         method: Name of the method.
         seed: The seed.
-        metric: Key of what was measured; an error is 100 less that.
+        metric: Key of the metric; an error is 100 minus its value.
         error: Error of the kept head after the last epoch, in percent, on `error_on`.
-        error_consensus: That of the heads' consensus.
-        error_on: The data that both are measured on.
+        error_consensus: Error of the heads' consensus.
+        error_on: Data that both are measured on.
         val_error_last: Error of the kept head on the validation data after the last epoch.
-        val_error_best: The lowest after any epoch.
-        best_epoch: That epoch, from 1.
+        val_error_best: Lowest such error after any epoch.
+        best_epoch: The epoch of the lowest error, from 1.
         epochs: Number of epochs.
-        train_images: Images of an epoch.
-        noise_rate: Share of wrong labels among them.
-        parameters_trained: Parameters of all heads together.
+        train_images: Images per epoch.
+        noise_rate: Fraction of wrong training labels.
+        parameters_trained: Parameters of the tree.
         parameters_kept: Parameters of the kept head.
         kept_head: Index of the kept head.
-        multiply_adds: Of one image in a training step: three forward passes, and one of the teacher if there is one.
-        train_seconds: Time of the training.
-        teacher_multiply_adds: Of the whole training of its teacher, if that is known.
-        teacher_seconds: Time of the training of its teacher, if that is known.
-        peak_memory_mb: Most memory used, in 2^20 bytes: by tensors on a GPU, by the whole process on a CPU.
-        device: What it ran on.
+        multiply_adds: Per image in a training step: three forward passes, and one of the teacher if there is one.
+        train_seconds: Training time.
+        teacher_multiply_adds: Multiply-adds of the whole training of the teacher, if known.
+        teacher_seconds: Training time of the teacher, if known.
+        peak_memory_mb: Peak memory in 2^20 bytes: of tensors on a GPU, of the whole process on a CPU.
+        device: Device, with the number of processes.
         versions: Versions of the packages that results depend on.
-        commit: The commit of the code; None where it wasn't a git checkout.
-        recipe: Path of its recipe, in the folder of the study.
-        fingerprint: That of its recipe.
+        commit: Commit of the code; None outside a git checkout.
+        recipe: Path of the recipe, relative to the study's folder.
+        fingerprint: Fingerprint of the recipe.
     """
 
     setting: str
@@ -86,52 +85,52 @@ class Row:
 
     @property
     def cost_multiply_adds(self) -> int | None:
-        """Multiply-adds of the whole training, that of its teacher included."""
+        """Multiply-adds of the whole training, including that of the teacher."""
         if self.multiply_adds is None:
             return None
         return self.multiply_adds * self.train_images * self.epochs + (self.teacher_multiply_adds or 0)
 
     @property
     def cost_seconds(self) -> float:
-        """Time of the training, that of its teacher included."""
+        """Training time, including that of the teacher."""
         return self.train_seconds + (self.teacher_seconds or 0)
 
 
 def rows_of(study: Study, folder: Path) -> list[Row]:
-    """A row for each run of a study's folder that is finished, in the order of the study.
+    """Rows of the finished runs of a study, in the order of the study.
 
     Raises:
         TrainError: See `recorded_rows`.
     """
     known: dict[str, int | None] = {}
-    there = summaries(study, folder)
-    found = {cell: _row(cell, summary, known) for cell, summary in there.items()}
-    found.update(_recorded(study, folder, there))
+    finished = summaries(study, folder)
+    found = {cell: _row(cell, summary, known) for cell, summary in finished.items()}
+    found.update(_recorded(study, folder, finished))
     return [found[cell] for cell in study.cells if cell in found]
 
 
 def recorded_rows(study: Study, folder: Path) -> dict[Cell, Row]:
-    """The runs that a study's `runs.csv` has and its folder no longer: run on another machine, or cleared away.
+    """Rows of a study's `runs.csv` whose run folders are missing: run on another machine, or deleted.
 
     Raises:
-        TrainError: One of them was run by another recipe than the study has today, or see `read_rows`.
+        TrainError: A row has another recipe than the study, or see `read_rows`.
     """
     return _recorded(study, folder, summaries(study, folder))
 
 
-def _recorded(study: Study, folder: Path, there: Collection[Cell]) -> dict[Cell, Row]:
-    """`recorded_rows`, where it is known which runs are there."""
+def _recorded(study: Study, folder: Path, finished: Collection[Cell]) -> dict[Cell, Row]:
+    """Rows of `runs.csv` without those of the runs that finished in this folder."""
     path = folder / RUNS_CSV
     rows = _read(study, path) if path.is_file() else {}
-    recorded = {cell: row for cell, row in rows.items() if cell not in there}
+    recorded = {cell: row for cell, row in rows.items() if cell not in finished}
     for cell, row in recorded.items():
         require(row.fingerprint == fingerprint(cell.config),
-                f"'{path}' has a run '{cell.name}' of another recipe: take its row out, to run it again")
+                f"'{path}' has a run '{cell.name}' of another recipe: remove its row to run it again")
     return recorded
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as CSV, whole or not at all."""
+    """Write rows as CSV, atomically."""
     text = io.StringIO(newline='')
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator='\n')
     writer.writeheader()
@@ -140,11 +139,10 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def read_rows(study: Study, path: Path) -> list[Row]:
-    """Read back what `write_rows` wrote, in the order of the study.
+    """Read the rows that `write_rows` wrote, in the order of the study.
 
     Raises:
-        TrainError: There is no such file, a column is missing, a value is of the wrong kind, or a row is no run of the
-            study or comes twice.
+        TrainError: The file or a column is missing, a value is invalid, or a row is duplicate or no run of the study.
     """
     require(path.is_file(), f"no runs '{path}': timm-collab study GRID --report writes them")
     found = _read(study, path)
@@ -152,42 +150,29 @@ def read_rows(study: Study, path: Path) -> list[Row]:
 
 
 def _read(study: Study, path: Path) -> dict[Cell, Row]:
-    """The rows of a file, each with its cell."""
+    """Rows of a file, by cell."""
     cells = {(cell.setting, cell.method, cell.seed): cell for cell in study.cells}
     found: dict[Cell, Row] = {}
     try:
         text = path.read_text(encoding='utf-8')
         lines = list(csv.DictReader(io.StringIO(text, newline=''), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise TrainError(f"'{path}' is damaged ({error}): bring it back from a copy") from error
+        raise TrainError(f"'{path}' is damaged ({error}): restore it from a copy") from error
     for number, values in enumerate(lines, 2):
         where = f"'{path}', line {number}"
         row = _parsed(values, where)
         cell = cells.get((row.setting, row.method, row.seed))
         name = f"{where}: method '{row.method}', setting '{row.setting}', seed {row.seed}"
         if cell is None:
-            raise TrainError(f'{name} is no run of the study: take its row out, or put it into the grid again')
-        require(cell not in found, f'{name} is there twice')
+            raise TrainError(f'{name} is no run of the study: remove its row, or add the run to the grid again')
+        require(cell not in found, f'{name} appears twice: remove one of the rows')
         found[cell] = row
-    require(bool(found), f"'{path}' holds no run")
+    require(bool(found), f"'{path}' has no runs")
     return found
 
 
-def by_seed(rows: Sequence[Row], setting: str, method: str, column: str = 'error') -> dict[int, float]:
-    """A column of the runs of one method in one setting, by seed; without those that don't know it."""
-    found = {row.seed: getattr(row, column) for row in rows if (row.setting, row.method) == (setting, method)}
-    return {seed: value for seed, value in found.items() if value is not None}
-
-
-def relative(study: Study, rows: Sequence[Row], setting: str, method: str, column: str) -> float | None:
-    """Mean over the seeds of a column's ratio to the baseline's run with the same seed; None where there is none."""
-    values, baseline = by_seed(rows, setting, method, column), by_seed(rows, setting, study.baseline, column)
-    ratios = [values[seed] / baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
-    return mean_and_std(ratios)[0] if ratios else None
-
-
 def _parsed(values: Mapping[str | None, Any], where: str) -> Row:
-    """A row from its texts."""
+    """Parse a row."""
     given: dict[str, Any] = {}
     for name, hint in get_type_hints(Row).items():
         text = values.get(name)
@@ -206,8 +191,12 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
     teacher = summary.get('teacher') or {}
     forward = _forward(cell.config, summary, known)
     processes = summary.get('num_processes', 1)
-    of_teacher = teacher.get('multiply_adds', 0)
+    teacher_forward = teacher.get('multiply_adds', 0)
+    multiply_adds = None
+    if forward is not None and teacher_forward is not None:
+        multiply_adds = FORWARDS_OF_A_STEP * forward + teacher_forward
     measured = summary['test'] or summary['val']
+    hardware = summary.get('hardware', summary['device'])
     return Row(
         setting=cell.setting,
         method=cell.method,
@@ -225,12 +214,12 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
         parameters_trained=summary['parameters']['trained'],
         parameters_kept=summary['parameters']['kept'],
         kept_head=summary['kept_head'],
-        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_OF_A_STEP * forward + of_teacher,
+        multiply_adds=multiply_adds,
         train_seconds=summary['train_seconds'],
         teacher_multiply_adds=teacher.get('train_multiply_adds'),
         teacher_seconds=teacher.get('train_seconds'),
         peak_memory_mb=summary.get('peak_memory_mb'),
-        device=f'{processes} processes on ' * (processes > 1) + summary.get('hardware', summary['device']),
+        device=f'{processes} processes on {hardware}' if processes > 1 else hardware,
         versions=', '.join(f'{name} {version}' for name, version in sorted(summary['versions'].items())),
         commit=summary.get('commit'),
         recipe=f'{RECIPES}/{cell.name}.yaml',
@@ -239,11 +228,11 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
 
 
 def _forward(config: TrainConfig, summary: Mapping[str, Any], known: dict[str, int | None]) -> int | None:
-    """Multiply-adds of one image through the tree of a recipe; None where its network can't be made here."""
+    """Multiply-adds of one forward pass of one image, None if the network can't be created here."""
     num_classes, input_size = summary['data']['num_classes'], summary['data']['preprocessing']['input_size']
     name = repr((config.model, config.data.in_chans, config.data.img_size, num_classes, input_size))
     if name not in known:
-        # Its weights don't matter, and may be far away.
+        # Weights don't matter here, and may have to be downloaded.
         model = dataclasses.replace(config.model, pretrained=False, checkpoint_path=None)
         try:
             known[name] = forward_multiply_adds(build_model(model, config.data, num_classes), input_size)

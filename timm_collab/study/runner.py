@@ -1,6 +1,6 @@
-"""Run the cells of a study, several at once, each an ordinary run in a process of its own.
+"""Run the cells of a study, several at the same time, each as an ordinary run in its own process.
 
-A finished cell is never run again, and one that was stopped goes on where it stopped: both are the trainer's own doing.
+The trainer itself skips a finished run and resumes a stopped one.
 """
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class _Running:
 
 
 def run_folder(folder: Path, cell: Cell) -> Path:
-    """Where a cell runs."""
+    """Run folder of a cell."""
     return folder / RUNS / cell.name
 
 
 def recipe_of(folder: Path, cell: Cell) -> TrainConfig:
-    """The recipe that a cell runs: where it needs another cell, with that one's folder in it."""
+    """Recipe of a cell, with the folder of the cell that it needs filled in."""
     return cell.config if cell.needs is None else filled(cell, run_folder(folder, cell.needs).absolute())
 
 
@@ -52,23 +52,22 @@ def run_study(
         threads: int | None = None,
         recorded: Collection[Cell] = (),
 ) -> list[str]:
-    """Run every cell that isn't finished.
+    """Run every unfinished cell.
 
     Args:
         study: The grid.
-        folder: The study's folder: `runs/`, and beside it the cells' `recipes/` and `logs/`.
-        jobs: Runs at once.
-        threads: Threads of each on the CPU; the machine's cores shared out when None.
-        recorded: Cells whose results are known though their runs aren't there, see `recorded_rows`. They are run again
-            only where another cell needs what they trained.
+        folder: Folder of the study, which gets the folders `runs`, `recipes` and `logs`.
+        jobs: Number of runs at the same time.
+        threads: CPU threads per run, default the number of cores divided by `jobs`.
+        recorded: Cells whose results are known from `runs.csv` only, see `recorded_rows`. They run again only if
+            another cell needs their run.
 
     Returns:
-        A line for each cell that failed, with the end of what it said.
+        A line per failed cell, with the last line of its log.
 
     Raises:
-        TrainError: A cell's folder holds the run of another recipe, or another process runs the study. Nothing has been
-            started by then.
-        StoppedError: A signal asked to stop. Every run was told to save, and has ended.
+        TrainError: A cell's folder has a run of another recipe, or another process runs the study. Nothing was started.
+        StoppedError: A signal requested to stop. Every run has saved a checkpoint and ended.
     """
     require(jobs >= 1, f'--jobs must be at least 1, got {jobs}')
     require(threads is None or threads >= 1, f'--threads must be at least 1, got {threads}')
@@ -101,13 +100,13 @@ def _run_cells(study: Study, folder: Path, jobs: int, threads: int, recorded: Co
             time.sleep(POLL_SECONDS)
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
-                said = [_outcome(folder, each)]
+                lines = [_outcome(folder, each)]
                 if each.process.returncode:
-                    lost = [cell for cell in waiting if cell.needs == each.cell]
-                    waiting = [cell for cell in waiting if cell not in lost]
-                    said += [f'{cell.name}: not run, as it needs {each.cell.name}' for cell in lost]
-                    failed += said
-                for line in said:
+                    skipped = [cell for cell in waiting if cell.needs == each.cell]
+                    waiting = [cell for cell in waiting if cell not in skipped]
+                    lines += [f'{cell.name}: not run, as it needs {each.cell.name}' for cell in skipped]
+                    failed += lines
+                for line in lines:
                     done += 1
                     bar.update()
                     bar.write(f'{done:>{len(str(len(study.cells)))}}/{len(study.cells)}  {line}', file=sys.stdout)
@@ -119,13 +118,13 @@ def _run_cells(study: Study, folder: Path, jobs: int, threads: int, recorded: Co
 
 
 def summaries(study: Study, folder: Path) -> dict[Cell, dict[str, Any]]:
-    """What the finished cells came to."""
+    """Summaries of the finished cells."""
     found = {cell: read_summary(run_folder(folder, cell)) for cell in study.cells}
     return {cell: summary for cell, summary in found.items() if summary is not None}
 
 
-def last_words(folder: Path, cell: Cell) -> str:
-    """The last line that a cell said; empty where it said nothing."""
+def last_line(folder: Path, cell: Cell) -> str:
+    """Last line of a cell's log, '' without one."""
     try:
         lines = _log(folder, cell).read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError:
@@ -138,7 +137,7 @@ def _log(folder: Path, cell: Cell) -> Path:
 
 
 def _next(folder: Path, waiting: Sequence[Cell], running: Sequence[_Running]) -> Cell | None:
-    """The first cell that needs none that has still to run, and that no study which was killed has left running."""
+    """First waiting cell whose needed cell has finished and whose folder no run of a killed study still uses."""
     unfinished = {*waiting, *(each.cell for each in running)}
     return next((cell for cell in waiting if cell.needs not in unfinished and not is_in_use(run_folder(folder, cell))),
                 None)
@@ -154,7 +153,7 @@ def _start(folder: Path, cell: Cell, threads: int) -> subprocess.Popen[bytes]:
         '--output', str(run_folder(folder, cell)), '--cpu_threads', str(threads), '--plots', 'false',
     ]
     with open(log, 'ab') as file:
-        # A session of its own: Ctrl-C reaches it through us, once.
+        # In a new session, so that Ctrl-C reaches it once, through this process.
         return subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
@@ -167,10 +166,10 @@ def _outcome(folder: Path, ended: _Running) -> str:
         metric = metric_of(summary)
         score = summary[f'{metric.final}_kept']
         return f'{ended.cell.name}: {metric.final_name} {score:.2f} % ({minutes:.1f} min)'
-    said, status = last_words(folder, ended.cell), ended.process.returncode
-    failure = f'failed with status {status}: {said}'
-    if status not in (0, EX_TEMPFAIL, 130) and not said.startswith('error:'):
-        with open(_log(folder, ended.cell), 'a', encoding='utf-8') as file:  # where `--status` looks for it
+    line, status = last_line(folder, ended.cell), ended.process.returncode
+    failure = f'failed with status {status}: {line}'
+    if status not in (0, EX_TEMPFAIL, 130) and not line.startswith('error:'):
+        with open(_log(folder, ended.cell), 'a', encoding='utf-8') as file:  # read by `--status`
             file.write(f'error: {failure}\n')
     return f'{ended.cell.name}: {failure} ({_log(folder, ended.cell)})'
 

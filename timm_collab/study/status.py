@@ -1,4 +1,4 @@
-"""How far the cells of a study are, read from their folders while they run or after."""
+"""Progress of the cells of a study, read from their folders during or after the runs."""
 from __future__ import annotations
 
 import json
@@ -11,11 +11,11 @@ from ..train.paths import CONFIG, METRICS
 from ..train.record.run_folder import is_in_use, read_summary
 from .grid import Cell, Study
 from .rows import recorded_rows
-from .runner import last_words, run_folder
+from .runner import last_line, run_folder
 
 
 class State(Enum):
-    """What has become of a cell."""
+    """State of a cell."""
 
     WAITING = 'waiting'
     RUNNING = 'running'
@@ -26,14 +26,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """How far a cell is.
+    """Progress of a cell.
 
     Args:
-        state: What has become of it.
-        epoch: Epochs that it has trained.
+        state: Its state.
+        epoch: Number of trained epochs.
         epochs: Epochs of its recipe.
-        error: Error of the kept head in percent, of a finished one.
-        reason: What a failed one said at last.
+        error: Error of the kept head in percent, if finished.
+        reason: Last line of the log, if failed.
     """
 
     state: State
@@ -43,7 +43,7 @@ class Status:
     reason: str | None = None
 
     def __str__(self) -> str:
-        """A few words for a table."""
+        """Text for a cell of a table."""
         if self.state is State.FINISHED:
             return f'{self.error:.2f} %'
         if self.state in (State.RUNNING, State.STOPPED):
@@ -52,7 +52,7 @@ class Status:
 
 
 def study_status(study: Study, folder: Path) -> dict[Cell, Status]:
-    """How far each cell is; those that `runs.csv` alone has are finished.
+    """Progress of each cell; cells in `runs.csv` without a run folder are finished.
 
     Raises:
         TrainError: See `recorded_rows`.
@@ -73,14 +73,14 @@ def _status(folder: Path, cell: Cell) -> Status:
         return Status(State.FINISHED, epochs, epochs, error=shortfall(summary['test'] or summary['val']))
     if is_in_use(run):
         return Status(State.RUNNING, epoch, epochs)
-    words = last_words(folder, cell)
-    if words.startswith('error:'):
-        return Status(State.FAILED, epoch, epochs, reason=words)
+    line = last_line(folder, cell)
+    if line.startswith('error:'):
+        return Status(State.FAILED, epoch, epochs, reason=line)
     return Status(State.STOPPED if (run / CONFIG).exists() else State.WAITING, epoch, epochs)
 
 
 def _epochs_trained(metrics: Path) -> int:
-    """What the last whole line says; a line may be half written just now."""
+    """Number of epochs in the last complete line; the last one may be partially written."""
     try:
         lines = metrics.read_text(encoding='utf-8').splitlines()
     except OSError:

@@ -29,7 +29,7 @@ def found_everywhere() -> Iterator[None]:
         raise
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise `TrainError` with a message if a condition is false."""
+def require(condition: object, message: str, error: type[TrainError] = TrainError) -> None:
+    """Raise an error with a message if a condition is false."""
     if not condition:
-        raise TrainError(message)
+        raise error(message)

@@ -20,7 +20,7 @@ def _architectures() -> list[dict[str, Any]]:
 def _recipes() -> list[dict[str, Any]]:
     from ...train.config.recipes import load_recipe, shipped_recipes
     return [
-        # What names no model is to be laid over a recipe that does.
+        # A recipe without a model only changes others.
         {'name': name, 'path': str(path), 'about': _about(path), 'whole': 'name' in load_recipe(path).get('model', {})}
         for name, path in shipped_recipes().items()
     ]
@@ -55,19 +55,19 @@ KINDS: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument('kind', nargs='?', choices=KINDS, default='recipes', metavar='KIND',
-                        help=f'one of {", ".join(KINDS)}; recipes when left out')
-    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER', help='only the names that it is part of')
+                        help=f'one of {", ".join(KINDS)} (default: recipes)')
+    parser.add_argument('filter', nargs='?', default='*', metavar='FILTER', help='part of the name, or a pattern')
     parser.add_argument('--json', action='store_true', help='print a JSON list')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the names, sorted as they are looked up."""
+    """Print the names, in the order in which they are found."""
     from ...train.errors import nearest, require
     use, entries = KINDS[args.kind]
     pattern = args.filter if any(sign in args.filter for sign in '*?[') else f'*{args.filter}*'
     every = entries()
     found = [entry for entry in every if fnmatch.fnmatch(entry['name'], pattern)]
-    require(bool(found), f"none of the {len(every)} {args.kind} is like '{args.filter}'"
+    require(bool(found), f"none of the {len(every)} {args.kind} matches '{args.filter}'"
                          f'{nearest(args.filter, [entry["name"] for entry in every])}')
     if args.json:
         print(json.dumps(found, indent=2))
@@ -78,12 +78,13 @@ def run(args: argparse.Namespace) -> int:
         part = '' if entry.get('whole', True) else '(part) '
         print(f'{name}  {part}{entry.get("about", "")}'.rstrip())
     if args.kind in ('recipes', 'launches'):
-        print(f'\n{use}' + '; a part is laid over another recipe: --config A --config B' * (args.kind == 'recipes'))
+        combined = '; a (part) is combined with another recipe: --config A --config B' if args.kind == 'recipes' else ''
+        print(f'\n{use}{combined}')
     return 0
 
 
 def _about(path: Path) -> str:
-    """First sentence of the comment that a file begins with."""
+    """First sentence of the comment at the start of a file."""
     lines = []
     for line in path.read_text(encoding='utf-8').splitlines():
         if not line.startswith('# '):

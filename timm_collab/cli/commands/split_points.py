@@ -1,4 +1,4 @@
-"""Show where an architecture can fork, what crosses there and what a fork costs."""
+"""List the split points of an architecture, with the tensors there and the cost of a fork."""
 from __future__ import annotations
 
 import argparse
@@ -11,8 +11,8 @@ from ..table import format_table
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument('architecture', metavar='ARCH', help='a name from `timm-collab list architectures`')
-    parser.add_argument('--img-size', type=int, help="side of the square input; the architecture's own when left out")
-    parser.add_argument('--in-chans', type=int, help='input channels')
+    parser.add_argument('--img-size', type=int, help="side of the square input (default: the architecture's)")
+    parser.add_argument('--in-chans', type=int, help='input channels (default: 3)')
     parser.add_argument('--json', action='store_true', help='print a JSON list')
 
 
@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([{**dataclasses.asdict(point), 'cost': point.cost} for point in points], indent=2))
         return 0
     print(format_table(
-        ('split point', 'what crosses', 'parameters after', 'two-way fork costs'),
+        ('split point', 'tensors', 'parameters after', 'cost of a two-way fork'),
         [
             (point.name, _shapes(point.shapes), f'{point.params_after:.1%}', f'{point.cost:.2f}x')
             for point in points
         ],
     ))
     network = points[0].network_macs if points else 0
-    print(f'\nA fork costs multiply-adds relative to the network alone, {network / 1e9:.3g} G an image. B is the batch'
+    print(f'\nCosts are multiply-adds relative to the single network, {network / 1e9:.3g} G per image. B is the batch'
           " size.\nA tree names split points: --model.tree 'A:2,B:2' forks in two at A, and each branch again at B.")
     return 0
 

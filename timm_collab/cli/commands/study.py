@@ -1,7 +1,7 @@
-"""Compare methods on your data: run a grid of recipes with several seeds, and report differences with intervals.
+"""Compare methods on your data: run a grid of recipes with several seeds and report differences with intervals.
 
-GRID is a YAML file; docs/studies.md describes it. Finished runs are never run again, stopped ones go on: the same
-command takes a study up where it was left.
+GRID is a YAML file, described in docs/studies.md. The same command resumes a study: finished runs are not repeated, and
+interrupted ones continue from their last checkpoint.
 """
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument('grid', type=Path, metavar='GRID', help='the YAML file')
-    parser.add_argument('--output', type=Path, help='folder of the study; studies/NAME, after the file, when left out')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at once; 1 when left out')
-    parser.add_argument('--threads', type=int, help='CPU threads of each run; the cores shared out when left out')
+    parser.add_argument('grid', type=Path, metavar='GRID', help='YAML file of the study')
+    parser.add_argument('--output', type=Path, help='folder of the study (default: studies/NAME, after the file)')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time (default: 1)')
+    parser.add_argument('--threads', type=int, help='CPU threads per run (default: number of cores / --jobs)')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='overrides',
-                        help='a key of every run, over what the file says, e.g. data.path=./cifar10; may be repeated')
+                        help='a key for every run, overrides the file, e.g. data.path=./cifar10; may be repeated')
     only = parser.add_mutually_exclusive_group()
-    only.add_argument('--report', action='store_true', help='report on the runs that are finished, run nothing')
-    only.add_argument('--status', action='store_true', help='show how far each run is, run nothing')
+    only.add_argument('--report', action='store_true', help='report on the finished runs, run nothing')
+    only.add_argument('--status', action='store_true', help='show the progress of each run, run nothing')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is left of the study, and report."""
+    """Run the unfinished runs of a study, and report."""
     from ...study import read_study, recorded_rows, run_study, write_report
     from ...train.distributed.signals import StoppedError
     study = read_study(args.grid, _overrides(args.overrides))
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             failed = run_study(study, folder, args.jobs, args.threads, recorded_rows(study, folder))
         except StoppedError as error:
-            print('stopped, every run saved; the same command goes on')
+            print('stopped, every run saved; the same command resumes the study')
             return error.exit_status
     for line in failed:
         print(f'error: {line}', file=sys.stderr)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_status(study: Study, folder: Path) -> None:
-    """A line for each method in each setting, with a column for each seed; then how many runs are how far."""
+    """Print a table with a row per setting and method and a column per seed, then counts and errors."""
     from ...study.status import State, study_status
     from ..table import format_table
     status = study_status(study, folder)

@@ -1,8 +1,8 @@
-"""Train a head tree, on every GPU of this machine; all keys of a recipe are options.
+"""Train a head tree on all GPUs of this machine; all keys of a recipe are options.
 
-GPUs are shared by as many processes, which `accelerate launch` starts; with one GPU, or none, training runs in this
-process. Settings that `accelerate config` saved, a launch that this is part of (torchrun, accelerate launch), and the
-ranks of a SLURM step are honoured.
+With several GPUs, `accelerate launch` starts one process per GPU; with one or none, training runs in this process.
+Settings saved by `accelerate config`, an existing launch (torchrun, accelerate launch) and the ranks of a SLURM step
+are honoured.
 """
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TAKES_REST = True
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of the launch."""
     parser.add_argument('--num-processes', type=int, metavar='N',
-                        help='so many processes on this machine, on its GPUs, or on its CPU if it has none')
+                        help='number of processes on this machine, on its GPUs, or on the CPU if it has none')
     parser.add_argument('--launch', metavar='FILE',
-                        help='settings of `accelerate launch`: a file, or one of `timm-collab list launches`')
+                        help='settings of `accelerate launch`: a file, or a name from `timm-collab list launches`')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the recipe, then train, in this process or in those of a launch."""
+    """Check the recipe, then train in this process or in those of a launch."""
     from ...train.config.parse import build_parser, parse_config
     if {'--help', '-h'} & set(args.rest):
         print(args.parser.format_help())
@@ -38,6 +38,6 @@ def run(args: argparse.Namespace) -> int:
     if options is None:
         from ...train.__main__ import main
         return main(args.rest)
-    parse_config(args.rest)  # a mistake is told once, here, and not by each process
+    parse_config(args.rest)  # reports a mistake once, not once per process
     print(f'accelerate launch {" ".join(options)}', file=sys.stderr)
     return launch(options, args.rest)
