@@ -59,8 +59,8 @@ def main() -> None:
     trainer = make_trainer(
         parse_config(keys), timm.create_model(args.model, num_classes=10, **shape), (images, target_B),
         Accelerator(cpu=True))
-    updater = trainer.updater
-    largest = max(parameter.nbytes for parameter in trainer.model.parameters())
+    state = trainer.state
+    largest = max(parameter.nbytes for parameter in trainer.state.model.parameters())
 
     seconds: dict[tuple[bool, bool], list[float]] = defaultdict(list)
     faults: dict[tuple[bool, bool], list[int]] = defaultdict(list)
@@ -70,13 +70,13 @@ def main() -> None:
                 parser.error('memory is not kept here, see timm_collab.train.loop.allocator')
             if not kept:
                 return_freed_memory(largest)
-            for group in updater.optimizer.param_groups:
+            for group in state.optimizer.param_groups:
                 assert 'fused' in group, args.optimizer
                 group['fused'] = fused or None
             turns = []
             for _ in range(args.updates):
                 before, started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
-                updater.update(images, target_B, target_B, 0, 0)
+                state.train_step(images, target_B, target_B, 0, 0)
                 turns.append((time.perf_counter() - started,
                               resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
             if turn:  # the first round warms up

@@ -45,7 +45,7 @@ def make_trainer(
     """A trainer whose data are one batch, at the beginning of an epoch."""
     loader = DataLoader(TensorDataset(*batch), batch_size=config.batch_size)
     trainer = Trainer(config, model, Loaders(loader, EpochSampler(config.batch_size, 0), loader, None), accelerator)
-    trainer.updater.begin_epoch(0)
+    trainer.state.begin_epoch(0)
     return trainer
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         plain.trainable_module, 'sgd', lr=1e-6, weight_decay=1e-4, fused=True if device.type == 'cpu' else None)
 
     def ours(step: int) -> None:
-        meter.add(trainer.updater.update(images, target_B, target_B, 0, step))
+        meter.add(trainer.state.train_step(images, target_B, target_B, 0, step))
         if step % 20 == 19:
             meter.check()
 

@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 # The rooms of the package, from the ground up: a module imports from its own room and from those before it.
 # `__init__` is what `timm_collab` itself exports.
 ROOMS = (
-    'tree', 'split', 'model', 'objective', 'pretrained', 'registry', '__init__',
+    'tree', 'errors', 'split', 'model', 'objective', 'pretrained', 'registry', '__init__',
     'train/errors', 'train/paths', 'train/config', 'train/build', 'train/distributed', 'train/data', 'train/metrics',
     'train/checkpoint', 'train/record', 'train/loop', 'train/prepare', 'train/run', 'train/validate',
     'train/__init__', 'train/__main__',

@@ -17,15 +17,15 @@ from timm.models import _registry, list_models, register_model
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from timm.task import ClassificationTask, TrainingTask
 
+from .errors import unknown_architecture
 from .model.collab_model import CollabModel
 from .model.networks import cifar_densenet, cifar_resnet  # noqa: F401  (importing them registers them)
 from .objective.task import CollaborativeTask
 from .pretrained.catalogue import CATALOGUE, CatalogueError, PublishedHead, add_heads, read_catalogue, shipped_folder
 from .pretrained.download import WEIGHTS, fetch_head
+from .tree import PREFIX
 
-__all__ = ['PREFIX', 'register_collab', 'register_heads']
-
-PREFIX = 'collab_'
+__all__ = ['register_collab', 'register_heads']
 
 # Read by timm's register_model, which takes a new model's pretrained tags from its module.
 default_cfgs: dict[str, DefaultCfg] = {}
@@ -83,7 +83,7 @@ def register_heads(catalogue: str | Path) -> None:
     heads = read_catalogue(Path(catalogue))
     for name, head in heads.items():
         if PREFIX + head.architecture not in _registry._model_entrypoints:
-            raise CatalogueError(f"{name}: timm has no architecture '{head.architecture}'")
+            raise CatalogueError(f'{name}: {unknown_architecture(head.architecture)}')
         if PREFIX + name in _registry._model_pretrained_cfgs and name not in _heads:
             raise CatalogueError(f'{name}: timm has weights of that name: choose another tag')
     for name, head in heads.items():

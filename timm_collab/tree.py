@@ -23,6 +23,9 @@ INPUT = 'input'
 HEAD = 'head'
 """How a leaf is written."""
 
+PREFIX = 'collab_'
+"""Prefix of the names of head trees in timm, such as `collab_resnet50`."""
+
 PATTERNS = ('hierarchical', 'simple', 'instances')
 
 Path = tuple[int, ...]

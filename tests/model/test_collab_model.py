@@ -121,7 +121,7 @@ def test_eval_computes_only_the_kept_path() -> None:
 
 
 @pytest.mark.parametrize(('kwargs', 'error', 'complaint'), [
-    (dict(backbone='resnet19'), ValueError, "timm has no architecture 'resnet19', did you mean .*'resnet18'"),
+    (dict(backbone='resnet19'), ValueError, "timm has no architecture 'resnet19'; did you mean .*'resnet18'"),
     (dict(tree='layr2:2'), SplitPointError, "'layr2' is no module.*Did you mean 'layer2'.*points: input, .*layer4"),
     (dict(tree='layer3:2,layer2:2'), SplitPointError, "'layer2' comes before 'layer3' in the network: swap them"),
     (dict(tree='fc:2'), SplitPointError, "no parameter between 'fc' and the end.*Its split points: input"),

@@ -58,11 +58,11 @@ def test_a_file_system_without_room_for_a_second_checkpoint(whole, tmp_path):
         program = ['-m', 'timm_collab.train']
         errors = train(program, mount / 'run').fail()
         [error] = [line for line in errors.splitlines() if line.startswith('error: ')]
-        assert "the checkpoint '" in error and "update-000000008' can't be written (" in error
-        assert "the last one, 'update-000000004', is intact: make room, then run the same command to go on" in error
+        assert "checkpoint '" in error and "update-000000008' can't be written (" in error
+        assert "the last one, 'update-000000004', is intact: free disk space, then run the same command" in error
         assert [path.name for path in (mount / 'run' / 'checkpoints').iterdir()] == ['update-000000004']
         subprocess.run(['mount', '-o', 'remount,size=100m', str(mount)], check=True)
-        assert 'going on after 4 updates' in train(program, mount / 'run').finish()
+        assert 'resuming after 4 updates' in train(program, mount / 'run').finish()
         shutil.copytree(mount / 'run', tmp_path / 'run')
     finally:
         subprocess.run(['umount', str(mount)], check=True)
@@ -75,7 +75,7 @@ def test_a_limit_on_the_size_of_files(whole, tmp_path):
     errors = launch.fail()
     assert launch.ranks[0].returncode == 2
     [error] = [line for line in errors.splitlines() if line.startswith('error: ')]
-    assert "update-000000004' can't be written (" in error and 'there is no earlier one: make room' in error
+    assert "update-000000004' can't be written (" in error and 'there is no earlier one: free disk space' in error
     assert list((output / 'checkpoints').iterdir()) == []
     assert [json.loads(line)['epoch'] for line in (output / 'metrics.jsonl').read_text().splitlines()] == [0]
     assert main([*RECIPE, f'--output={output}']) == 0

@@ -57,7 +57,7 @@ def kill_and_resume(folder: Path, processes: int, draw: random.Random, fsdp2: bo
             assert launch.wait() == [75] * processes, (moments, launch.errors()[-3000:])
             assert 'stopped and saved after' in launch.ranks[0].output()
         launch.kill()  # as a launcher does
-    assert 'going on after' in start(folder, 'run', processes, fsdp2).finish()
+    assert 'resuming after' in start(folder, 'run', processes, fsdp2).finish()
 
     whole, run = (load_file(folder / name / 'tree.safetensors') for name in ('whole', 'run'))
     assert all(torch.equal(tensor, run[name]) for name, tensor in whole.items()), moments

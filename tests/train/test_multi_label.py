@@ -22,7 +22,7 @@ from timm_collab.hub.export import write_folder
 from timm_collab.train.config.parse import parse_config
 from timm_collab.train.data.images import evaluation_loader
 from timm_collab.train.errors import TrainError
-from timm_collab.train.loop.step import Updater
+from timm_collab.train.loop.step import TrainState
 from timm_collab.train.metrics.metric import average_precision
 from timm_collab.train.prepare import prepare
 from timm_collab.train.record.plots import can_plot
@@ -149,10 +149,10 @@ def test_other_labels_are_trained_on_and_recorded(several, tmp_path):
 @pytest.mark.parametrize('mode', ['batch', 'elem'])
 def test_targets_are_mixed_as_the_images_are(several, kind, mode):
     config = several('--batch_size=16', f'--augment.{kind}=1', f'--augment.mixup_mode={mode}')
-    updater = Updater(config, make_model(heads=2), 3, Accelerator(cpu=True))
+    state = TrainState(config, make_model(heads=2), 3, Accelerator(cpu=True))
     images = torch.arange(16.0)[:, None, None, None].expand(16, 1, 8, 8).clone()
     labels_BC = F.one_hot(torch.arange(16), 20).float() + F.one_hot(torch.arange(16) + 4, 20)
-    mixed, target_BC = updater._mixed(images.clone(), labels_BC, 0, 0)
+    mixed, target_BC = state._mix(images.clone(), labels_BC, 0, 0)
     # Each image is its own number throughout, so the mixture's mean tells the share of each of the two.
     own_B = torch.arange(16.0)
     share_B = (mixed.mean(dim=(1, 2, 3)) - own_B.flip(0)) / (own_B - own_B.flip(0))

@@ -14,7 +14,7 @@ def test_a_file_is_there_completely_or_as_it_was(tmp_path: Path) -> None:
         partial.write_text('first')
         assert not path.exists()
     assert path.read_text() == 'first'
-    with pytest.raises(RuntimeError), atomic(path) as partial:
+    with pytest.raises(RuntimeError), atomic(path) as partial:  # noqa: PT012
         partial.write_text('second')
         raise RuntimeError
     assert path.read_text() == 'first'

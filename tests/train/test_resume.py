@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
 from timm_collab.train.distributed.signals import StoppedError
-from timm_collab.train.loop.step import Updater
+from timm_collab.train.loop.step import TrainState
 from timm_collab.train.run import train
 
 SETTINGS = {
@@ -57,7 +57,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert summaries[0] == summaries[1]
 
 
-UPDATE = Updater.update
+TRAIN_STEP = TrainState.train_step
 
 
 def kill_before(patch: pytest.MonkeyPatch, count: int) -> None:
@@ -68,9 +68,9 @@ def kill_before(patch: pytest.MonkeyPatch, count: int) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise KilledError
-        return UPDATE(self, *args)
+        return TRAIN_STEP(self, *args)
 
-    patch.setattr(Updater, 'update', dying)
+    patch.setattr(TrainState, 'train_step', dying)
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_told_to_stop_it_saves_in_the_middle_of_an_epoch(recipe, tmp_path, monke
     config = recipe(*KEYS)
     argv = [f'--config={tmp_path / "recipe.yaml"}', f'--output={tmp_path / "run"}']
     (tmp_path / 'recipe.yaml').write_text(yaml.safe_dump(config.to_dict()))
-    update, made = Updater.update, []
+    update, made = TrainState.train_step, []
 
     def interrupted(self, *args):
         row = update(self, *args)
@@ -205,12 +205,12 @@ def test_told_to_stop_it_saves_in_the_middle_of_an_epoch(recipe, tmp_path, monke
         return row
 
     with monkeypatch.context() as patch:
-        patch.setattr(Updater, 'update', interrupted)
+        patch.setattr(TrainState, 'train_step', interrupted)
         assert main(argv) == status
     assert len(made) == 6
-    assert 'stopped and saved after 6 updates; the same command goes on' in capsys.readouterr().out
+    assert 'stopped and saved after 6 updates; the same command resumes it' in capsys.readouterr().out
     assert main(argv) == 0
-    assert 'going on after 6 updates, in epoch 2/3' in capsys.readouterr().out
+    assert 'resuming after 6 updates, in epoch 2/3' in capsys.readouterr().out
     assert main(argv) == 0
     assert f"the run in '{tmp_path / 'run'}' is finished" in capsys.readouterr().out
     train(recipe(*KEYS, f'--output={tmp_path / "whole"}'))
@@ -219,13 +219,13 @@ def test_told_to_stop_it_saves_in_the_middle_of_an_epoch(recipe, tmp_path, monke
 
 def test_without_an_output_the_message_says_where_the_run_is(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    update = Updater.update
-    monkeypatch.setattr(Updater, 'update', lambda self, *args: (os.kill(os.getpid(), signal.SIGTERM),
+    update = TrainState.train_step
+    monkeypatch.setattr(TrainState, 'train_step', lambda self, *args: (os.kill(os.getpid(), signal.SIGTERM),
                                                                 update(self, *args))[1])
     with pytest.raises(StoppedError, match='stopped by SIGTERM'):
         train(recipe('--output=null'))
     [folder] = (tmp_path / 'runs').iterdir()
-    assert f'the same command with --output runs/{folder.name} goes on' in capsys.readouterr().out
+    assert f'the same command with --output runs/{folder.name} resumes it' in capsys.readouterr().out
 
 
 FILES = [
@@ -282,7 +282,7 @@ def test_whatever_file_is_lost_the_run_ends_the_same(whole, killed, tmp_path, ca
         assert "update-000000008 is missing; it was renamed to 'update-000000008.damaged'" in err or 'bytes' in err \
             or 'manifest.json' in err
     if name == 'checkpoints':
-        assert 'holds no checkpoint yet: beginning at the beginning' in out
+        assert 'holds no checkpoint yet: starting from the beginning' in out
 
 
 def test_changed_data_is_refused(recipe, image_folder, kill_at):
@@ -306,7 +306,7 @@ def test_other_versions_are_told(recipe, tmp_path, kill_at, monkeypatch, capsys)
     kill_at(1000)
     monkeypatch.setattr('timm_collab.train.run.versions', lambda: {'torch': '9.9'})
     train(recipe(*KEYS))
-    assert "to {'torch': '9.9'}: the run goes on, but not bit for bit as it would have" in capsys.readouterr().err
+    assert "to {'torch': '9.9'}: the run resumes, but its results will not be bit-identical" in capsys.readouterr().err
 
 
 def test_an_exploded_loss_names_the_batch_and_keeps_the_last_checkpoint(recipe, tmp_path):

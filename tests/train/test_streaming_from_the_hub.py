@@ -93,4 +93,4 @@ def test_a_file_that_is_not_served_ends_the_run_which_goes_on_later(hub, train, 
     hub.broken.clear()
     done = train('--data.shuffle_buffer=1', '--data.lanes=1')
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'going on after' in done.stdout or 'beginning at the beginning' in done.stdout
+    assert 'resuming after' in done.stdout or 'starting from the beginning' in done.stdout

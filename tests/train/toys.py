@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from timm_collab.train import TrainConfig
 from timm_collab.train.data.images import evaluation_loader, training_loader
-from timm_collab.train.loop.trainer import Listener, Loaders, Trainer
+from timm_collab.train.loop.trainer import Callbacks, Loaders, Trainer
 
 
 class CachedImages(TensorDataset):
@@ -49,4 +49,4 @@ def make_trainer(
     val = evaluation_loader(TensorDataset(data[0][:20], data[1][:20]), 8, 0)
     accelerator = accelerator or Accelerator(cpu=True)
     loaders = Loaders(train_loader, sampler, val, None, clean)
-    return Trainer(config, model, loaders, accelerator, Listener(on_epoch))
+    return Trainer(config, model, loaders, accelerator, Callbacks(on_epoch))

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
-from ..train.errors import TrainError, nearest, require
+from ..train.errors import TrainError, nearest, one_line, require
 
 EXIT_FOLDER = 'TIMM_COLLAB_EXIT_FOLDER'
 """Where each rank leaves its exit status: the launcher of torch turns every one of them into 1."""
@@ -125,7 +125,7 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
     try:
         checked, *_ = accelerate_launch._validate_launch_command(args)
     except ValueError as error:
-        raise TrainError(f'accelerate launch refuses its settings: {" ".join(str(error).split())}') from error
+        raise TrainError(f'accelerate launch refuses its settings: {one_line(error)}') from error
     require(not checked.use_deepspeed, 'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which'
                                        ' shards weights, gradients and optimizer state')
     if not (checked.multi_gpu or checked.use_fsdp):

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..pretrained.catalogue import shipped_folder
 from ..train.metrics.metric import MAP
-from ..tree import HeadTree
+from ..tree import PREFIX, HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
 from .options import ExportOptions
@@ -138,7 +138,7 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
     model = recipe['model']
     if not model.get('pretrained'):
         return None
-    cfg = timm.get_pretrained_cfg(str(model['name']).removeprefix('collab_'), allow_unregistered=True)
+    cfg = timm.get_pretrained_cfg(str(model['name']).removeprefix(PREFIX), allow_unregistered=True)
     return None if cfg is None or not cfg.hf_hub_id else str(cfg.hf_hub_id).split('@')[0]
 
 

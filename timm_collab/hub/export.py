@@ -16,13 +16,13 @@ import yaml
 
 from .. import __version__
 from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
-from ..train.config import COLLAB_PREFIX
 from ..train.config.differences import differences
 from ..train.config.parse import parse_config
 from ..train.errors import TrainError
 from ..train.paths import CONFIG as RUN_RECIPE
 from ..train.paths import SUMMARY
 from ..train.record.run_folder import check_writable
+from ..tree import PREFIX
 from .card import write_card
 from .check import check_reload, trained_logits
 from .errors import HubError, require
@@ -203,7 +203,7 @@ def _same_recipe(run: FinishedRun, baseline: FinishedRun) -> bool:
         return False
     saved = copy.deepcopy(baseline.recipe)
     name = str(asked.model.name)
-    if str(saved['model']['name']).removeprefix(COLLAB_PREFIX) == name.removeprefix(COLLAB_PREFIX):
+    if str(saved['model']['name']).removeprefix(PREFIX) == name.removeprefix(PREFIX):
         saved['model']['name'] = name  # one head needs no prefix
     return all(text.split()[0] in ALONE for text in differences(saved, asked))
 

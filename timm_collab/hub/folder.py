@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
+from ..errors import one_line
 from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
 from ..train.paths import SUMMARY
 from .card import CARD
@@ -109,7 +110,7 @@ def _check_file(path: Path, name: str, token: str | None) -> None:
     except HubError:
         raise
     except Exception as error:  # whichever of the parsers
-        raise HubError(f"'{path}' is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise HubError(f"'{path}' is damaged: {one_line(error)[:200]}") from None
     with open(path, 'rb') as file:
         text = file.read(MAX_TEXT)  # all of it but for weights, whose head has what is written in words
     secret = _TOKEN.search(text) is not None or (token is not None and token.encode() in text)

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ..errors import one_line
 from ..pretrained.download import CONFIG
 from .check import sample
 from .errors import HubError, require
@@ -48,7 +49,7 @@ def write_formats(source: Path, folder: Path, formats: Sequence[str]) -> list[Pa
             file.unlink(missing_ok=True)
         if isinstance(error, HubError):
             raise
-        raise HubError(f'--formats {name}: {type(error).__name__}: {" ".join(str(error).split())[:300]}') from None
+        raise HubError(f'--formats {name}: {type(error).__name__}: {one_line(error)[:300]}') from None
     return written
 
 

@@ -11,6 +11,7 @@ import timm
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from ..errors import one_line
 from ..pretrained.download import CONFIG, TREE, WEIGHTS
 from ..train.metrics.metric import Metric, metric_of
 from ..train.paths import CONFIG as RECIPE
@@ -186,6 +187,6 @@ def _mapping(file: Path, parse: Any) -> dict[str, Any]:
     except FileNotFoundError:
         raise HubError(f"'{file}' is missing: the run is damaged") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise HubError(f"'{file}' is damaged: {' '.join(str(error).split())}") from None
+        raise HubError(f"'{file}' is damaged: {one_line(error)}") from None
     require(isinstance(found, dict), f"'{file}' is damaged: it holds no mapping")
     return dict(found)

@@ -13,7 +13,7 @@ from ..split.plan import cut_for, cuts_to, plan_tree, read_tree
 from ..split.points import default_input_size
 from ..split.segments import Chain, Segment, Stretch
 from ..split.tracing import TraceError
-from ..tree import HeadTree, Path, node_name
+from ..tree import PREFIX, HeadTree, Path, node_name
 from .checkpointing import checkpointed
 from .drawing import Drawing
 from .rescale import rescale_gradient
@@ -85,7 +85,7 @@ class CollabModel(TreeWeights):
             raise ValueError(f'heads need at least one class to learn from, got num_classes={num_classes}')
         if branch_init not in BRANCH_INITS:
             raise ValueError(f"unknown branch_init '{branch_init}': write one of {', '.join(BRANCH_INITS)}")
-        self.backbone = backbone = backbone.removeprefix('collab_')  # as split_points takes it
+        self.backbone = backbone = backbone.removeprefix(PREFIX)  # as split_points takes it
         wanted = read_tree(tree, heads, backbone, kwargs)
         self.rescale = rescale
         self.grad_checkpointing = False

@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..errors import one_line
+
 __all__ = [
     'CATALOGUE', 'CatalogueError', 'PublishedHead', 'find_head', 'list_heads', 'read_catalogue', 'shipped_folder',
 ]
@@ -102,7 +104,7 @@ def read_catalogue(path: Path) -> dict[str, PublishedHead]:
     try:
         entries = yaml.load(path.read_text(encoding='utf-8'), Loader=loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CatalogueError(f"catalogue '{path}' can't be read: {' '.join(str(error).split())}") from None
+        raise CatalogueError(f"catalogue '{path}' can't be read: {one_line(error)}") from None
     _require(isinstance(entries, dict), f"catalogue '{path}' must map names to heads")
     heads = {}
     for name, entry in entries.items():

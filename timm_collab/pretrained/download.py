@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..errors import one_line
 from .catalogue import PublishedHead
 
 CONFIG, WEIGHTS, TREE = 'config.json', 'model.safetensors', 'tree.safetensors'
@@ -94,8 +95,7 @@ def _reason(error: Exception, repo: str, filename: str) -> str:
             return reason
     if isinstance(error, HfHubHTTPError):
         return f'answered {error.response.status_code}: try again later'
-    said = ' '.join(str(error).split())[:200]
-    return f'could not be loaded: {said}; try again, what was loaded so far is kept'
+    return f'could not be loaded: {one_line(error)[:200]}; try again, what was loaded so far is kept'
 
 
 def _other_weights(head: PublishedHead, found: str) -> str:

@@ -1,7 +1,6 @@
 """Where an architecture can be split, what crosses there and what a split costs."""
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..tree import INPUT
+from ..errors import unknown_architecture
+from ..tree import INPUT, PREFIX
 from .meta import meta_twin
 from .segments import CutView, held_tensors
 from .tracing import Trace, TraceError, trace
@@ -141,14 +141,12 @@ def check_backbone(backbone: str) -> None:
     """
     if timm.is_model(backbone) or backbone.startswith(('hf-hub:', 'hf_hub:', 'local-dir:')):
         return
-    near = difflib.get_close_matches(backbone, timm.list_models(exclude_filters='collab_*'), 3)
-    hint = f', did you mean {" or ".join(map(repr, near))}?' if near else ': see timm.list_models()'
-    raise ValueError(f"timm has no architecture '{backbone}'{hint}")
+    raise ValueError(unknown_architecture(backbone))
 
 
 def create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
     """A network of an architecture, on the meta device where its constructor allows that."""
-    name = name.removeprefix('collab_')
+    name = name.removeprefix(PREFIX)
     check_backbone(name)
     try:
         with torch.device('meta'):

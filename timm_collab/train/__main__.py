@@ -24,19 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         with found_everywhere():
             config = parse_config(sys.argv[1:] if argv is None else argv)
         # Imported late: a misspelt key is refused before anything heavy is loaded.
-        from .distributed.processes import leave
+        from .distributed.processes import leave_process_group
         from .distributed.signals import StoppedError
         from .run import train
         try:
             train(config)
         except StoppedError as error:
-            leave()
+            leave_process_group()
             return error.exit_status
         except TrainError as error:
             if error.everywhere:  # nobody is left who waits for this one
-                leave()
+                leave_process_group()
             raise
-        leave()
+        leave_process_group()
     except TrainError as error:
         if not error.everywhere or os.environ.get('LOCAL_RANK', '0') == '0':  # once a machine, not once a GPU
             print(f'error: {_one_line(error)}', file=sys.stderr)

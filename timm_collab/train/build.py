@@ -1,4 +1,4 @@
-"""The parts of a run that a recipe names: model, objective, optimizer, schedule."""
+"""The parts of a run that a recipe names: model, objective, mixup."""
 from __future__ import annotations
 
 import os
@@ -6,32 +6,28 @@ from typing import Any
 
 import timm
 import timm.loss
-import timm.optim
-import timm.scheduler
 import torch
 import torch.nn as nn
 from timm.data import Mixup
-from torch.optim import Optimizer
 
+from ..model import CollabModel
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..objective.loss import CollaborativeLoss
+from ..tree import PREFIX
 from .config import (
-    COLLAB_PREFIX,
     AugmentConfig,
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
-    OptimConfig,
-    SchedConfig,
     TrainConfig,
 )
-from .errors import TrainError, nearest, require
+from .errors import TrainError, nearest, one_line, require, unknown_architecture
 
 _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
 """Arguments of `timm.create_model` itself, which say how a network is made and not which."""
 
 
-def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> CollabModel:
     """The head tree, on the CPU; one head is the network alone.
 
     Raises:
@@ -39,8 +35,8 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
     """
     architecture = config.architecture
     base = architecture.split('.')[0]
-    require(timm.is_model(base), f"model.name '{config.name}': timm has no architecture '{base}'"
-                                 f'{nearest(base, timm.list_models())}')
+    if not timm.is_model(base):
+        raise TrainError(f"model.name '{config.name}': {unknown_architecture(base)}")
     checkpoint = os.path.expanduser(config.checkpoint_path or '')
     require(not checkpoint or os.path.isfile(checkpoint), f"model.checkpoint_path '{checkpoint}' is no file")
     kwargs: dict[str, Any] = {**config.kwargs, **model_args(config, data)}
@@ -50,7 +46,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
         kwargs.update(heads=config.num_heads, pattern=config.pattern)
     try:
         return timm.create_model(
-            f'{COLLAB_PREFIX}{architecture}',
+            f'{PREFIX}{architecture}',
             pretrained=config.pretrained,
             checkpoint_path=checkpoint,
             branch_init=config.branch_init,
@@ -59,7 +55,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> nn.M
             **kwargs,
         )
     except Exception as error:  # whatever an architecture raises on arguments that it doesn't take
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise TrainError(f"model '{config.name}' can't be made: {reason}") from error
 
 
@@ -75,7 +71,7 @@ def model_args(config: ModelConfig, data: DataConfig) -> dict[str, Any]:
     return args
 
 
-def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None) -> None:
+def check_input(model: CollabModel, input_size: tuple[int, ...], name: str | None) -> None:
     """Run the model once on nothing, so that an image size that it can't take shows before training.
 
     Raises:
@@ -83,9 +79,9 @@ def check_input(model: nn.Module, input_size: tuple[int, ...], name: str | None)
     """
     try:
         with torch.inference_mode():
-            model.eval().forward_heads(torch.zeros(2, *input_size))  # type: ignore[operator]
+            model.eval().forward_heads(torch.zeros(2, *input_size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise TrainError(f"model '{name}' can't take images of {tuple(input_size)} (channels, height, width): {reason};"
                          ' try another data.img_size') from error
 
@@ -131,62 +127,3 @@ def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mi
         label_smoothing=smoothing,
         num_classes=num_classes,
     )
-
-
-def build_optimizer(model: nn.Module, config: OptimConfig, criterion: nn.Module | None = None) -> Optimizer:
-    """timm's optimizer of that name, for the model and for parameters of the objective, if it has any.
-
-    Raises:
-        TrainError: There is none, or it doesn't take the arguments; there is no trunk to freeze.
-    """
-    trunk: Any = model.nodes['trunk']  # type: ignore[index]
-    require(not config.freeze_trunk_epochs or any(True for _ in trunk.parameters()),
-            'optim.freeze_trunk_epochs: these heads share no layers, there is no trunk to freeze')
-    known = timm.optim.list_optimizers()
-    require(config.base_name in known,
-            f"optim.name: timm has no optimizer '{config.name}'{nearest(config.name, known)}")
-    info = timm.optim.get_optimizer_info(config.base_name)
-    require(not info.second_order,
-            f"optim.name '{config.name}' needs second derivatives, which this trainer doesn't compute: take another")
-    for has, argument in ((info.has_betas, 'betas'), (info.has_eps, 'eps')):  # timm drops them without a word
-        require(has or argument not in config.kwargs, f"optim.kwargs: '{config.name}' has no {argument}: leave it out")
-    try:
-        optimizer = timm.optim.create_optimizer_v2(
-            model,
-            opt=config.name,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            layer_decay=config.layer_decay,
-            **config.kwargs,
-        )
-    except Exception as error:  # whatever it raises on such arguments, or without a GPU or another package
-        raise TrainError(f"optimizer '{config.name}' can't be made: {' '.join(str(error).split())}") from error
-    if criterion is not None and (parameters := list(criterion.parameters())):
-        optimizer.add_param_group({'params': parameters})
-    return optimizer
-
-
-def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, updates_per_epoch: int) -> Any | None:
-    """timm's scheduler of that name, to be stepped with `step_update`; None for `none`.
-
-    The optimizer's groups get their share of the learning rate, by `layer_decay`, from timm's scheduler or here.
-    """
-    if config.name == 'none':
-        for group in optimizer.param_groups:
-            group['lr'] *= group.get('lr_scale', 1.)
-        return None
-    scheduler, _ = timm.scheduler.create_scheduler_v2(
-        optimizer,
-        sched=config.name,
-        num_epochs=epochs,
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr,
-        min_lr=config.min_lr,
-        decay_epochs=config.decay_epochs,
-        decay_milestones=config.decay_milestones,
-        decay_rate=config.decay_rate,
-        step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
-    )
-    return scheduler

@@ -1,16 +1,19 @@
-"""The one error that means: what you asked for can't be trained, and this is what to write instead."""
+"""The error for mistakes of the user: it says what is wrong and what to write instead."""
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from ..errors import nearest, one_line, unknown_architecture
+
+__all__ = ['TrainError', 'found_everywhere', 'nearest', 'one_line', 'require', 'unknown_architecture']
 
 
 class TrainError(ValueError):
-    """A mistake in a recipe, a command line or the data; its message is all that a user needs to see.
+    """A mistake in a recipe, a command line or the data; a user sees its message and no traceback.
 
     Attributes:
-        everywhere: Whether every process of the launch finds it, so that one of them may speak for all.
+        everywhere: Whether all processes of the launch raise it, so that only one of them needs to print it.
     """
 
     everywhere = False
@@ -18,7 +21,7 @@ class TrainError(ValueError):
 
 @contextmanager
 def found_everywhere() -> Iterator[None]:
-    """Around what all processes do alike: an error in it is one that every process finds."""
+    """Mark errors of code that does the same in all processes: all of them raise it."""
     try:
         yield
     except TrainError as error:
@@ -26,13 +29,7 @@ def found_everywhere() -> Iterator[None]:
         raise
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as `; did you mean 'optim.lr'?` for a misspelt word, empty if nothing known comes close."""
-    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f'; did you mean {" or ".join(repr(match) for match in matches)}?' if matches else ''
-
-
 def require(condition: bool, message: str) -> None:
-    """Raise `TrainError` with a message unless a condition holds."""
+    """Raise `TrainError` with a message if a condition is false."""
     if not condition:
         raise TrainError(message)

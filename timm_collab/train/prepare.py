@@ -1,4 +1,4 @@
-"""Everything that comes before training: processes, data and models, checked as far as they can be."""
+"""What comes before training: processes, data and models, checked as early as possible."""
 from __future__ import annotations
 
 import importlib
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import datasets
 import torch
-import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import (
     DataLoaderConfiguration,
@@ -19,19 +18,20 @@ from accelerate.utils import (
     set_seed,
 )
 
-from .build import build_model, build_optimizer, check_compile, check_input
+from ..model import CollabModel
+from .build import build_model, check_compile, check_input
 from .config import TrainConfig
 from .data.preprocess import make_preprocessing
 from .data.sources import load_source
 from .data.splits import make_splits
 from .data.training_data import TrainingData
 from .distributed.sharding import check_sharding
-from .errors import TrainError, require
+from .errors import TrainError, one_line, require
 from .loop.allocator import keep_freed_memory
-from .loop.fusing import check_fused
+from .loop.optim import build_optimizer, check_fused
 from .loop.teacher import Teacher, check_teacher, load_teacher
 
-PROVEN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,18 @@ class Prepared:
     """
 
     data: TrainingData
-    models: list[nn.Module]
+    models: list[CollabModel]
     teacher: Teacher | None = None
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate as launched.
+    """Make the accelerator of this launch.
 
     Raises:
-        TrainError: It can't do what is asked for, or a launch of several processes fell apart into single ones.
+        TrainError: It can't do what the recipe asks for, or a launch of several processes fell apart into single ones.
     """
-    if config.cpu_threads is not None:
-        torch.set_num_threads(config.cpu_threads)
-    if config.deterministic:
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # what cuBLAS asks for, before its first use
-    torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.benchmark = not config.deterministic
     launched = int(os.environ.get('WORLD_SIZE', 1))
-    if launched > 1:
-        # DDP and Accelerate import them anyway. Imported when the processes have their group, they hold on to it, and
-        # gloo's threads outlive the interpreter, which now and then aborts a process that has done its work.
-        importlib.import_module('torch._dynamo')
+    _configure_torch(config, launched)
     require(not parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'),
             'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which shards weights, gradients'
             ' and optimizer state')
@@ -74,37 +65,71 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision=config.mixed_precision,
             kwargs_handlers=[DistributedDataParallelKwargs(
                 gradient_as_bucket_view=True,
-                # Every update runs the same graph; its parts without synchronisation would not.
+                # Every update runs the same graph, unless some of its passes leave out synchronisation.
                 static_graph=config.grad_accum_steps == 1,
             )],
             # One batch of the recipe is one update, however many processes share it.
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
     except ValueError as error:
-        raise TrainError(f'mixed_precision {config.mixed_precision}: {" ".join(str(error).split())}') from error
-    require(accelerator.distributed_type in PROVEN,
-            f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might not hold all of it:'
-            ' launch with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
-    require(accelerator.gradient_accumulation_steps == 1,
-            f'Accelerate is set to divide gradients by {accelerator.gradient_accumulation_steps} steps of accumulation:'
-            ' leave that out (ACCELERATE_GRADIENT_ACCUMULATION_STEPS) and write grad_accum_steps in the recipe')
+        raise TrainError(f'mixed_precision {config.mixed_precision}: {one_line(error)}') from error
     check_sharding(accelerator, config)
     check_fused(config, accelerator)
-    require(launched == accelerator.num_processes,
-            f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'
-            ' on CPUs set ACCELERATE_USE_CPU=true and launch with --multi_gpu')
+    _check_launch(accelerator, launched)
     require(not config.sync_bn or launched == 1 or accelerator.device.type == 'cuda',
             'sync_bn needs GPUs: PyTorch has it for them alone')
-    parts = f' times grad_accum_steps, {config.grad_accum_steps}' * (config.grad_accum_steps > 1)
-    require(config.batch_size % (launched * config.grad_accum_steps) == 0,
-            f'batch_size {config.batch_size} is shared by all processes and must be a multiple of their number,'
-            f' {launched}{parts}')
-    require(not config.augment.mixes or config.batch_size // launched % 2 == 0,
-            f'mixup and cutmix mix the images of a batch in pairs: make batch_size, {config.batch_size}, an even number'
-            + f' for each of the {launched} processes' * (launched > 1))
+    _check_batch(config, launched)
     if accelerator.device.type == 'cpu':
         keep_freed_memory()
     return accelerator
+
+
+def _configure_torch(config: TrainConfig, launched: int) -> None:
+    if config.cpu_threads is not None:
+        torch.set_num_threads(config.cpu_threads)
+    if config.deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # required by cuBLAS, before its first use
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if launched > 1:
+        # DDP and Accelerate import it anyway. Imported after the process group was made, it keeps a reference to the
+        # group, and gloo's threads outlive the interpreter, which now and then aborts a process that has finished.
+        importlib.import_module('torch._dynamo')
+
+
+def _check_launch(accelerator: Accelerator, launched: int) -> None:
+    """Refuse launches that were not tried, and those that would not do what was meant.
+
+    Raises:
+        TrainError: This is one.
+    """
+    require(accelerator.distributed_type in SUPPORTED,
+            f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might be incomplete: launch'
+            ' with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
+    require(accelerator.gradient_accumulation_steps == 1,
+            f'Accelerate is set to divide gradients by {accelerator.gradient_accumulation_steps} steps of accumulation:'
+            ' leave that out (ACCELERATE_GRADIENT_ACCUMULATION_STEPS) and write grad_accum_steps in the recipe')
+    require(launched == accelerator.num_processes,
+            f'{launched} processes were launched but this one trains in a group of {accelerator.num_processes}:'
+            ' on CPUs set ACCELERATE_USE_CPU=true and launch with --multi_gpu')
+
+
+def _check_batch(config: TrainConfig, launched: int) -> None:
+    """Refuse batches that can't be divided among processes and passes.
+
+    Raises:
+        TrainError: The recipe has one.
+    """
+    divisor, factors = launched * config.grad_accum_steps, str(launched)
+    if config.grad_accum_steps > 1:
+        factors += f' times grad_accum_steps, {config.grad_accum_steps}'
+    require(config.batch_size % divisor == 0,
+            f'batch_size {config.batch_size} is shared by all processes and must be a multiple of their number,'
+            f' {factors}')
+    per_process = f' for each of the {launched} processes' if launched > 1 else ''
+    require(not config.augment.mixes or config.batch_size // launched % 2 == 0,
+            f'mixup and cutmix mix the images of a batch in pairs: make batch_size, {config.batch_size}, an even number'
+            f'{per_process}')
 
 
 def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepared:
@@ -131,7 +156,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
         source = load_source(config.data, config.noise.column)
     splits = make_splits(source, config)
 
-    models = []
+    models: list[CollabModel] = []
     for each in configs:
         set_seed(each.seed)
         models.append(build_model(each.model, each.data, splits.num_classes))

@@ -1,30 +1,31 @@
-"""A run from recipe to summary: prepare, train or go on, keep the best head, save it, compare."""
+"""A run from recipe to summary: prepare, train or resume, keep the best head, save it, compare."""
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.nn as nn
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..model import CollabModel
 from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
 from .data.streams import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
-from .distributed.processes import on_main, on_main_only, share_tensors
+from .distributed.processes import broadcast_tensors, enter_on_main, run_on_main
 from .distributed.signals import StoppedError, StopRequest
 from .errors import TrainError, found_everywhere, require
 from .loop.meter import ExplodedLossError
 from .loop.teacher import teacher_line
-from .loop.trainer import Listener, Loaders, Trainer
+from .loop.trainer import Callbacks, Loaders, Trainer
 from .paths import BATCH, SINGLE
 from .prepare import Prepared, make_accelerator, prepare
 from .record.export import export_head
@@ -42,30 +43,30 @@ T = TypeVar('T')
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Run a recipe, on every process of the launch, or what is left of it where `output` holds a part of the run.
+    """Run a recipe on every process of the launch, or the rest of it where `output` holds an unfinished run.
 
     Returns:
         The summary that `summary.json` holds.
 
     Raises:
         TrainError: The recipe or its data can't be trained, or `output` can't be used. Nothing has been trained or
-            written by then, except where it is an `ExplodedLossError`, a `CheckpointError`, or an image outside the
-            cache that can't be decoded: then the checkpoints remain.
-        StoppedError: A signal asked the run to stop. It was saved; the same command goes on.
+            written by then. Only after an `ExplodedLossError`, a `CheckpointError`, or an image outside the cache that
+            can't be decoded, checkpoints remain.
+        StoppedError: A signal asked the run to stop. Its state was saved; the same command resumes it.
         ExportError: The saved model doesn't give the logits of the head that it was saved from.
     """
     with found_everywhere():
         check_trackers(config.track)
         accelerator = make_accelerator(config)
-    folder = Path(on_main(accelerator, lambda: str(choose_folder(config))))
+    folder = Path(run_on_main(accelerator, lambda: str(choose_folder(config))))
     runs = [(config, folder)]
     if config.compare_single and config.model.num_heads > 1:
         single = dataclasses.replace(config, model=config.model.single(), compare_single=False)
         runs.append((single, folder / SINGLE))
-    states = on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
+    states = run_on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
     if all(state is RunState.FINISHED for state in states):
         say(accelerator, f"the run in '{folder}' is finished")
-        summary: dict[str, Any] = on_main(accelerator, lambda: read_summary(folder) or {})
+        summary: dict[str, Any] = run_on_main(accelerator, lambda: read_summary(folder) or {})
         say(accelerator, *final_lines(summary))
         return summary
     prepared = prepare([each for each, _ in runs], accelerator)
@@ -73,23 +74,28 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if prepared.teacher is not None:
         say(accelerator, teacher_line(prepared.teacher))
 
-    with on_main_only(accelerator, RunLock(folder)), StopRequest() as stop:
-        summaries = [
-            ModelRun(each, path, accelerator).train(model, prepared, stop)
-            for (each, path), model in zip(runs, prepared.models, strict=True)
-        ]
+    summaries = []
+    with enter_on_main(accelerator, RunLock(folder)), StopRequest() as stop:
+        for (each, path), model in zip(runs, prepared.models, strict=True):
+            run = ModelRun(each, path, accelerator, prepared)
+            if run.state is not RunState.FINISHED:
+                trainer = run.start(model, stop)
+                with run.explain_errors(trainer):
+                    trainer.fit()
+                run.finish(trainer)
+            summaries.append(run.summary())
         summary = summaries[0]
         if len(summaries) > 1:
             summary['single'] = summaries[1]
-            on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
+            run_on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
     if config.plots:
-        say(accelerator, '', on_main(accelerator, lambda: _plot(folder)))
+        say(accelerator, '', run_on_main(accelerator, lambda: _plot(folder)))
     say(accelerator, *final_lines(summary))
     return summary
 
 
 def _plot(folder: Path) -> str:
-    """Draw a finished run; returns what there is to say of it."""
+    """Draw a finished run; returns the line to print."""
     if not can_plot():
         return HOW_TO_GET
     try:
@@ -100,155 +106,174 @@ def _plot(folder: Path) -> str:
 
 
 class ModelRun:
-    """One model through its run, and the folder that holds it.
+    """The run of one model, and the folder that holds it.
 
-    The folder belongs to the main process; what goes wrong there is raised everywhere.
+    The main process alone reads and writes the folder; its errors are raised on every process.
 
     Args:
         config: The recipe.
         path: The run's folder.
         accelerator: The processes.
+        prepared: Data and teacher.
 
     Raises:
         TrainError: The folder can't be used.
     """
 
-    def __init__(self, config: TrainConfig, path: Path, accelerator: Accelerator) -> None:
+    def __init__(self, config: TrainConfig, path: Path, accelerator: Accelerator, prepared: Prepared) -> None:
         self.config = config
         self.path = path
         self.accelerator = accelerator
+        self.data = prepared.data
+        self.teacher = prepared.teacher
         self.folder: RunFolder | None = None
-        self.state = on_main(accelerator, self._open)
-
-    def train(self, model: nn.Module, prepared: Prepared, stop: StopRequest) -> dict[str, Any]:
-        """Train the model, or what is left to train, and save its best head; see `train`."""
-        if self.state is RunState.FINISHED:
-            summary: dict[str, Any] = self._on_folder(lambda folder: read_summary(folder.path) or {})
-            return summary
-        accelerator, config = self.accelerator, self.config
-        self._on_folder(lambda folder: folder.write_labels(prepared.data.splits))
-        say(accelerator, *model_lines(config, model))
-
-        origin = {
-            'data': prepared.data.splits.fingerprint,
-            'teacher': None if prepared.teacher is None else prepared.teacher.facts['sha256'],
-            'processes': accelerator.num_processes,
-            'versions': versions(),
-        }
-        code = self._on_folder(lambda _: commit())  # before it can change under a run that takes long
-        reset_peak_memory(accelerator.device)
-        tracking, table = Tracking(accelerator, config, self.path), EpochTable(config.epochs)
-
-        def on_epoch(row: dict[str, Any]) -> None:
-            self._on_folder(lambda folder: folder.log(row))
-            tracking.log(row)
-            say(accelerator, *table.lines(row))
-
-        listener = Listener(
-            on_epoch=on_epoch,
-            on_checkpoint=lambda state, update, score: self._save({**state, 'origin': origin}, update, score),
-        )
-        trainer = Trainer(
-            config, model, _loaders(config, prepared.data, accelerator), accelerator, listener, stop, prepared.teacher)
-        if self.state is RunState.UNFINISHED:
-            self._resume(trainer, origin)
-        try:
-            rows = trainer.fit()
-        except ExplodedLossError as error:
-            raise self._explained(error, trainer, prepared) from None
-        except StoppedError:
-            again = 'the same command' if config.output else f'the same command with --output {self.path}'
-            say(accelerator, f'stopped and saved after {trainer.num_updates} updates; {again} goes on')
-            raise
-        test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
-        model = trainer.release()
-
-        facts = None if prepared.teacher is None else prepared.teacher.facts
-        summary = run_summary(config, model, prepared.data, rows, test, facts)
-        summary['num_processes'] = accelerator.num_processes
-        summary['device'] = str(accelerator.device)
-        summary['hardware'] = hardware(accelerator.device)
-        summary['commit'] = code
-        summary['peak_memory_mb'] = round(peak_memory(accelerator.device) / 2**20, 1) or None
-        summary['train_seconds'] = trainer.seconds
-        summary['load'] = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
-        tracking.finish(summary)
-        return summary
+        self.state = run_on_main(accelerator, self._open)
 
     def _open(self) -> RunState:
         self.folder = RunFolder(self.path, self.config)
         return self.folder.state
 
-    def _on_folder(self, work: Callable[[RunFolder], T]) -> T:
-        return on_main(self.accelerator, lambda: work(self.folder))  # type: ignore[arg-type]
+    def _with_folder(self, work: Callable[[RunFolder], T]) -> T:
+        return run_on_main(self.accelerator, lambda: work(self.folder))  # type: ignore[arg-type]
+
+    def start(self, model: CollabModel, stop: StopRequest) -> Trainer:
+        """Make the trainer of a model, with the state of the newest checkpoint if there is one."""
+        accelerator, config = self.accelerator, self.config
+        self._with_folder(lambda folder: folder.write_labels(self.data.splits))
+        say(accelerator, *model_lines(config, model))
+        self.origin = {
+            'data': self.data.splits.fingerprint,
+            'teacher': None if self.teacher is None else self.teacher.facts['sha256'],
+            'processes': accelerator.num_processes,
+            'versions': versions(),
+        }
+        self.commit = self._with_folder(lambda _: commit())  # now, as the code may change during a long run
+        reset_peak_memory(accelerator.device)
+        self.tracking = Tracking(accelerator, config, self.path)
+        self.table = EpochTable(config.epochs)
+        callbacks = Callbacks(on_epoch=self._log, on_checkpoint=self._save)
+        trainer = Trainer(config, model, _make_loaders(config, self.data, accelerator), accelerator, callbacks, stop,
+                          self.teacher)
+        if self.state is RunState.UNFINISHED:
+            self._resume(trainer)
+        return trainer
+
+    @contextmanager
+    def explain_errors(self, trainer: Trainer) -> Iterator[None]:
+        """Add to an error of the trainer what the user can do about it."""
+        try:
+            yield
+        except ExplodedLossError as error:
+            raise self._with_batch(error, trainer) from None
+        except StoppedError:
+            command = 'the same command' if self.config.output else f'the same command with --output {self.path}'
+            say(self.accelerator, f'stopped and saved after {trainer.num_updates} updates; {command} resumes it')
+            raise
+
+    def finish(self, trainer: Trainer) -> None:
+        """Test the trained model, save its best head and the whole tree, and at last the summary."""
+        accelerator = self.accelerator
+        test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
+        model = trainer.release()
+        teacher = None if self.teacher is None else self.teacher.facts
+        summary = run_summary(self.config, model, self.data, trainer.rows, test, teacher)
+        summary['num_processes'] = accelerator.num_processes
+        summary['device'] = str(accelerator.device)
+        summary['hardware'] = hardware(accelerator.device)
+        summary['commit'] = self.commit
+        summary['peak_memory_mb'] = round(peak_memory(accelerator.device) / 2**20, 1) or None
+        summary['train_seconds'] = trainer.seconds
+        self._with_folder(lambda folder: self._save_model(folder, model, summary))
+        self.tracking.finish(self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """The summary of the finished run."""
+        summary: dict[str, Any] = self._with_folder(lambda folder: read_summary(folder.path) or {})
+        return summary
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self._with_folder(lambda folder: folder.log(row))
+        self.tracking.log(row)
+        say(self.accelerator, *self.table.lines(row))
 
     def _save(self, state: dict[str, Any], update: int, score: float | None) -> None:
-        self._on_folder(lambda folder: str(folder.checkpoints.save(state, update, score)))
+        state = {**state, 'origin': self.origin}
+        self._with_folder(lambda folder: str(folder.checkpoints.save(state, update, score)))
 
-    def _resume(self, trainer: Trainer, origin: dict[str, Any]) -> None:
-        """Put the trainer where the newest intact checkpoint left off; without one it begins at the beginning."""
+    def _resume(self, trainer: Trainer) -> None:
+        """Load the newest intact checkpoint into the trainer; without one, training starts from the beginning."""
         tensors: dict[str, Tensor] = {}
 
         def read(folder: RunFolder) -> Any:
             found = folder.checkpoints.newest()
             if found is None:
                 folder.write_log([])
-                print(f"'{folder.path}' holds no checkpoint yet: beginning at the beginning", flush=True)
+                print(f"'{folder.path}' holds no checkpoint yet: starting from the beginning", flush=True)
                 return None
             for path, reason in found.set_aside:
                 print(f"warning: {reason}; it was renamed to '{path.name}'", file=sys.stderr, flush=True)
-            was = found.plain['origin']
-            require(was['data'] == origin['data'], f"the training data of '{folder.path}' has changed since: labels or"
-                                                   ' splits are others, bring them back or choose another output')
-            require(was.get('teacher') == origin['teacher'],
-                    f"the teacher of '{folder.path}' has changed since: its weights are others, bring them back or"
-                    ' choose another output')
-            for name in ('processes', 'versions'):
-                if was[name] != origin[name]:
-                    print(f'warning: {name} changed from {was[name]} to {origin[name]}: the run goes on, but not bit'
-                          ' for bit as it would have', file=sys.stderr, flush=True)
+            self._check_origin(found.plain['origin'])
             folder.write_log(found.plain['progress']['rows'])
             tensors.update(found.tensors)
             return found.plain
 
-        plain = self._on_folder(read)
+        plain = self._with_folder(read)
         if plain is not None:
-            trainer.load_state_dict(unpack(plain, share_tensors(self.accelerator, tensors)))
-            say(self.accelerator, f'going on after {trainer.num_updates} updates, in epoch'
-                                  f' {min(trainer.epoch + 1, self.config.epochs)}/{self.config.epochs}')
+            trainer.load_state_dict(unpack(plain, broadcast_tensors(self.accelerator, tensors)))
+            epochs = self.config.epochs
+            epoch = min(trainer.epoch + 1, epochs)
+            say(self.accelerator, f'resuming after {trainer.num_updates} updates, in epoch {epoch}/{epochs}')
 
-    def _explained(self, error: ExplodedLossError, trainer: Trainer, prepared: Prepared) -> ExplodedLossError:
-        """The error with the batch it happened at, which is written to a file as well."""
-        split = prepared.data.splits.train
+    def _check_origin(self, saved: dict[str, Any]) -> None:
+        """Compare what a checkpoint was made from with what this run has.
+
+        Raises:
+            TrainError: The data or the teacher are others.
+        """
+        require(saved['data'] == self.origin['data'],
+                f"the training data of '{self.path}' has changed since: labels or splits differ, restore them or choose"
+                ' another output')
+        require(saved.get('teacher') == self.origin['teacher'],
+                f"the teacher of '{self.path}' has changed since: its weights differ, restore them or choose another"
+                ' output')
+        for name in ('processes', 'versions'):
+            if saved[name] != self.origin[name]:
+                print(f'warning: {name} changed from {saved[name]} to {self.origin[name]}: the run resumes, but its'
+                      ' results will not be bit-identical', file=sys.stderr, flush=True)
+
+    def _with_batch(self, error: ExplodedLossError, trainer: Trainer) -> ExplodedLossError:
+        """The error with the batch that it happened at, which is written to a file as well."""
+        split = self.data.splits.train
         what, where = split.located(trainer.batch_indices(error.epoch, error.step))
         batch = {'epoch': error.epoch, 'step': error.step, 'split': split.name, what: where}
-        self._on_folder(lambda folder: folder.write_batch({**batch, 'error': str(error)}))
-        few = ', '.join(map(str, where[:8])) + ', ...' * (len(where) > 8)
-        last = self._on_folder(lambda folder: folder.checkpoints.last_name())
+        self._with_folder(lambda folder: folder.write_batch({**batch, 'error': str(error)}))
+        listed = ', '.join(map(str, where[:8]))
+        if len(where) > 8:
+            listed += ', ...'
+        last = self._with_folder(lambda folder: folder.checkpoints.last_name())
+        checkpoint = f"The last checkpoint is '{last}'" if last else 'There is no checkpoint yet'
         return ExplodedLossError(
-            f"{error}. The batch: {what} {few} of split '{split.name}', all in '{self.path / BATCH}'. "
-            + (f"The last checkpoint is '{last}'" if last else 'There is no checkpoint yet'), error.epoch, error.step)
+            f"{error}. The batch: {what} {listed} of split '{split.name}', all in '{self.path / BATCH}'. {checkpoint}",
+            error.epoch, error.step)
 
-    def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: dict[str, Any]) -> str:
-        """Save the kept head and the whole tree, and at last the summary; returns the line that loads the head."""
+    def _save_model(self, folder: RunFolder, model: CollabModel, summary: dict[str, Any]) -> None:
         save_tree(model, folder.path)
-        fixed: Any = prepared.data.val if prepared.data.test is None else prepared.data.test
-        images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))]).cpu()
+        images: Any = self.data.val if self.data.test is None else self.data.test
+        compared = torch.stack([images[index][0] for index in range(min(COMPARED_IMAGES, len(images)))]).cpu()
         load = export_head(
             model,
             folder.pruned,
-            images,
-            prepared.data.preprocessing.data_config,
+            compared,
+            self.data.preprocessing.data_config,
             model_args(self.config.model, self.config.data),
-            prepared.data.splits.label_names,
+            self.data.splits.label_names,
             from_scratch=not self.config.model.pretrained,
             multi_label=self.config.data.multi_label,
         )
         folder.write_summary({**summary, 'load': load})
-        return load
 
 
-def _loaders(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:
+def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:
     train_loader: DataLoader
     sampler: EpochSampler | StreamSampler
     if isinstance(data.train, StreamedImages):
@@ -263,7 +288,6 @@ def _loaders(config: TrainConfig, data: TrainingData, accelerator: Accelerator) 
         train=train_loader,
         sampler=sampler,
         val=evaluation_loader(data.val, config.batch_size, config.data.workers),
-        test=None if data.test is None
-        else evaluation_loader(data.test, config.batch_size, config.data.workers),
+        test=None if data.test is None else evaluation_loader(data.test, config.batch_size, config.data.workers),
         clean=torch.from_numpy(labels[0]) if labels and data.splits.noise_rate else None,
     )

@@ -22,7 +22,7 @@ from .data.images import TransformedImages, evaluation_loader
 from .data.labels import outside, padded
 from .data.sources import load_source, load_split
 from .data.splits import make_splits
-from .errors import TrainError, require
+from .errors import TrainError, one_line, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
 from .paths import PRUNED
 from .record.run_folder import write_whole
@@ -153,6 +153,6 @@ def _load_pruned(run: SavedRun) -> nn.Module:
     try:
         return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     except Exception as error:  # timm's, safetensors' and json's, of many types
-        reason = ' '.join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise TrainError(f"run '{run.path}' is damaged: {PRUNED}/ can't be loaded ({reason}): move it away and"
                          f' {again}') from error

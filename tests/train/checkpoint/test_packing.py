@@ -26,12 +26,12 @@ def through_a_file(state):
 
 
 @given(PLAIN)
-def test_plain_data_comes_back_as_it_was(state):
+def test_plain_data_is_restored(state):
     again = through_a_file(state)
     assert again == state and repr(again) == repr(state)  # 1 == 1.0 == True
 
 
-def test_floats_that_json_lacks():
+def test_nan_and_infinity_are_restored():
     nan, infinity = through_a_file([math.nan, -math.inf])
     assert math.isnan(nan) and infinity == -math.inf
 
@@ -39,14 +39,14 @@ def test_floats_that_json_lacks():
 @pytest.mark.parametrize('dtype', [
     torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool,
 ])
-def test_tensors_come_back_bit_for_bit(dtype):
+def test_tensors_are_restored_bit_for_bit(dtype):
     tensor = (torch.randn(3, 4) * 10).to(dtype)
     again = through_a_file({'a': {1: [tensor, torch.tensor(3)]}, 'empty': torch.zeros(0, 2)})
     assert again['a'][1][0].dtype == dtype and torch.equal(again['a'][1][0], tensor)
     assert again['a'][1][1].shape == () and again['empty'].shape == (0, 2)
 
 
-def test_shared_tensors_stay_shared_and_views_of_one_memory_apart():
+def test_shared_tensors_stay_shared_and_views_get_separate_memory():
     shared, memory = torch.randn(4), torch.randn(6)
     again = through_a_file({'a': shared, 'b': shared, 'c': memory[:4], 'd': memory[2:]})
     assert again['a'] is again['b']
@@ -62,7 +62,7 @@ def test_channels_last_stays_channels_last():
     assert torch.equal(again, tensor) and again.stride() == tensor.stride()
 
 
-def test_what_only_a_pickle_holds_is_refused_with_its_place():
+def test_unsupported_value_is_refused_with_its_path():
     with pytest.raises(TypeError, match=r"can't hold 'optimizer.state.0.hook': a function is neither"):
         pack({'optimizer': {'state': {0: {'hook': lambda: None}}}})
 
@@ -82,6 +82,6 @@ def test_state_of_timms_optimizers(name):
     assert repr(again) == repr(state)
 
 
-def test_types_of_tensors_come_back():
+def test_dtypes_are_restored():
     state = {'a': torch.bfloat16, 'b': [torch.float32, {'__dtype__': 'float32'}]}
     assert through_a_file(state) == state

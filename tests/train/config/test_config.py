@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import get_args, get_type_hints
 
 import pytest
@@ -7,14 +8,18 @@ import pytest
 from timm_collab.model.weights import BRANCH_INITS
 from timm_collab.train.config import (
     AugmentConfig,
+    CheckpointConfig,
     DataConfig,
+    EmaConfig,
     ModelConfig,
     NoiseConfig,
     ObjectiveConfig,
     OptimConfig,
     SchedConfig,
+    TeacherConfig,
     TrainConfig,
 )
+from timm_collab.train.config.parse import _keys
 from timm_collab.train.errors import TrainError
 from timm_collab.tree import PATTERNS
 
@@ -22,36 +27,39 @@ from timm_collab.tree import PATTERNS
 @pytest.mark.parametrize(('make', 'message'), [
     (lambda: ModelConfig(heads=0), 'model.heads must be at least 1, got 0'),
     (lambda: ModelConfig(num_classes=1), 'model.num_classes must be at least 2, got 1'),
-    (lambda: ModelConfig(kwargs={'in_chans': 1}), "can't hold 'in_chans': write data.in_chans"),
-    (lambda: ModelConfig(kwargs={'heads': 1}), "can't hold 'heads': write model.heads"),
-    (lambda: ModelConfig(kwargs={'kept_head': 1}), "can't hold 'kept_head': the validation data choose it"),
+    (lambda: ModelConfig(kwargs={'in_chans': 1}), "can't contain 'in_chans': write data.in_chans"),
+    (lambda: ModelConfig(kwargs={'heads': 1}), "can't contain 'heads': write model.heads"),
+    (lambda: ModelConfig(kwargs={'kept_head': 1}), "can't contain 'kept_head': it is chosen by the validation data"),
     (lambda: ModelConfig(tree='layer2:1'), "model.tree: .*'layer2:1' leaves 1 child.*write 'layer2:2'"),
     (lambda: ModelConfig(tree='layer2:2', heads=4), "heads is 4 but model.tree 'layer2:2' has 2: leave one out"),
     (lambda: ModelConfig(name='resnet18'), "'collab_resnet18' to train it with 4 heads, or --model.heads 1"),
     (lambda: DataConfig(in_chans=2), r'must be 1 \(grey\) or 3 \(colour\), got 2'),
-    (lambda: DataConfig(val_fraction=1.0), 'between 0 and 1, got 1.0'),
+    (lambda: DataConfig(val_fraction=1.0), r'data.val_fraction must lie in \(0, 1\), got 1.0'),
     (lambda: DataConfig(img_size=0), 'data.img_size must be at least 1, got 0'),
     (lambda: DataConfig(mean=[0.5, 0.5]), r'data.mean needs 1 or in_chans=3 values, got \[0.5, 0.5\]'),
     (lambda: DataConfig(std=[0.0]), 'data.std must be positive'),
     (lambda: DataConfig(crop_pct=1.5), r'data.crop_pct must lie in \(0, 1\], got 1.5'),
-    (lambda: AugmentConfig(hflip=2.0), r'augment.hflip is a probability in \[0, 1\], got 2.0'),
+    (lambda: AugmentConfig(hflip=2.0), r'augment.hflip must lie in \[0, 1\], got 2.0'),
     (lambda: AugmentConfig(scale=[1.0, 0.5]), r'\[low, high\] with 0 < low <= high'),
     (lambda: AugmentConfig(repeats=0), 'augment.repeats must be at least 1, got 0'),
-    (lambda: OptimConfig(lr=0.0), 'optim.lr must be positive, got 0.0'),
-    (lambda: OptimConfig(lr=float('nan')), 'optim.lr must be positive, got nan'),
+    (lambda: OptimConfig(lr=0.0), 'optim.lr must be greater than 0, got 0.0'),
+    (lambda: OptimConfig(lr=float('nan')), 'optim.lr must be greater than 0, got nan'),
     (lambda: OptimConfig(momentum=1.0), r'optim.momentum must lie in \[0, 1\), got 1.0'),
-    (lambda: SchedConfig(warmup_epochs=-1), 'sched.warmup_epochs must be 0 or more, got -1'),
-    (lambda: SchedConfig(decay_milestones=[8, 4]), r'sched.decay_milestones must be positive and ascend, got \[8, 4\]'),
+    (lambda: SchedConfig(warmup_epochs=-1), 'sched.warmup_epochs must be at least 0, got -1'),
+    (lambda: SchedConfig(decay_milestones=[8, 4]), r'must be positive and ascending, got \[8, 4\]'),
     (lambda: SchedConfig(decay_milestones=[0]), 'sched.decay_milestones must be positive'),
-    (lambda: SchedConfig(decay_rate=-1.), 'sched.decay_rate must be positive, got -1.0'),
+    (lambda: SchedConfig(decay_rate=-1.), 'sched.decay_rate must be greater than 0, got -1.0'),
     (lambda: SchedConfig(name='none', warmup_epochs=1), 'sched.warmup_epochs needs a schedule'),
     (lambda: ModelConfig(pretrained=True, checkpoint_path='x.pth'), 'are two weights to start from: leave one out'),
     (lambda: ObjectiveConfig(beta=1.1), r'objective.beta must lie in \[0, 1\], got 1.1'),
     (lambda: ObjectiveConfig(beta=0.0, full_labels=True), 'full_labels divides by objective.beta, which is 0'),
-    (lambda: ObjectiveConfig(temperature=0.0), 'objective.temperature must be positive, got 0.0'),
+    (lambda: ObjectiveConfig(temperature=0.0), 'objective.temperature must be greater than 0, got 0.0'),
+    (lambda: CheckpointConfig(keep_last=0), 'checkpoint.keep_last must be at least 1, got 0'),
+    (lambda: EmaConfig(decay=1.0), r'ema.decay must lie in \[0, 1\), got 1.0'),
+    (lambda: TeacherConfig(temperature=float('inf')), 'teacher.temperature must be greater than 0, got inf'),
     (lambda: NoiseConfig(rate=-0.1), r'noise.rate must lie in \[0, 1\], got -0.1'),
 ])
-def test_groups_refuse_nonsense(make, message):
+def test_invalid_value_of_a_group_is_refused(make, message):
     with pytest.raises(TrainError, match=message):
         make()
 
@@ -61,33 +69,47 @@ def test_groups_refuse_nonsense(make, message):
     (dict(data=DataConfig()), 'data.path is missing: write e.g. --data.path'),
     (dict(epochs=0), 'epochs must be at least 1, got 0'),
     (dict(batch_size=0), 'batch_size must be at least 1, got 0'),
-    (dict(seed=-1), 'seed must lie in'),
+    (dict(seed=-1), r'seed must lie in \[0, 4294967296\), got -1'),
+    (dict(seed=2**32), 'seed must lie in'),
+    (dict(max_loss=float('nan')), 'max_loss must be greater than 0, got nan'),
     (dict(cpu_threads=0), 'cpu_threads must be at least 1, got 0'),
     (dict(epochs=3, sched=SchedConfig(warmup_epochs=3)), r'warmup_epochs \(3\) must be fewer than epochs \(3\)'),
 ])
-def test_recipe_refuses_what_does_not_go_together(keys, message):
+def test_invalid_recipe_is_refused(keys, message):
     good = dict(model=ModelConfig(name='collab_resnet18'), data=DataConfig(path='builtin:digits'))
     with pytest.raises(TrainError, match=message):
         TrainConfig(**{**good, **keys})
 
 
-def test_number_of_heads_follows_from_the_tree():
+def test_every_bounded_key_has_a_default_within_its_range_and_a_group_checks_it():
+    bounded = {name: field.metadata['bounds'] for name, _, field in _keys(TrainConfig) if field.metadata['bounds']}
+    assert len(bounded) > 50
+    good = TrainConfig(model=ModelConfig(name='collab_resnet18'), data=DataConfig(path='builtin:digits'))
+    for name, bounds in bounded.items():
+        *group, last = name.split('.')
+        config = getattr(good, group[0]) if group else good
+        below = bounds.get('gt', bounds.get('ge', 0) - 1)
+        with pytest.raises(TrainError, match=rf'{name} must .*, got {below}$'):
+            dataclasses.replace(config, **{last: below})
+
+
+def test_number_of_heads_is_read_from_the_tree():
     assert ModelConfig().num_heads == 4
     assert ModelConfig(tree='layer2:[layer3:2 | head]').num_heads == 3
     assert ModelConfig(tree={'layer2': 2}, heads=2).num_heads == 2
 
 
-def test_choices_are_those_of_the_library():
+def test_choices_match_the_library():
     hints = get_type_hints(ModelConfig)
     assert get_args(hints['branch_init']) == BRANCH_INITS
     assert get_args(hints['pattern']) == PATTERNS
 
 
-def test_plain_name_is_the_network_alone():
+def test_plain_name_is_the_single_network():
     plain = ModelConfig(name='resnet18', heads=1)
     assert plain.architecture == 'resnet18' == ModelConfig(name='collab_resnet18').architecture
 
 
-def test_single_keeps_all_but_the_tree():
+def test_single_keeps_everything_except_the_tree():
     tree = ModelConfig(name='collab_resnet18', tree='layer2:2', kwargs={'drop_rate': 0.1}, rescale=False)
     assert tree.single() == ModelConfig(name='collab_resnet18', heads=1, kwargs={'drop_rate': 0.1}, rescale=False)

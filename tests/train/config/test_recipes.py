@@ -17,7 +17,7 @@ from timm_collab.train.config.parse import parse_config
 from timm_collab.train.config.recipes import LAUNCH, compose, find_recipe, load_recipe, shipped_recipes
 from timm_collab.train.data.preprocess import make_preprocessing
 from timm_collab.train.errors import TrainError
-from timm_collab.train.loop.step import Updater
+from timm_collab.train.loop.step import TrainState
 
 RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items()}
 WHOLE = [name for name, values in RECIPES.items() if values.get('model', {}).get('name')]
@@ -55,11 +55,11 @@ def take_a_step(config: TrainConfig) -> torch.nn.Module:
     image = timm.data.transforms.transforms.ToPILImage()(torch.rand(data.in_chans, 80, 80))
     images = torch.stack([transform(image) for _ in range(4)])
     target = torch.tensor([0, 1, 2, 3])
-    updater = Updater(dataclasses.replace(config, compile=False), model, 10, Accelerator(cpu=True))
-    updater.begin_epoch(0)
-    row = updater.update(images, target, target, epoch=0, step=0)
+    state = TrainState(dataclasses.replace(config, compile=False), model, 10, Accelerator(cpu=True))
+    state.begin_epoch(0)
+    row = state.train_step(images, target, target, epoch=0, step=0)
     assert torch.isfinite(row).all()
-    assert updater.lr > 0
+    assert state.lr > 0
     return model
 
 

@@ -54,7 +54,7 @@ def test_without_a_place_to_write_there_is_a_warning(tmp_path: Path, monkeypatch
     monkeypatch.setattr(cache, 'save_file', full)
     with pytest.warns(UserWarning, match='No space left'):
         assert same(cached(tmp_path, 'key', lambda: TENSORS))
-    assert not list(tmp_path.glob('key*tmp')) and not list(tmp_path.glob('*.safetensors'))
+    assert not list(tmp_path.glob('.key*')) and not list(tmp_path.glob('*.safetensors'))
 
 
 def build_slowly(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 
-from timm_collab.train.data.keyed import Draws, Purpose, between, keyed_randomness, seed_generators
+from timm_collab.train.data.keyed import Draws, Purpose, between, generator, keyed_randomness, seed_generators
 
 
 def test_a_row_depends_on_its_key_alone() -> None:
@@ -27,9 +27,18 @@ def test_every_part_of_the_key_counts(seed: int, key: tuple[int, ...], purpose: 
     assert not np.any(reference == Draws(seed, [key]).uniform(purpose, 8))
 
 
-def test_the_numbers_of_a_release_are_those_of_the_next() -> None:
+def test_streams_never_change() -> None:
+    assert {purpose.name: purpose.value for purpose in Purpose} == {
+        'HOLD_OUT': ('generator', 1), 'SUBSET': ('generator', 2), 'ORDER': ('generator', 3),
+        'STREAMED_ORDER': ('generator', 4), 'NOISE': ('generator', 0x6C61626C),
+        'CROP': ('draws', 1), 'HFLIP': ('draws', 2), 'VFLIP': ('draws', 3), 'COLOR': ('draws', 4),
+        'ERASE': ('draws', 5), 'REPLACE': ('draws', 6),
+        'UPDATE': ('global', 'update'), 'MIXUP': ('global', 'mixup'),
+    }
     expected = [0.8944383066876127, 0.2900758570055413, 0.6023510668113912]
     assert Draws(0, [(0, 0)]).uniform(Purpose.CROP, 3)[0].tolist() == expected
+    assert generator(Purpose.ORDER, 7, 2).random() == np.random.default_rng((7, 3, 2)).random()
+    assert generator(Purpose.NOISE, 7).random() == np.random.default_rng((7, 0x6C61626C)).random()
 
 
 def test_draws_are_uniform_and_independent() -> None:
@@ -67,7 +76,7 @@ def test_keyed_randomness_leaves_other_draws_alone() -> None:
 
 
 def test_generators_are_seeded_as_accelerate_seeds_them() -> None:
-    key = (3, 'update', 1, 2, 0)
+    key = (3, Purpose.UPDATE, 1, 2, 0)
     seed_generators(torch.device('cpu'), *key)
     drawn = random.random(), np.random.rand(), torch.rand(3)
     set_seed(random.Random('3/update/1/2/0').getrandbits(32))

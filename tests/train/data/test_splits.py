@@ -104,7 +104,7 @@ def test_bad_labels_and_sizes(source, config, message):
 def test_stratified_leaves_one_of_each_class():
     labels_N = np.array([0, 0, 1, 1, 1, 2])
     for seed in range(20):
-        mask_N = stratified(labels_N, 0.99, (seed,))
+        mask_N = stratified(labels_N, 0.99, np.random.default_rng(seed))
         assert np.bincount(labels_N[~mask_N], minlength=3).tolist() == [1, 1, 1]
 
 
@@ -116,8 +116,8 @@ def test_stratified_draws_class_by_class():
     for label in range(-1, 7):
         members = rng.permutation(np.flatnonzero(labels_N == label))
         expected_N[members[:round(0.3 * len(members))]] = True
-    assert np.array_equal(stratified(labels_N, 0.3, (3, 4)), expected_N)
-    assert stratified(labels_N[:0], 0.3, (3, 4)).shape == (0,)
+    assert np.array_equal(stratified(labels_N, 0.3, np.random.default_rng((3, 4))), expected_N)
+    assert stratified(labels_N[:0], 0.3, np.random.default_rng(0)).shape == (0,)
 
 
 def test_labels_of_a_column_are_those_of_training_alone():

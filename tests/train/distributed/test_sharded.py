@@ -18,7 +18,7 @@ from tests.fork_server import Launch
 from tests.train.sharded import settings
 from timm_collab.train import TrainError
 from timm_collab.train.config.parse import parse_config
-from timm_collab.train.distributed.sharding import OPTIMIZERS, TORCH, check_sharding, whole
+from timm_collab.train.distributed.sharding import OPTIMIZERS, TORCH, check_sharding, gather_state
 
 pytestmark = pytest.mark.skipif(is_torch_version('<', TORCH), reason=f'FSDP2 is offered with torch {TORCH} or later')
 RECIPE = [
@@ -99,7 +99,7 @@ def test_a_run_goes_on_from_the_other_kind(runs: tuple[Path, Path], tmp_path: Pa
     shutil.rmtree(newest(tmp_path / other.name))
     module = 'tests.train.sharded' if sharded else 'timm_collab.train'
     printed = start(['-m', module, *RECIPE, f'--output={other.name}'], tmp_path, sharded).finish()
-    assert 'going on after 4 updates' in printed
+    assert 'resuming after 4 updates' in printed
     assert_same_weights(tmp_path / other.name, other)
 
 
@@ -126,13 +126,13 @@ for name, clip in [*((name, 'norm') for name in names.split(',')), ('sgd', 'valu
     accelerator = make_accelerator(config)
     trainer = make_trainer(config, model, data=(images.double(), target), accelerator=accelerator)
     trainer.fit()
-    updater = trainer.updater
+    state = trainer.state
     if 'sharded' in options:
-        for each in (updater.model, updater.ema.module):
+        for each in (state.model, state.ema.module):
             parameters = list(each.parameters())
             held = sum(parameter.to_local().numel() for parameter in parameters)
             assert held <= 0.55 * sum(parameter.numel() for parameter in parameters), name
-        for parameter, values in updater.optimizer.optimizer.state.items():
+        for parameter, values in state.optimizer.optimizer.state.items():
             for key, value in values.items():
                 assert getattr(value, 'ndim', 0) == 0 or value.placements == parameter.placements, (name, key)
     state = trainer.state_dict()
@@ -176,7 +176,7 @@ def test_a_network_that_can_not_be_sharded_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_sharded_is_passed_through() -> None:
     tensor = torch.ones(2)
-    state = whole({'a': [tensor, 1, 'x'], 'b': None})
+    state = gather_state({'a': [tensor, 1, 'x'], 'b': None})
     assert state['a'][0] is tensor
     assert state == {'a': [tensor, 1, 'x'], 'b': None}
 
@@ -185,10 +185,10 @@ def test_what_is_not_sharded_is_passed_through() -> None:
     ([], {}, 'fp16', 'write bf16'),
     ([], {'cpu_offload': True}, 'no', 'fsdp_offload_params'),
     ([], {'activation_checkpointing': True}, 'no', 'write --grad_checkpointing true instead'),
-    (['--compile=true'], {}, 'no', 'compile is not proven with FSDP2'),
+    (['--compile=true'], {}, 'no', 'compile is not supported with FSDP2'),
     (['--objective.kind=gated'], {}, 'no', 'its gate is no part of the model'),
     (['--optim.clip_mode=agc', '--optim.clip_grad=0.1'], {}, 'no', 'clip by norm or value'),
-    (['--optim.name=adafactor'], {}, 'no', 'optim.name adafactor is not proven with FSDP2: write one of .*adamw'),
+    (['--optim.name=adafactor'], {}, 'no', 'optim.name adafactor is not supported with FSDP2: write one of .*adamw'),
 ])
 def test_what_is_not_proven_is_refused(argv, plugin, precision, message):
     state = SimpleNamespace(fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2, **plugin))

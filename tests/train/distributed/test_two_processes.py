@@ -155,7 +155,7 @@ config = parse_config([
 model = make_model(2, 'collab_test_vit', img_size=32)
 trainer = make_trainer(config, model, data=make_data(32), accelerator=make_accelerator(config))
 trainer.fit()
-torch.save([trainer.updater.task.criterion.state_dict(), model.state_dict()], f'{os.environ["RANK"]}.pt')
+torch.save([trainer.state.task.criterion.state_dict(), model.state_dict()], f'{os.environ["RANK"]}.pt')
 torch.distributed.destroy_process_group()
 """
 

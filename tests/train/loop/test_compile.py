@@ -42,10 +42,10 @@ def test_the_steps_are_those_of_a_run_that_is_not_compiled(recipe, backend: str,
     assert not counters['graph_break']
     # The model, frozen and free; an objective that isn't computed in one pass, beta and the temperature as constants
     # and then as numbers: not one graph for every update.
-    assert (trainer.updater.task._compiled_objective is not None) == ('--objective.hard=bce' in more)
+    assert (trainer.state.task._compiled_objective is not None) == ('--objective.hard=bce' in more)
     assert 2 <= counters['stats']['unique_graphs'] <= 5
     assert trainer.num_updates == 12
-    assert trainer.release() is trainer.model
+    assert trainer.release() is trainer.state.model
 
 
 def test_a_compiled_run_is_saved_as_any(recipe, tmp_path) -> None:

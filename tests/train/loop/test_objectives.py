@@ -22,9 +22,9 @@ def make_trainer(config, heads: int = 3) -> Trainer:
 @pytest.mark.parametrize('more', [(), ('--grad_accum_steps=2', '--optim.layer_decay=0.5', '--optim.name=adamw')])
 def test_the_gate_learns_with_the_heads(recipe, more: tuple[str, ...]) -> None:
     trainer = make_trainer(recipe('--batch_size=16', '--epochs=2', '--objective.kind=gated', *more))
-    gate = trainer.updater.task.criterion.gate
-    assert type(trainer.updater.task.criterion) is GatedEnsembleLoss and not gate.weight.any()
-    group = trainer.updater.optimizer.param_groups[-1]
+    gate = trainer.state.task.criterion.gate
+    assert type(trainer.state.task.criterion) is GatedEnsembleLoss and not gate.weight.any()
+    group = trainer.state.optimizer.param_groups[-1]
     assert {id(p) for p in group['params']} == {id(p) for p in gate.parameters()}
     row = trainer.fit()[-1]
     assert gate.weight.abs().max() > 0 and gate.weight.isfinite().all()

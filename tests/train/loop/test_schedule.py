@@ -55,11 +55,11 @@ def test_by_default_nothing_moves(recipe) -> None:
 
 @pytest.mark.parametrize(('keys', 'message'), [
     (['--objective.temperature_from=0', '--objective.temperature_epochs=1'],
-     'objective.temperature_from must be positive, got 0.0'),
+     'objective.temperature_from must be greater than 0, got 0.0'),
     (['--objective.temperature_from=3'], 'needs both objective.temperature_from and objective.temperature_epochs'),
     (['--objective.temperature_epochs=3'], 'needs both objective.temperature_from and objective.temperature_epochs'),
     (['--objective.temperature_from=3', '--objective.temperature_epochs=-1'],
-     'objective.temperature_epochs must be 0 or more, got -1.0'),
+     'objective.temperature_epochs must be at least 0, got -1.0'),
 ])
 def test_half_a_schedule_is_refused(recipe, keys: list[str], message: str) -> None:
     with pytest.raises(TrainError, match=message):

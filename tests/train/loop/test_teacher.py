@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from timm_collab.train import TrainError
 from timm_collab.train.config import TeacherConfig
-from timm_collab.train.loop.step import Updater
+from timm_collab.train.loop.step import TrainState
 from timm_collab.train.loop.teacher import Teacher, load_teacher
 from timm_collab.train.record.cost import forward_multiply_adds
 from timm_collab.train.record.saved_run import read_run
@@ -42,14 +42,14 @@ def make_teacher(mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.2
     return Teacher(network, mean, std, (0.5,), (0.5,), {})
 
 
-def update(config, teacher: Teacher, **accelerate) -> tuple[Updater, torch.Tensor, torch.nn.Module, torch.Tensor]:
+def update(config, teacher: Teacher, **accelerate) -> tuple[TrainState, torch.Tensor, torch.nn.Module, torch.Tensor]:
     """One update; also the model before it, and its images."""
     model = toys.make_model(1, drop_rate=0.0)
     before = copy.deepcopy(model)
-    updater = Updater(config, model, 4, Accelerator(cpu=True, **accelerate), teacher)
-    updater.begin_epoch(0)
+    state = TrainState(config, model, 4, Accelerator(cpu=True, **accelerate), teacher)
+    state.begin_epoch(0)
     images, labels_B = (tensor[:32] for tensor in toys.make_data())
-    return updater, updater.update(images, labels_B, labels_B, 0, 0), before, images
+    return state, state.train_step(images, labels_B, labels_B, 0, 0), before, images
 
 
 @pytest.mark.parametrize(('keys', 'weights'), [
@@ -79,15 +79,15 @@ def test_the_loss_is_that_of_the_labels_and_that_of_the_teacher(recipe, keys, we
 def test_the_teacher_never_changes_and_is_in_no_checkpoint(recipe) -> None:
     teacher = make_teacher()
     before = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
-    updater, _, student, _ = update(recipe(*STUDENT, '--teacher.name=resnet18', '--optim.clip_grad=1'), teacher)
-    assert not any(module.training for module in teacher.network.modules()) and updater.model.training
+    state, _, student, _ = update(recipe(*STUDENT, '--teacher.name=resnet18', '--optim.clip_grad=1'), teacher)
+    assert not any(module.training for module in teacher.network.modules()) and state.model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.network.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.network.parameters())
-    state = updater.state_dict(apart=False)
-    assert state['model'].keys() == student.state_dict().keys() and not state['criterion']
-    learning = {id(parameter) for group in updater.optimizer.param_groups for parameter in group['params']}
-    assert learning == {id(parameter) for parameter in updater.model.parameters()}
-    assert updater.release() is updater.model
+    saved = state.state_dict(buffers_differ=False)
+    assert saved['model'].keys() == student.state_dict().keys() and not saved['criterion']
+    learning = {id(parameter) for group in state.optimizer.param_groups for parameter in group['params']}
+    assert learning == {id(parameter) for parameter in state.model.parameters()}
+    assert state.release() is state.model
 
 
 def test_the_teacher_computes_in_the_precision_of_the_model(recipe) -> None:
@@ -102,9 +102,9 @@ def test_model_and_teacher_compile(recipe) -> None:
     config = recipe(*STUDENT, '--teacher.name=resnet18')
     _, eager, _, _ = update(config, make_teacher())
     compiled = dataclasses.replace(config, compile=True, compile_backend='eager')
-    updater, row, _, _ = update(compiled, make_teacher())
+    state, row, _, _ = update(compiled, make_teacher())
     torch.testing.assert_close(row, eager, rtol=1e-4, atol=1e-5)
-    assert updater.release() is updater.model
+    assert state.release() is state.model
 
 
 def test_a_run_records_its_teacher(recipe, teacher_run, tmp_path, capsys) -> None:
@@ -176,9 +176,9 @@ def test_a_teacher_that_isnt_there_is_told_before_anything_is_written(recipe, tm
 @pytest.mark.parametrize(('keys', 'message'), [
     (['--teacher.path=a', '--teacher.name=b'], "'a' and teacher.name 'b' are two teachers"),
     (['--teacher.checkpoint=a'], 'needs teacher.name'),
-    (['--teacher.temperature=0'], 'must be positive, got 0'),
+    (['--teacher.temperature=0'], 'must be greater than 0, got 0'),
     (['--teacher.task_loss_weight=2'], 'leaves 1 - 2.0 to the teacher'),
-    (['--teacher.distill_loss_weight=-1'], 'must be 0 or more, got -1'),
+    (['--teacher.distill_loss_weight=-1'], 'must be at least 0, got -1'),
     (['--teacher.path=a', '--model.heads=4'], 'teaches a network alone, got 4 heads'),
     (['--teacher.path=a', '--objective.hard=bce'], 'it needs objective.hard ce, got bce'),
 ])

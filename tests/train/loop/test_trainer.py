@@ -73,7 +73,7 @@ def test_accuracy_in_training_by_the_labels_given_and_by_those_before_noise(reci
     rows, seen = [], []
     config = recipe('--batch_size=16', '--epochs=2', f'--grad_accum_steps={steps}')
     trainer = make_trainer(config, make_model(heads=2), rows.append, data=(images, given_N), clean=clean_N)
-    task = trainer.updater.task
+    task = trainer.state.task
     forward = task.forward
     monkeypatch.setattr(task, 'forward', lambda x, y: (seen.append((y, result := forward(x, y))), result)[1])
     trainer.fit()
@@ -163,8 +163,8 @@ def test_clipping_limits_what_it_says(recipe, data, mode, limit):
         found.update({name: param.grad.clone() for name, param in model.named_parameters()})
         before.update({name: param.detach().clone() for name, param in model.named_parameters()})
 
-    trainer.updater.optimizer.optimizer.register_step_pre_hook(look)
-    trainer._train_epoch()
+    trainer.state.optimizer.optimizer.register_step_pre_hook(look)
+    trainer.train_one_epoch()
     if mode == 'norm':
         norm = torch.stack([grad.norm() for grad in found.values()]).norm().item()
         assert norm == pytest.approx(limit, rel=1e-4)
@@ -192,11 +192,11 @@ def test_lower_layers_learn_slower_with_layer_decay(recipe, data):
     config = recipe('--optim.layer_decay=0.5', '--optim.name=adamw', '--optim.kwargs={betas: [0.9, 0.95]}')
     model = make_model(heads=2)
     trainer = make_trainer(config, model, data=data)
-    scale = {id(p): group['lr_scale'] for group in trainer.updater.optimizer.param_groups for p in group['params']}
+    scale = {id(p): group['lr_scale'] for group in trainer.state.optimizer.param_groups for p in group['params']}
     named = dict(model.named_parameters())
     first, last = named['nodes.trunk.conv1.0.weight'], named['nodes.branch_1.fc.weight']
     assert scale[id(first)] < scale[id(last)] == 1.0
-    assert all(tuple(group['betas']) == (0.9, 0.95) for group in trainer.updater.optimizer.param_groups)
+    assert all(tuple(group['betas']) == (0.9, 0.95) for group in trainer.state.optimizer.param_groups)
 
 
 def test_a_run_in_channels_last_is_saved_as_any(recipe, tmp_path):
@@ -214,13 +214,13 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(recipe, data, war
     weights = {}
 
     def follow(*_):
-        decay = trainer.updater.ema.get_decay(trainer.num_updates + 1)
+        decay = trainer.state.ema.get_decay(trainer.num_updates + 1)
         assert warmup or decay == (0.6 if trainer.num_updates else 0.0)  # timm starts the average at the first step
         for name, tensor in model.state_dict().items():
             weights[name] = tensor.clone()
             average[name] = average[name].lerp(tensor, 1 - decay) if tensor.is_floating_point() else tensor.clone()
 
-    trainer.updater.optimizer.optimizer.register_step_post_hook(follow)
+    trainer.state.optimizer.optimizer.register_step_post_hook(follow)
     result = trainer.fit()
     final = trainer.release().state_dict()
     for name, tensor in average.items():
@@ -244,7 +244,7 @@ def test_without_an_average_nothing_is_said_of_it(recipe, data):
 def batches_of(trainer: Trainer, monkeypatch) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """What the task is given, batch by batch."""
     seen = []
-    task = trainer.updater.task
+    task = trainer.state.task
     forward = task.forward
     monkeypatch.setattr(task, 'forward', lambda x, y: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
     trainer.fit()
@@ -279,16 +279,16 @@ def test_batches_are_mixed_as_timm_mixes_them(recipe, data, monkeypatch, mode):
 
 def test_smoothing_of_mixed_labels_is_not_doubled(recipe, data):
     config = recipe('--batch_size=16', '--augment.mixup=0.8', '--objective.smoothing=0.1')
-    assert make_trainer(config, make_model(heads=2)).updater.task.criterion.criterion.label_smoothing == 0.0
+    assert make_trainer(config, make_model(heads=2)).state.task.criterion.criterion.label_smoothing == 0.0
     config = recipe('--batch_size=16', '--objective.smoothing=0.1')
     trainer = make_trainer(config, make_model(heads=2))
-    assert trainer.updater.task.criterion.criterion.label_smoothing == 0.1 and trainer.updater.mixup is None
+    assert trainer.state.task.criterion.criterion.label_smoothing == 0.1 and trainer.state.mixup is None
 
 
 def test_an_odd_batch_cannot_be_mixed(recipe):
     with pytest.raises(TrainError, match=r'mix the images of a batch in pairs: make batch_size, 15, an even number'):
         make_accelerator(recipe('--batch_size=15', '--augment.cutmix=1.0'))
-    with pytest.raises(TrainError, match=r'augment.mixup must be 0 or more, got -1.0'):
+    with pytest.raises(TrainError, match=r'augment.mixup must be at least 0, got -1.0'):
         recipe('--augment.mixup=-1')
 
 
@@ -299,7 +299,7 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
     rows = []
     trainer = make_trainer(config, make_model(heads=2), rows.append)
     betas = []
-    task = trainer.updater.task
+    task = trainer.state.task
     forward = task.forward
     monkeypatch.setattr(task, 'forward', lambda x, y: (betas.append(task.criterion.beta), forward(x, y))[1])
     trainer.fit()
@@ -311,5 +311,5 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
 def test_heads_may_learn_from_each_other_one_by_one(recipe, data):
     config = recipe('--batch_size=16', '--objective.kind=mutual', '--objective.temperature=1')
     trainer = make_trainer(config, make_model(heads=3))
-    assert type(trainer.updater.task.criterion) is MutualLearningLoss
+    assert type(trainer.state.task.criterion) is MutualLearningLoss
     assert len(trainer.fit()[-1]['train_soft_heads']) == 3

@@ -21,10 +21,12 @@ def run(args: argparse.Namespace) -> int:
     import timm
 
     from ... import split_points
-    from ...train.errors import TrainError, nearest, require
-    name = args.architecture.removeprefix('collab_')
+    from ...train.errors import TrainError, one_line, require, unknown_architecture
+    from ...tree import PREFIX
+    name = args.architecture.removeprefix(PREFIX)
     base = name.split('.')[0]
-    require(timm.is_model(base), f"timm has no architecture '{base}'{nearest(base, timm.list_models())}")
+    if not timm.is_model(base):
+        raise TrainError(unknown_architecture(base))
     for option in ('img_size', 'in_chans'):
         value = getattr(args, option)
         require(value is None or value >= 1, f'--{option.replace("_", "-")} must be at least 1, got {value}')
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         points = split_points(name, **kwargs)
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise TrainError(f"'{name}': {' '.join(str(error).split())}") from error
+        raise TrainError(f"'{name}': {one_line(error)}") from error
 
     if args.json:
         print(json.dumps([{**dataclasses.asdict(point), 'cost': point.cost} for point in points], indent=2))

@@ -74,7 +74,7 @@ def _show_status(study: Study, folder: Path) -> None:
 def _overrides(given: Sequence[str]) -> dict[str, Any]:
     import yaml
 
-    from ...train.errors import TrainError, require
+    from ...train.errors import TrainError, one_line, require
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition('=')
@@ -82,5 +82,5 @@ def _overrides(given: Sequence[str]) -> dict[str, Any]:
         try:
             found[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise TrainError(f"--set '{text}': its value is no YAML ({' '.join(str(error).split())})") from error
+            raise TrainError(f"--set '{text}': its value is no YAML ({one_line(error)})") from error
     return found

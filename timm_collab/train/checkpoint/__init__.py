@@ -1,4 +1,4 @@
-"""Checkpoints of a run: complete or absent, verified before they are trusted.
+"""Checkpoints of a run: written atomically, verified before they are loaded.
 
 In: a nested state of tensors and plain data. Out: the same state, from the newest intact checkpoint. Pickles never
 belong here, nor does any knowledge of what the state means.

@@ -1,8 +1,8 @@
-"""The folder of a run's checkpoints: each is written beside its place, moved there at once, and verified when read.
+"""The folder of a run's checkpoints: written atomically, verified when loaded.
 
-`checkpoints/update-000000782/` holds `tensors.safetensors` (every tensor of the state), `state.json` (everything else,
-and which tensor belongs where) and `manifest.json` (size and SHA-256 of both, and of its own contents). One that isn't
-what its manifest says is set aside as `update-000000782.damaged/`.
+`checkpoints/update-000000782/` holds `tensors.safetensors` (all tensors of the state), `state.json` (everything else,
+with references to the tensors) and `manifest.json` (size and SHA-256 of both files, and of the manifest itself). A
+checkpoint that doesn't match its manifest is renamed to `update-000000782.damaged/`.
 """
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...pretrained.download import sha256_of
 from ..errors import TrainError
+from ..paths import atomic
 from .packing import pack
 
 FORMAT = 1
@@ -31,11 +32,11 @@ _DAMAGED = '.damaged'
 
 
 class CheckpointError(TrainError):
-    """A checkpoint can't be written, or none of those there are can be read."""
+    """A checkpoint can't be written, or no checkpoint of the run can be loaded."""
 
 
 class _DamagedError(Exception):
-    """A checkpoint isn't what its manifest says."""
+    """A checkpoint doesn't match its manifest."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Found:
         path: Its folder.
         plain: The state without its tensors, for `unpack`.
         tensors: The tensors.
-        set_aside: Newer ones that were damaged, under their new names, with what was wrong.
+        set_aside: Newer checkpoints that are damaged: their new path, and the reason.
     """
 
     path: Path
@@ -56,12 +57,12 @@ class Found:
 
 
 class Checkpoints:
-    """The checkpoints of one run, used by one process at a time.
+    """The checkpoints of one run, for use by one process at a time.
 
     Args:
-        path: Their folder; created with the first of them.
-        keep_last: How many of the newest to keep.
-        keep_best: How many of those with the highest score to keep besides.
+        path: Their folder, created with the first checkpoint.
+        keep_last: Number of newest checkpoints to keep.
+        keep_best: Number of checkpoints with the highest score to keep in addition.
     """
 
     def __init__(self, path: Path, keep_last: int = 2, keep_best: int = 1) -> None:
@@ -70,44 +71,41 @@ class Checkpoints:
         self.keep_best = keep_best
 
     def save(self, state: Any, update: int, score: float | None = None) -> Path:
-        """Write a checkpoint, whole or not at all, then delete those that need no longer be kept.
+        """Write a checkpoint atomically, then delete old ones.
 
         Args:
             state: See `pack`.
-            update: Updates of the optimizer so far; orders checkpoints and names them.
-            score: How good the model is, where that is known; higher is better.
+            update: Number of optimizer updates so far. Checkpoints are named and ordered by it.
+            score: Score of the model if it was evaluated; higher is better.
 
         Raises:
-            CheckpointError: It can't be written, for want of space, say. Earlier ones are as they were.
+            CheckpointError: It can't be written, for example because the disk is full. Earlier ones are unchanged.
         """
         target = self.path / f'update-{update:09d}'
-        if target.exists():  # reached again after a resume, by the same way: it is the same
+        if target.exists():  # reached again after a resume, with the same state
             return target
-        partial = self.path / f'.{target.name}.partial'
-        packed = pack(state)  # first: what has no place in a checkpoint leaves nothing behind
+        packed = pack(state)  # before anything is written: it may refuse the state
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _write(partial, *packed, update, score)
-            os.replace(partial, target)
+            with atomic(target) as partial:
+                partial.mkdir()
+                _write(partial, *packed, update, score)
             _sync(self.path)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
             kept = [path.name for _, path in self._entries()]
             left = f"the last one, '{kept[-1]}', is intact" if kept else 'there is no earlier one'
-            raise CheckpointError(f"the checkpoint '{target}' can't be written ({error}); {left}: make room, then run"
-                                  ' the same command to go on') from error
+            raise CheckpointError(f"checkpoint '{target}' can't be written ({error}); {left}: free disk space, then run"
+                                  ' the same command to resume') from error
         self._prune()
         return target
 
     def newest(self) -> Found | None:
-        """Read the newest checkpoint that is what its manifest says; damaged ones are renamed, not deleted.
+        """Load the newest checkpoint that matches its manifest. Damaged ones are renamed, not deleted.
 
         Returns:
-            The checkpoint; None if there never was one.
+            The checkpoint; None if the run never wrote one.
 
         Raises:
-            CheckpointError: There are some, all damaged.
+            CheckpointError: All checkpoints are damaged.
         """
         set_aside = []
         for _, path in reversed(self._entries()):
@@ -123,23 +121,23 @@ class Checkpoints:
                 return Found(path, plain, tensors, set_aside)
         damaged = sorted(self.path.glob(f'*{_DAMAGED}'))
         if damaged:
-            reasons = '; '.join(reason for _, reason in set_aside) or 'found so before'
-            raise CheckpointError(f"every checkpoint in '{self.path}' is damaged ({reasons}): bring one back from a"
-                                  ' copy, or choose another output to start again')
+            reasons = '; '.join(reason for _, reason in set_aside) or 'found earlier'
+            raise CheckpointError(f"every checkpoint in '{self.path}' is damaged ({reasons}): restore one from a"
+                                  ' backup, or choose another output to start again')
         return None
 
     def last_name(self) -> str | None:
-        """Name of the newest checkpoint, not verified; None where there is none."""
+        """Name of the newest checkpoint, not verified; None if there is none."""
         entries = self._entries()
         return entries[-1][1].name if entries else None
 
     def clear_partial(self) -> None:
-        """Delete what a killed process left unfinished; call it only while no other process can be writing."""
+        """Delete partial checkpoints of killed processes. Call it only while no other process can be writing."""
         for leftover in self.path.glob('.update-*'):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _entries(self) -> list[tuple[int, Path]]:
-        """Checkpoints by their number of updates, oldest first."""
+        """Checkpoints with their number of updates, oldest first."""
         paths = self.path.iterdir() if self.path.is_dir() else ()
         return sorted((int(match.group(1)), path) for path in paths if (match := _NAME.fullmatch(path.name)))
 
@@ -150,11 +148,11 @@ class Checkpoints:
             with suppress(_DamagedError):
                 score = _manifest(path)['score']
                 if score is not None:
-                    scored.append((score, -update, path))  # of equals the earlier
+                    scored.append((score, -update, path))  # the earlier of equal ones
         best = {path for _, _, path in sorted(scored, reverse=True)[:self.keep_best]}
         for _, path in entries[:-self.keep_last]:
             if path not in best:
-                # Renamed first: a process killed while it deletes leaves no checkpoint with half its files.
+                # Renamed first: a process killed during the deletion leaves no checkpoint with half its files.
                 trash = path.with_name(f'.{path.name}.trash')
                 os.replace(path, trash)
                 shutil.rmtree(trash, ignore_errors=True)
@@ -166,7 +164,7 @@ def _write(folder: Path, plain: Any, tensors: dict[str, Tensor], update: int, sc
     files = {}
     for name in (TENSORS, STATE):
         _sync(folder / name)
-        files[name] = {'bytes': (folder / name).stat().st_size, 'sha256': _sha256(folder / name)}
+        files[name] = {'bytes': (folder / name).stat().st_size, 'sha256': sha256_of(folder / name)}
     manifest: dict[str, Any] = {'format': FORMAT, 'update': update, 'score': score, 'files': files}
     manifest['sha256'] = _own_sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding='utf-8')
@@ -181,8 +179,8 @@ def _read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
             raise _DamagedError(f'{name} of {folder.name} is missing')
         if path.stat().st_size != expected['bytes']:
             raise _DamagedError(f"{name} of {folder.name} has {path.stat().st_size} bytes of {expected['bytes']}")
-        if _sha256(path) != expected['sha256']:
-            raise _DamagedError(f'{name} of {folder.name} does not have the checksum of its manifest')
+        if sha256_of(path) != expected['sha256']:
+            raise _DamagedError(f'{name} of {folder.name} has another checksum than its manifest says')
     return json.loads((folder / STATE).read_text(encoding='utf-8')), load_file(folder / TENSORS)
 
 
@@ -195,10 +193,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, OSError):
         raise _DamagedError(f'{MANIFEST} of {folder.name} is unreadable') from None
     if own != _own_sha256(manifest):
-        raise _DamagedError(f'{MANIFEST} of {folder.name} does not have its own checksum')
+        raise _DamagedError(f'{MANIFEST} of {folder.name} has another checksum than it says')
     if manifest['format'] != FORMAT:
         raise CheckpointError(f"checkpoint '{folder}' has format {manifest['format']}, this version reads {FORMAT}:"
-                              ' resume it with the version that wrote it')
+                              ' resume with the version that wrote it')
     return manifest
 
 
@@ -206,21 +204,8 @@ def _own_sha256(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in _blocks(file):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Any) -> Iterator[bytes]:
-    while block := file.read(1 << 20):
-        yield block
-
-
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written to a file or folder before anything that comes later."""
+    """Flush a file or folder to disk before anything that follows."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

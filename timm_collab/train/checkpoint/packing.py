@@ -1,8 +1,8 @@
-"""Nested state as JSON and named tensors: all that a checkpoint may hold, since a pickle can run anything.
+"""Nested state as JSON and named tensors, in place of a pickle, which can run any code.
 
-A tensor is replaced by a reference; types of tensors, tuples and dictionaries whose keys aren't strings, which JSON
-doesn't have, by a marked form. What comes back equals what went in: floats bit for bit, shared tensors shared,
-channels-last ones so.
+Tensors are replaced by references. What JSON lacks (dtypes, tuples, dictionaries whose keys aren't strings) is written
+in a marked form. Unpacking restores the state exactly: floats bit for bit, shared tensors as shared, and the
+channels-last memory format.
 """
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def pack(state: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Take nested state apart.
+    """Separate nested state into plain data and tensors.
 
     Args:
-        state: Dictionaries, lists and tuples of tensors, types of tensors, strings, numbers, booleans and None.
+        state: Dictionaries, lists and tuples of tensors, dtypes, strings, numbers, booleans and None.
 
     Returns:
-        What `json.dumps` takes, and the tensors that it refers to, contiguous and on the CPU, none sharing memory with
-        another.
+        Plain data for `json.dumps`, and the tensors that it refers to: contiguous, on the CPU, without shared memory.
 
     Raises:
-        TypeError: Something else is in it; the message says where.
+        TypeError: The state contains something else; the message says where.
     """
     tensors: dict[str, Tensor] = {}
     return _pack(state, '', tensors, {}), tensors
@@ -65,14 +64,14 @@ def _pack_tensor(
         reference['channels_last'] = True
     data = tensor.cpu().contiguous()
     if data.untyped_storage().nbytes() != data.nbytes:
-        data = data.clone()  # a view: the rest of its memory belongs to other tensors
+        data = data.clone()  # a view: don't keep the rest of the memory it belongs to
     tensors[name] = data
     packed[same] = reference
     return reference
 
 
 def unpack(plain: Any, tensors: dict[str, Tensor]) -> Any:
-    """Put together what `pack` took apart.
+    """Rebuild the state that `pack` separated.
 
     Raises:
         KeyError: A tensor is missing.

@@ -1,4 +1,4 @@
-"""How weights move: optimizer, schedule, running average."""
+"""How weights are updated: optimizer, learning-rate schedule, moving average."""
 from __future__ import annotations
 
 import dataclasses
@@ -8,81 +8,77 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from ..errors import TrainError, require
-from .key import key
+from .key import KeyGroup, key
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(KeyGroup):
     """timm's `create_optimizer_v2`."""
 
-    name: str = key('sgd', "timm's name of the optimizer (sgd is with Nesterov momentum, momentum without)")
-    lr: float = key(0.1, 'learning rate')
-    momentum: float = key(0.9, 'momentum, of optimizers that have one')
-    weight_decay: float = key(1e-4, 'weight decay, not applied to biases and normalisation layers')
-    layer_decay: float | None = key(None, 'factor by which each layer learns slower than the one above it')
+    _prefix = 'optim.'
+
+    name: str = key('sgd', "timm's name of the optimizer (sgd: with Nesterov momentum; momentum: without)")
+    lr: float = key(0.1, 'learning rate', gt=0)
+    momentum: float = key(0.9, 'momentum, for optimizers that have one', ge=0, lt=1)
+    weight_decay: float = key(1e-4, 'weight decay, not applied to biases and normalisation layers', ge=0)
+    layer_decay: float | None = key(
+        None, "layer-wise decay: a layer's learning rate is that of the layer above it times this factor", gt=0, le=1)
     freeze_trunk_epochs: int = key(
-        0, 'epochs in which only the branches learn: the layers that all heads share keep their weights and the'
-           ' statistics of their batch norms')
-    clip_grad: float | None = key(None, 'limit of the gradient, of the kind clip_mode names')
+        0, 'first epochs, in which only the branches are trained: the layers that all heads share keep their weights'
+           ' and batch-norm statistics', ge=0)
+    clip_grad: float | None = key(None, 'limit for gradient clipping, see clip_mode; no clipping by default', gt=0)
     clip_mode: Literal['norm', 'value', 'agc'] = key(
-        'norm', 'what clip_grad limits: the norm of all gradients, each value, or (agc, heads left out) the norm of'
-                " each unit's gradient relative to its weights'")
+        'norm', 'what clip_grad limits: the norm of all gradients (norm), each value (value), or the norm of the'
+                " gradient per unit relative to its weights' norm, except in heads (agc)")
     kwargs: dict[str, Any] = key(
-        dict, "further arguments of timm's optimizer, e.g. {betas: [0.9, 0.95]}; on a CPU PyTorch's own optimizers are"
-              ' fused unless it says {fused: false}')
+        dict, "further arguments of timm's optimizer, such as {betas: [0.9, 0.95]}; on a CPU, PyTorch's own optimizers"
+              ' are fused unless it contains {fused: false}')
 
     @property
     def base_name(self) -> str:
-        """timm's name of the optimizer, without the `lookahead_` that may stand before any."""
+        """timm's name of the optimizer, without a `lookahead_` prefix."""
         return self.name.lower().removeprefix('lookahead_')
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.lr) and self.lr > 0, f'optim.lr must be positive, got {self.lr}')
-        require(0.0 <= self.momentum < 1.0, f'optim.momentum must lie in [0, 1), got {self.momentum}')
-        require(self.weight_decay >= 0, f'optim.weight_decay must be 0 or more, got {self.weight_decay}')
-        require(self.layer_decay is None or 0.0 < self.layer_decay <= 1.0,
-                f'optim.layer_decay must lie in (0, 1], got {self.layer_decay}')
-        require(self.freeze_trunk_epochs >= 0,
-                f'optim.freeze_trunk_epochs must be 0 or more, got {self.freeze_trunk_epochs}')
-        require(self.clip_grad is None or (math.isfinite(self.clip_grad) and self.clip_grad > 0),
-                f'optim.clip_grad must be positive, got {self.clip_grad}')
+        super().__post_init__()
         own = {field.name for field in dataclasses.fields(self)}
         for name in sorted(own & self.kwargs.keys()):
-            raise TrainError(f"optim.kwargs can't hold '{name}': write optim.{name}")
+            raise TrainError(f"optim.kwargs can't contain '{name}': write optim.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchedConfig:
+class SchedConfig(KeyGroup):
     """timm's `create_scheduler_v2`, stepped after every update."""
 
+    _prefix = 'sched.'
+
     name: Literal['cosine', 'multistep', 'step', 'poly', 'tanh', 'none'] = key('cosine', 'learning-rate schedule')
-    warmup_epochs: int = key(0, 'epochs of linear warm-up')
-    warmup_lr: float = key(1e-5, 'learning rate at the start of the warm-up')
-    min_lr: float = key(0.0, 'learning rate that cosine, poly and tanh end at')
-    decay_epochs: float = key(30, 'epochs between drops of step')
-    decay_milestones: list[int] = key(lambda: [150, 225], 'epochs of the drops of multistep')
-    decay_rate: float = key(0.1, 'factor of each drop of step and multistep; the power of poly, e.g. 1')
+    warmup_epochs: int = key(0, 'epochs of linear warm-up', ge=0)
+    warmup_lr: float = key(1e-5, 'learning rate at the start of the warm-up', ge=0)
+    min_lr: float = key(0.0, 'final learning rate of cosine, poly and tanh', ge=0)
+    decay_epochs: float = key(30, 'for step: epochs between drops', gt=0)
+    decay_milestones: list[int] = key(lambda: [150, 225], 'for multistep: epochs of the drops')
+    decay_rate: float = key(0.1, 'for step and multistep: factor of each drop; for poly: the power, such as 1', gt=0)
 
     def __post_init__(self) -> None:
-        require(self.warmup_epochs >= 0, f'sched.warmup_epochs must be 0 or more, got {self.warmup_epochs}')
-        require(self.min_lr >= 0, f'sched.min_lr must be 0 or more, got {self.min_lr}')
-        require(self.warmup_lr >= 0, f'sched.warmup_lr must be 0 or more, got {self.warmup_lr}')
-        require(self.decay_epochs > 0, f'sched.decay_epochs must be positive, got {self.decay_epochs}')
-        require(self.decay_rate > 0, f'sched.decay_rate must be positive, got {self.decay_rate}')
+        super().__post_init__()
         require(all(0 < a < b for a, b in pairwise([*self.decay_milestones, math.inf])),
-                f'sched.decay_milestones must be positive and ascend, got {self.decay_milestones}')
+                f'sched.decay_milestones must be positive and ascending, got {self.decay_milestones}')
         require(self.name != 'none' or not self.warmup_epochs,
-                'sched.warmup_epochs needs a schedule: with sched.name none the learning rate stays what it is')
+                'sched.warmup_epochs needs a schedule: with sched.name none the learning rate is constant')
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmaConfig:
-    """A running average of the weights of the whole tree, by timm's `ModelEmaV3`."""
+class EmaConfig(KeyGroup):
+    """Exponential moving average of the weights of the whole tree, by timm's `ModelEmaV3`."""
+
+    _prefix = 'ema.'
 
     decay: float | None = key(
-        None, 'keep the running average of the weights with this decay per update, e.g. 0.9998; none when left out')
+        None, 'keep a moving average of the weights with this decay per update, such as 0.9998; none by default',
+        ge=0, lt=1)
     warmup: bool = key(False, 'raise the decay from 0 during the first updates')
 
     def __post_init__(self) -> None:
-        require(self.decay is None or 0.0 <= self.decay < 1.0, f'ema.decay must lie in [0, 1), got {self.decay}')
+        super().__post_init__()
         require(self.decay is not None or not self.warmup, 'ema.warmup needs ema.decay')

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ..errors import TrainError, nearest, require
+from ..errors import TrainError, nearest, one_line, require
 from . import TrainConfig
 from .recipes import compose, find_recipe, load_recipe
 
@@ -66,7 +66,7 @@ def _without_recipes(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 def _explain(error: Exception) -> str:
     """One line for what jsonargparse refused, with the nearest valid key for an unknown one."""
-    message = ' '.join(str(error).split())
+    message = one_line(error)
     if match := _UNKNOWN_KEY.search(message):
         unknown = match.group(1) or match.group(2)
         known = [name for name, _, _ in _keys(TrainConfig)]

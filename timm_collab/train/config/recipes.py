@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import TrainError, nearest, require
+from ..errors import TrainError, nearest, one_line, require
 from . import TrainConfig
 
 BASE = 'base'
@@ -86,7 +86,7 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise TrainError(f'{kind} {path} is no YAML mapping of keys to values: {reason}') from None
     values = {} if values is None else values
     require(isinstance(values, dict) and all(isinstance(name, str) for name in values),

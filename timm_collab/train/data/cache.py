@@ -6,7 +6,6 @@ decode again.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..paths import atomic
 
 _DIGEST = 'blake2b'
 
@@ -83,12 +84,8 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(f'.{os.getpid()}.tmp')
-    try:
-        save_file(tensors, temporary, metadata={_DIGEST: _digest(tensors)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as partial:
+        save_file(tensors, partial, metadata={_DIGEST: _digest(tensors)})
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import TrainError
+from ..errors import TrainError, one_line
 from .labels import Labels
 
 _FORMAT = datasets.Image()
@@ -40,7 +40,7 @@ def decode(encoded: Callable[[], Encoded], mode: str, where: str) -> Image.Image
             raise ValueError('there is none')
         return _eight_bits(_FORMAT.decode_example(content)).convert(mode)
     except Exception as error:  # whatever a decoder raises on bytes that are no image
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise TrainError(f"{where} can't be decoded ({type(error).__name__}: {reason}): repair or remove it, or write"
                          ' --data.on_bad_image skip') from error
 

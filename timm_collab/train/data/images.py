@@ -14,20 +14,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import DataConfig, TrainConfig
-from ..distributed.signals import leave_signals_to_parent
+from ..distributed.signals import ignore_stop_signals
 from ..errors import TrainError, require
 from .batched import BatchTransform, translate
 from .cache import cache_folder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from .image_split import ImageSplit, Rows
-from .keyed import Draws, Key, Purpose, keyed_randomness
+from .keyed import Draws, Key, Purpose, generator, keyed_randomness
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
 from .streams import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
 
-_ORDER = 3  # see the streams of splits.py
 _MB = 2**20
 _REPLACEMENTS = 100
 BATCHED_SIDE = 128
@@ -62,7 +61,7 @@ class EpochSampler(Sampler[Key]):
 
     def indices(self) -> list[int]:
         """Indices of the whole epoch, in order."""
-        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.length)
+        order = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
         return order[np.arange(self.length) // self.repeats].tolist()
 
     def __iter__(self) -> Iterator[Key]:
@@ -292,7 +291,7 @@ def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataL
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() and not (is_batched and dataset.device.type == 'cuda'),
         collate_fn=_unchanged if is_batched else None,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=ignore_stop_signals,
         **kwargs,
     )
 

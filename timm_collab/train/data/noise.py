@@ -21,11 +21,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .keyed import Purpose, generator
+
 NoiseKind = Literal['none', 'symmetric-exclude', 'symmetric-include', 'pair', 'matrix']
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
-
-# Keeps the draws independent of whatever else a caller seeds with the same number.
-_STREAM = 0x6C61626C
 
 
 def _check_labels(labels_N: npt.ArrayLike, num_classes: int) -> npt.NDArray[np.int64]:
@@ -80,7 +79,7 @@ def apply_noise(
     if (kind == 'matrix') != (matrix_CC is not None):
         raise ValueError(f"a matrix and kind 'matrix' go together, got kind {kind!r}")
     noisy_N = _check_labels(labels_N, num_classes)
-    rng = np.random.default_rng((seed, _STREAM))
+    rng = generator(Purpose.NOISE, seed)
     if matrix_CC is not None:
         if rate:
             raise ValueError(f'the matrix says how many labels change, leave the rate at 0, got {rate}')

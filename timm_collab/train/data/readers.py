@@ -23,7 +23,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from ..config import DataConfig
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 
 BUILTIN = 'builtin:'
 TIMM = 'timm:'
@@ -135,7 +135,7 @@ def _explained(path: str, is_hub: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         if empty := re.search(r'Instruction "(\w+)" corresponds to no data', reason):
             raise TrainError(f"split '{empty.group(1)}' of data.path '{path}' is empty") from None
         where = 'from the Hub, and no local folder has that name' if is_hub else 'as a data set'
@@ -193,7 +193,7 @@ def _timm_splits(name: str, config: DataConfig) -> dict[str, datasets.Dataset]:
         try:
             dataset = timm.data.create_dataset(name, root=root, split=split, download=False)
         except Exception as error:  # of every reader's own type
-            reason = ' '.join(str(error).split())
+            reason = one_line(error)
             raise TrainError(f"data.path '{TIMM}{name}': timm can't read split '{split}' from data.root '{root}'"
                              f' ({type(error).__name__}: {reason})') from error
         require(not isinstance(dataset, IterableDataset),

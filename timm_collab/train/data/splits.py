@@ -12,13 +12,11 @@ import numpy as np
 from ..config import TrainConfig
 from ..errors import TrainError, require
 from .image_split import ImageSplit
+from .keyed import Purpose, generator
 from .labels import Labels, outside, padded, strata
 from .noise import apply_noise, realised_rate
 from .sources import Source
 from .streams import StreamSplit
-
-# One stream of draws for each purpose, so that changing one of them leaves the others as they were.
-_HOLD_OUT, _SUBSET = 1, 2
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,8 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
             train, val, origin = _held_out(train, config)
         limit = config.data.max_train_samples
         if limit is not None and limit < len(train):
-            train = train.take(np.flatnonzero(_subset(strata(train.labels), limit, (config.seed, _SUBSET))))
+            subset_N = _subset(strata(train.labels), limit, generator(Purpose.SUBSET, config.seed))
+            train = train.take(np.flatnonzero(subset_N))
         _check_variety(train, config)
         clean = train.labels
         train = train.with_labels(_noisy(train, given, num_classes, config))
@@ -115,7 +114,7 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
 
 def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, ImageSplit, str]:
     """What is left to train on, what is held out, and how that was drawn."""
-    held_out_N = stratified(strata(train.labels), config.data.val_fraction, (config.seed, _HOLD_OUT))
+    held_out_N = stratified(strata(train.labels), config.data.val_fraction, generator(Purpose.HOLD_OUT, config.seed))
     require(bool(held_out_N.any()), f"split '{train.name}' has no class with two images or more to hold one out for"
                                     ' validation: set data.val_split')
     how = "by each image's rarest label" if config.data.multi_label else 'class by class'
@@ -163,12 +162,11 @@ def _noisy(train: ImageSplit, given: Labels | None, num_classes: int, config: Tr
         raise TrainError(f'noise: {error}') from None
 
 
-def stratified(labels_N: Labels, fraction: float, seed: tuple[int, ...]) -> np.ndarray:
+def stratified(labels_N: Labels, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Draw a share of each class: a mask [N].
 
     Of each class with at least two examples at least one is drawn and at least one left.
     """
-    rng = np.random.default_rng(seed)
     mask_N = np.zeros(labels_N.size, dtype=bool)
     by_class_N = np.argsort(labels_N, kind='stable')
     starts = np.flatnonzero(np.diff(labels_N[by_class_N])) + 1
@@ -178,9 +176,8 @@ def stratified(labels_N: Labels, fraction: float, seed: tuple[int, ...]) -> np.n
     return mask_N
 
 
-def _subset(labels_N: Labels, size: int, seed: tuple[int, ...]) -> np.ndarray:
+def _subset(labels_N: Labels, size: int, rng: np.random.Generator) -> np.ndarray:
     """Draw exactly `size` examples, their classes in the proportions they have: a mask [N]."""
-    rng = np.random.default_rng(seed)
     shuffled_N = rng.permutation(labels_N.size)
     by_class_N = shuffled_N[np.argsort(labels_N[shuffled_N], kind='stable')]
     # Every (N / size)-th of the examples sorted by class, in random order within each.

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from .image_split import Encoded, decode
-from .keyed import Draws, Key, Purpose, keyed_randomness
+from .keyed import Draws, Key, Purpose, generator, keyed_randomness
 from .preprocess import Transform
 
-_ORDER = 4  # see the streams of draws of splits.py
 _MAX_LANES = 16
 _BATCHES_AHEAD = 4
 T = TypeVar('T')
@@ -78,20 +77,21 @@ class StreamSplit:
         most = min(self.rows.num_shards, batch_size)
         return min(asked or 2 ** int(np.log2(min(most, _MAX_LANES))), most)
 
-    def read(self, lane: int, num_lanes: int, buffer: int, seed: Sequence[int]) -> Iterator[tuple[Encoded, int]]:
+    def read(self, lane: int, num_lanes: int, buffer: int, seed: int, epoch: int) -> Iterator[tuple[Encoded, int]]:
         """The examples of a lane, pass after pass, without end.
 
         Args:
             lane: Which of them.
             num_lanes: How many there are.
             buffer: Examples among which the next is drawn.
-            seed: What the order is drawn from.
+            seed: Seed of the run.
+            epoch: The epoch, from 0.
 
         Raises:
             TrainError: The files can't be read on, hold nothing, or a label lies outside [0, C).
         """
         for number in itertools.count():
-            rng = np.random.default_rng((*seed, lane, number))
+            rng = generator(Purpose.STREAMED_ORDER, seed, epoch, lane, number)
             is_empty = True
             for row in _through_buffer(self._rows(rng.permutation(self._files(lane, num_lanes))), buffer, rng):
                 is_empty = False
@@ -111,7 +111,7 @@ class StreamSplit:
             for file in files:
                 yield from self.rows.shard(self.rows.num_shards, int(file))
         except Exception as error:  # of the file's format or the network, of many types
-            reason = ' '.join(str(error).split())
+            reason = one_line(error)
             raise TrainError(f"split '{self.name}' can't be read on ({type(error).__name__}: {reason}): the checkpoints"
                              ' remain, and the same command goes on from there') from error
 
@@ -172,9 +172,8 @@ class StreamSampler(Sampler['Streamed | None']):
 
     def _batches(self) -> Iterator[list[Streamed | None]]:
         own_lanes = {self.lanes[slot] for slot in self.own}
-        seed = (self.seed, _ORDER, self.epoch)
         readers = {
-            lane: _repeated(self.split.read(lane, self.num_lanes, self.buffer, seed), self.repeats)
+            lane: _repeated(self.split.read(lane, self.num_lanes, self.buffer, self.seed, self.epoch), self.repeats)
             for lane in own_lanes
         }
         for start in range(0, len(self) - self.batch_size + 1, self.batch_size):

@@ -1,4 +1,4 @@
-"""Work that one process does for all, and what the others learn of it."""
+"""Work that the main process does for all processes, and how the others get its results, errors and tensors."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -15,15 +15,15 @@ from ..errors import TrainError, found_everywhere
 T = TypeVar('T')
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Have the main process do something; every process returns what it returned.
+def run_on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Run a function on the main process; every process returns its result.
 
     Args:
         accelerator: The processes.
-        work: What to do; its result is small and travels to the others.
+        work: The function; its result is small and is sent to the other processes.
 
     Raises:
-        TrainError: It raised one: then every process raises it, and none waits for another.
+        TrainError: The function raised one; every process raises it, so that none waits for another.
     """
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
@@ -39,32 +39,32 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def share_tensors(accelerator: Accelerator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give every process the main process's tensors, one at a time, on the CPU; no shared file system is needed.
-
-    Args:
-        accelerator: The processes.
-        tensors: The tensors on the main process; what others pass is ignored.
-    """
-    if accelerator.num_processes == 1:
-        return tensors
-    kinds = on_main(accelerator, lambda: {name: (each.dtype, each.shape) for name, each in tensors.items()})
-    shared = {}
-    for name, (dtype, shape) in kinds.items():
-        tensor = tensors[name] if accelerator.is_main_process else torch.empty(shape, dtype=dtype)
-        shared[name] = broadcast(tensor.to(accelerator.device)).cpu()
-    return shared
-
-
 @contextmanager
-def on_main_only(accelerator: Accelerator, manager: AbstractContextManager[Any]) -> Iterator[None]:
-    """Open a context on the main process; where that raises a `TrainError`, every process raises it."""
+def enter_on_main(accelerator: Accelerator, manager: AbstractContextManager[Any]) -> Iterator[None]:
+    """Enter a context on the main process; if that raises a `TrainError`, every process raises it."""
     with ExitStack() as stack:
-        on_main(accelerator, lambda: stack.enter_context(manager) and None)
+        run_on_main(accelerator, lambda: stack.enter_context(manager) and None)
         yield
 
 
-def leave() -> None:
-    """Part from the other processes; one that just ends may be torn down while it still talks to them."""
+def broadcast_tensors(accelerator: Accelerator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Send the main process's tensors to every process, one at a time, onto the CPU; needs no shared file system.
+
+    Args:
+        accelerator: The processes.
+        tensors: The tensors, on the main process; what the others pass is ignored.
+    """
+    if accelerator.num_processes == 1:
+        return tensors
+    layouts = run_on_main(accelerator, lambda: {name: (each.dtype, each.shape) for name, each in tensors.items()})
+    received = {}
+    for name, (dtype, shape) in layouts.items():
+        tensor = tensors[name] if accelerator.is_main_process else torch.empty(shape, dtype=dtype)
+        received[name] = broadcast(tensor.to(accelerator.device)).cpu()
+    return received
+
+
+def leave_process_group() -> None:
+    """Leave the group of processes; one that just exits may be torn down while it still communicates."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

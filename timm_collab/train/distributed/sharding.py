@@ -1,9 +1,9 @@
-"""Weights, gradients and optimizer state shared out over the processes, by PyTorch's FSDP2 as Accelerate launches it.
+"""Weights, gradients and optimizer state sharded over the processes, by PyTorch's FSDP2 as Accelerate launches it.
 
-Each node of a tree is gathered while it runs, so that of all branches one at a time is whole. What is saved is whole:
-a checkpoint is the same whether a run is sharded or not, and goes on either way.
+Each node of a tree is gathered while it runs, so that only one branch at a time is unsharded. Checkpoints hold gathered
+tensors: they are the same files whether a run is sharded or not, and a run resumes either way.
 
-What makes a run exact is as unsharded: the order of the sums is FSDP2's, everything random is the recipe's.
+Everything random is the recipe's, as without sharding; only the order of sums is FSDP2's.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from ..config import TrainConfig
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 
 T = TypeVar('T')
 
@@ -28,17 +28,17 @@ OPTIMIZERS = frozenset({
     'larc', 'lars', 'lion', 'madgrad', 'madgradw', 'momentum', 'nadam', 'nadamw', 'nesterov', 'nlarc', 'nlars',
     'radabelief', 'radam', 'radamw', 'rmsprop', 'rmsproptf', 'sgd', 'sgdc',
 })
-"""Optimizers of timm whose every step is that of unsharded weights, and whose state is shaped like the weights."""
+"""timm's optimizers whose steps equal those on unsharded weights, and whose state has the weights' shapes."""
 
 TORCH = '2.9'
-"""The oldest torch that they were compared with; older ones shard on GPUs alone, where no test could look."""
+"""The oldest torch that they were compared with; older ones shard on GPUs only, where no test has run."""
 
 
 def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
-    """Refuse what isn't proven to be exact with sharded weights, and sharding that was asked for but isn't there.
+    """Refuse what was not shown to be exact with sharded weights, and sharding that was requested but is not in use.
 
     Raises:
-        TrainError: One of those.
+        TrainError: The recipe or the launch settings ask for one of these.
     """
     asked = os.environ.get('ACCELERATE_USE_FSDP', 'false').lower() == 'true'
     require(not asked or accelerator.is_fsdp2,
@@ -62,57 +62,57 @@ def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
         (config.optim.name.lower() not in OPTIMIZERS, f'optim.name {config.optim.name}',
          f'write one of {", ".join(sorted(OPTIMIZERS))}, or launch with accelerate/ddp'),
     ):
-        require(not is_on, f'{what} is not proven with FSDP2: {instead}')
-    plugin.cpu_ram_efficient_loading = False  # every process draws the same weights, or reads them
-    # Autocast alone decides what is computed in which precision, as it does without sharding; batch normalisation
-    # would refuse weights in half precision beside its statistics.
+        require(not is_on, f'{what} is not supported with FSDP2: {instead}')
+    plugin.cpu_ram_efficient_loading = False  # every process draws or reads the same weights
+    # Autocast alone chooses the precision, as without sharding. Batch norms would refuse half-precision weights beside
+    # float32 statistics.
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
-def shard_copy(model: nn.Module, accelerator: Accelerator) -> None:
-    """Shard a model that no optimizer updates, the way Accelerate shards the one that is trained."""
+def shard_model(model: nn.Module, accelerator: Accelerator) -> None:
+    """Shard a model that no optimizer updates, in the way that Accelerate shards the trained one."""
     fsdp2_prepare_model(accelerator, model)
 
 
-def whole(state: T, keep: bool = True) -> T:
-    """Nested state with every sharded tensor gathered on the CPU, one after the other; every process has to ask for it.
+def gather_state(state: T, keep: bool = True) -> T:
+    """Gather every sharded tensor of a nested state on the CPU, one after the other; every process has to call it.
 
-    What is not sharded is passed through, and not copied.
+    Unsharded tensors are passed through and not copied.
 
     Args:
         state: The state.
-        keep: Whether this process wants them: None is in their place where it doesn't.
+        keep: Whether this process keeps the gathered tensors; if not, None stands in their place.
     """
     def gathered(value: Any) -> Any:
         if not isinstance(value, DTensor):
             return value
-        tensor = value.full_tensor()  # on a device that may not hold them all
+        tensor = value.full_tensor()  # on the device, which may not have room for all of them at once
         return tensor.cpu() if keep else None
 
     return tree_map(gathered, state)
 
 
-def shared_out(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A model's whole state, sharded as its parameters are."""
+def shard_model_state(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Shard a gathered state dict as the model's parameters are sharded."""
     own = model.state_dict()
-    return {name: _like(value, own[name]) for name, value in state.items()}
+    return {name: _shard_like(value, own[name]) for name, value in state.items()}
 
 
-def optimizer_shared_out(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state, sharded as the parameters are that it belongs to."""
+def shard_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Shard a gathered optimizer state as the parameters are sharded that it belongs to."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     return {**state, 'state': {
-        index: {name: _like(value, parameters[index]) for name, value in values.items()}
+        index: {name: _shard_like(value, parameters[index]) for name, value in values.items()}
         for index, values in state['state'].items()
     }}
 
 
-def _like(value: Any, parameter: Tensor) -> Any:
+def _shard_like(value: Any, parameter: Tensor) -> Any:
     if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):
         return value
     return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
-def explain(error: Exception) -> TrainError:
-    """What to say of a network that FSDP2 can't shard."""
-    return TrainError(f'FSDP2 can\'t shard this network: {" ".join(str(error).split())}; launch with accelerate/ddp')
+def sharding_error(error: Exception) -> TrainError:
+    """The error for a network that FSDP2 can't shard."""
+    return TrainError(f"FSDP2 can't shard this network: {one_line(error)}; launch with accelerate/ddp")

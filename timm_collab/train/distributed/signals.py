@@ -1,6 +1,6 @@
-"""A run that is told to stop: by a scheduler that wants its machine back, or by Ctrl-C.
+"""Stopping on a signal: from a scheduler that wants its machine back, or Ctrl-C.
 
-The first signal asks the trainer to save and leave after the update at hand; a second Ctrl-C doesn't wait.
+The first signal asks the trainer to save and exit after the current step; a second Ctrl-C doesn't wait.
 """
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 
 EX_TEMPFAIL = 75  # sysexits.h: try again later
 SAME_PRESS = 1.0
-"""Seconds in which a second SIGINT is the same Ctrl-C: terminals send it to every process, launchers pass it on."""
+"""Seconds in which a second SIGINT belongs to the same Ctrl-C: terminals and launchers send it to all processes."""
 _SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
 
 
-def leave_signals_to_parent(worker: int = 0) -> None:
-    """Have a process that reads data go on when a signal goes to all processes: the one that trains still saves.
+def ignore_stop_signals(worker: int = 0) -> None:
+    """Make a loader's worker ignore the signals, so that the trainer can still save when all processes get them.
 
-    To be called in that process, as the `worker_init_fn` of a `DataLoader`; it ends when its parent does.
+    Call it in that process, as the `worker_init_fn` of a `DataLoader`. The worker ends when its parent does.
     """
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
 
 
 class StoppedError(Exception):
-    """The run stopped after saving; the same command goes on.
+    """The run stopped after it was saved; the same command resumes it.
 
     Args:
-        signal_number: The signal that asked for it, None on a process that learnt of it from another.
+        signal_number: The signal, None on a process that another one informed.
     """
 
     def __init__(self, signal_number: int | None) -> None:
@@ -39,29 +39,29 @@ class StoppedError(Exception):
 
     @property
     def exit_status(self) -> int:
-        """130 for Ctrl-C, as everywhere; 75, 'try again', for all else."""
+        """130 for Ctrl-C, as is usual; 75, "try again", for other signals."""
         return 130 if self.signal_number == signal.SIGINT else EX_TEMPFAIL
 
 
 class StopRequest:
-    """While open, SIGTERM, SIGUSR1 (SLURM's `--signal`) and Ctrl-C set `requested` instead of ending the process.
+    """Context in which SIGTERM, SIGUSR1 (SLURM's `--signal`) and Ctrl-C set `requested` and don't end the process.
 
-    Outside the main thread, where Python allows no handlers, it stays unset.
+    Outside the main thread, where Python allows no signal handlers, it stays unset.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._noted = 0.0
+        self._received_at = 0.0
         self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether this process was told to stop."""
+        """Whether this process received a signal."""
         return self.signal_number is not None
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {each: signal.signal(each, self._note) for each in _SIGNALS}
+            self._previous = {each: signal.signal(each, self._handle) for each in _SIGNALS}
         return self
 
     def __exit__(
@@ -73,9 +73,9 @@ class StopRequest:
         for each, handler in self._previous.items():
             signal.signal(each, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.requested:
-            self.signal_number, self._noted = number, now
-        elif number == signal.SIGINT and now - self._noted >= SAME_PRESS:
+            self.signal_number, self._received_at = number, now
+        elif number == signal.SIGINT and now - self._received_at >= SAME_PRESS:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Memory of a process that trains on the CPU."""
+"""Memory allocation of a process that trains on the CPU."""
 from __future__ import annotations
 
 import ctypes
@@ -9,22 +9,22 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt`, from glibc's malloc.h."""
 
 LARGE = 2**30
-"""Bytes from which on a block is given back to the system as soon as it is freed."""
+"""Size in bytes from which a block is returned to the system as soon as it is freed."""
 
 CHOICES = ('MMAP_MAX', 'MMAP_THRESHOLD', 'TOP_PAD', 'TRIM_THRESHOLD')
-"""What else says when memory is returned, as a variable `MALLOC_..._` or a tunable `glibc.malloc....`."""
+"""Settings of glibc that users may have chosen: variables `MALLOC_..._` or tunables `glibc.malloc....`."""
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for what is allocated next, in place of returning it to the system.
+    """Make glibc keep freed memory for the next allocations, rather than return it to the system.
 
-    Every update allocates and frees the same activations and gradients. By itself glibc returns part of them, and the
-    system has to find and clear the pages of that part again in the next update. Kept, the process holds its peak of
-    memory until it ends.
+    Every update allocates and frees the same activations and gradients. By default glibc returns part of them, and the
+    system has to map and clear those pages again in the next update. With this, the process stays at its peak memory
+    until it ends.
 
     Returns:
-        Whether it does now. Other C libraries are left as they are, and so is a process whose environment says when
-        memory is returned, such as `MALLOC_TRIM_THRESHOLD_=131072`.
+        Whether freed memory is kept. Other C libraries are left alone, and so is a process whose environment configures
+        malloc, such as `MALLOC_TRIM_THRESHOLD_=131072`.
     """
     tunables = os.environ.get('GLIBC_TUNABLES', '')
     chosen = any(f'MALLOC_{name}_' in os.environ or f'glibc.malloc.{name.lower()}' in tunables for name in CHOICES)

@@ -1,4 +1,4 @@
-"""One head that learns from the labels and from a teacher: timm's own task, in the place of the collaborative one.
+"""Distillation from a teacher into one head, by timm's own task; a baseline.
 
 Shapes: H heads (one), B batch, C classes.
 """
@@ -23,16 +23,16 @@ class DistillationTask(CollaborativeTask):
 
         L = w_task * criterion(z, y) + w_distill * T^2 * KL(softmax(z_teacher / T) || softmax(z / T))
 
-    The teacher sees the images that the head sees, normalised as it was trained. It stays in eval mode, has no
-    gradient, and is in no checkpoint.
+    The teacher gets the images that the head gets, normalised as in its own training. It stays in eval mode, gets no
+    gradient, and is not in checkpoints.
 
     Args:
-        model: `CollabModel` with one head, prepared by Accelerate.
-        criterion: Holds the loss against the labels.
-        teacher: Who teaches.
-        config: How.
-        autocast: Opens the precision that the teacher computes in, that of the model.
-        device: Where.
+        model: A `CollabModel` with one head, prepared by Accelerate.
+        criterion: The objective; its `criterion` is the loss against the labels.
+        teacher: The teacher.
+        config: Weights of the two losses, and the temperature.
+        autocast: Context manager for the precision of the teacher, that of the model.
+        device: Device of the teacher.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class DistillationTask(CollaborativeTask):
         )
 
     def train(self, mode: bool = True) -> DistillationTask:
-        """Set the model's mode; the teacher stays in eval mode."""
+        """Set the mode of the model; the teacher stays in eval mode."""
         super().train(mode)
-        self.distillation.teacher.eval()  # not every supported timm does
+        self.distillation.teacher.eval()  # not every supported timm does this
         return self
 
     def compile(self, backend: str = 'inductor', mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
-        """Compile the model and the teacher; as of `CollaborativeTask.compile`."""
+        """Compile the model and the teacher, see `CollaborativeTask.compile`."""
         self.distillation.teacher.compile(backend, mode, **compile_kwargs)
         return super().compile(backend, mode, **compile_kwargs)
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """As of `CollaborativeTask.forward`; 'soft' is the loss against the teacher, T^2 included, unweighted."""
+        """See `CollaborativeTask.forward`; 'soft' is the unweighted loss against the teacher, with the factor T^2."""
         result = self.distillation(input, target)
         return {
             'loss': result['loss'],
@@ -80,7 +80,7 @@ class DistillationTask(CollaborativeTask):
 
 
 class _Student:
-    """What timm's task wants of a student: logits [B, C], and how its images are normalised."""
+    """The student as timm's task expects it: gives logits [B, C] and says how its images are normalised."""
 
     def __init__(self, task: CollaborativeTask, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.task = task  # whose model may be compiled later
@@ -92,7 +92,7 @@ class _Student:
 
 
 class _Frozen(DistillationTeacher):
-    """timm's teacher, computing as the model does, and forever without gradients."""
+    """timm's teacher in the precision of the model, always without gradients."""
 
     def __init__(
             self,

@@ -1,4 +1,4 @@
-"""The losses and the score of an epoch, looked at now and then.
+"""Running means of an epoch's losses and scores, and the check that the loss is finite.
 
 Shapes: H heads.
 """
@@ -30,12 +30,12 @@ class ExplodedLossError(TrainError):
 
 
 class LossMeter:
-    """Means of an epoch's losses over updates and processes, kept on the device between two looks.
+    """Means of an epoch's losses over updates and processes; rows stay on the device between two checks.
 
     Args:
         accelerator: The processes.
         epoch: The epoch, for messages.
-        limit: Largest loss that passes.
+        limit: Largest loss that is accepted.
     """
 
     def __init__(self, accelerator: Accelerator, epoch: int, limit: float = math.inf) -> None:
@@ -47,25 +47,25 @@ class LossMeter:
         self.sums: list[float] = []
 
     def add(self, row: Tensor) -> None:
-        """Take in an update.
+        """Add the row of an update.
 
         Args:
-            row: Its loss, score in percent by the labels given and by those before noise (means over the heads), hard
-                term of each head, soft term of each head, [3 + 2 H].
+            row: [3 + 2 H]: loss, score in percent by the given labels and by the labels before noise (means over the
+                heads), hard term of each head, soft term of each head.
         """
         self.unchecked.append(row)
 
     def check(self, flag: bool = False) -> bool:
-        """Look at the updates since the last look, all processes together.
+        """Average the rows since the last check over all processes, and check their losses; synchronises.
 
         Args:
-            flag: Something that one process may know.
+            flag: A flag that may differ between processes.
 
         Returns:
-            Whether it was set on any process.
+            Whether the flag is set on any process.
 
         Raises:
-            ExplodedLossError: On every process, when one of them met a loss that isn't finite or is over the limit.
+            ExplodedLossError: On every process, if a loss isn't finite or exceeds the limit.
         """
         if not self.unchecked:
             return flag
@@ -74,11 +74,13 @@ class LossMeter:
         rows = self.accelerator.reduce(torch.stack([*self.unchecked, flags]), reduction='mean').cpu().double().tolist()
         for row in rows[:-1]:
             if not (math.isfinite(row[0]) and row[0] <= self.limit):
-                what = f'is {row[0]:.4g}' + f', over max_loss {self.limit:g},' * math.isfinite(row[0])
+                what = f'is {row[0]:.4g}'
+                if math.isfinite(row[0]):
+                    what += f', over max_loss {self.limit:g},'
                 raise ExplodedLossError(
                     f'the loss {what} at epoch {self.epoch}, step {self.checked} (both from 0): lower optim.lr,'
                     ' lengthen sched.warmup_epochs or, with fp16, use bf16', self.epoch, self.checked)
-            # One update after the other: the sum doesn't depend on when it was looked at.
+            # Summed update by update, so that the result doesn't depend on when it was checked.
             self.sums = [a + b for a, b in zip(self.sums or [0.0] * len(row), row, strict=True)]
             self.checked += 1
         self.unchecked.clear()
@@ -86,12 +88,12 @@ class LossMeter:
 
     @property
     def loss(self) -> float:
-        """Mean loss of the updates looked at."""
+        """Mean loss of the checked updates."""
         return self.sums[0] / self.checked if self.checked else math.nan
 
     @property
     def score(self) -> dict[str, float]:
-        """Mean score in percent, by the labels trained on and by those before noise."""
+        """Mean score in percent, by the labels trained on and by the labels before noise."""
         given, clean = (total / self.checked if self.checked else math.nan for total in (self.sums or [0.0] * 3)[1:3])
         return {'given': given, 'clean': clean}
 
@@ -102,9 +104,9 @@ class LossMeter:
         return means[:heads], means[heads:]
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` goes on from; to be taken right after a look."""
+        """The state that `load_state_dict` takes; call it right after a check."""
         return {'checked': self.checked, 'sums': self.sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another left off."""
+        """Continue from a saved state."""
         self.checked, self.sums = state['checked'], state['sums']

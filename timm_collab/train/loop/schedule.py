@@ -1,4 +1,4 @@
-"""Numbers of the objective that change while a run goes on: where they stand depends on the epoch alone."""
+"""Schedules of the objective's weight and temperature; their values depend on the epoch alone."""
 from __future__ import annotations
 
 import math
@@ -12,22 +12,22 @@ from ..config import ObjectiveConfig
 SHAPES: MappingProxyType[str, Callable[[float], float]] = MappingProxyType({
     'linear': lambda t: t,
     'cosine': lambda t: (1 - math.cos(math.pi * t)) / 2,
-    # Laine & Aila 2017, https://arxiv.org/abs/1610.02242: consistency training and online distillation use it. It jumps
-    # from 0 to exp(-5), 0.7 %, at the very start.
+    # Laine & Aila 2017, https://arxiv.org/abs/1610.02242: consistency training and online distillation use it. It
+    # starts at exp(-5), 0.7 %, and not at 0.
     'gaussian': lambda t: math.exp(-5 * (1 - t) ** 2),
 })
-"""How much of the way is done at a share t in [0, 1] of the time."""
+"""Fraction of the change that is complete at a fraction t in [0, 1] of the time, by name of the shape."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number that moves from one value to another and stays there.
+    """A value that changes from `start` to `end` and then stays there.
 
     Args:
-        start: Where it starts.
-        end: Where it arrives.
-        epochs: How long it moves; 0 for a number that stays at `end`.
-        shape: How it moves, of `SHAPES`.
+        start: First value.
+        end: Last value.
+        epochs: Duration of the change; 0 for a value that is always `end`.
+        shape: Shape of the change, a key of `SHAPES`.
     """
 
     start: float
@@ -36,25 +36,25 @@ class Schedule:
     shape: str
 
     def at(self, epochs: float) -> float:
-        """The number after so many epochs, a fraction of one included."""
+        """The value after a number of epochs, which may be a fraction."""
         if epochs >= self.epochs:
             return self.end
         return self.start + SHAPES[self.shape](epochs / self.epochs) * (self.end - self.start)
 
 
 def beta_schedule(config: ObjectiveConfig) -> Schedule:
-    """Weight of the labels: that of the other heads, 1 - beta, rises from nothing to its full value."""
+    """Schedule of the labels' weight: the weight of the consensus, 1 - beta, rises from 0 to its full value."""
     return Schedule(1.0, config.beta, config.ramp_up_epochs, config.ramp_up)
 
 
 def temperature_schedule(config: ObjectiveConfig) -> Schedule:
-    """Temperature of what heads learn from each other."""
+    """Schedule of the temperature of the consensus."""
     if config.temperature_from is None:
         return Schedule(config.temperature, config.temperature, 0.0, 'linear')
     return Schedule(config.temperature_from, config.temperature, config.temperature_epochs, config.temperature_ramp)
 
 
 def schedule_objective(criterion: CollaborativeLoss, config: ObjectiveConfig, epochs: float) -> None:
-    """Set the objective's weight and temperature to what they are after so many epochs, a fraction of one included."""
+    """Set the objective's weight and temperature to their values after a number of epochs, which may be a fraction."""
     criterion.beta = beta_schedule(config).at(epochs)
     criterion.temperature = temperature_schedule(config).at(epochs)

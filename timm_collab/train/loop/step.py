@@ -1,7 +1,7 @@
-"""One update after the other: the model, what moves its weights, and their running average.
+"""The training step, and everything that it changes: weights, optimizer, schedule, running average of the weights.
 
-Whatever is random in an update is drawn from a seed that depends on the recipe's seed, the epoch, the update and the
-process, and on nothing that came before.
+Whatever is random in a step is drawn from a seed of its own, made of the recipe's seed, the epoch, the step and the
+process. Nothing depends on what was drawn before.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -13,44 +13,55 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import gather
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3, dispatch_clip_grad
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
+from ...model import CollabModel
+from ...objective.loss import CollaborativeLoss
 from ...objective.task import CollaborativeTask
-from ..build import build_criterion, build_mixup, build_optimizer, build_scheduler
+from ..build import build_criterion, build_mixup
 from ..config import TrainConfig
-from ..data.keyed import keyed_randomness, seed_generators
-from ..distributed.sharding import explain, optimizer_shared_out, shard_copy, shared_out, whole
+from ..data.keyed import Purpose, keyed_randomness, seed_generators
+from ..distributed.sharding import (
+    gather_state,
+    shard_model,
+    shard_model_state,
+    shard_optimizer_state,
+    sharding_error,
+)
 from ..metrics.metric import metric_for
 from .distillation import DistillationTask
-from .freezing import FrozenTrunk
-from .fusing import fuse
+from .optim import FrozenTrunk, build_optimizer, build_scheduler, fuse, restore_optimizer
 from .schedule import schedule_objective
 from .teacher import Teacher
 
 
-class Updater:
-    """A model that learns from one batch after the other.
+class TrainState:
+    """A model in training, from its first step to its last.
 
     Args:
         config: The recipe.
-        model: `CollabModel`.
-        updates_per_epoch: Batches of an epoch.
+        model: The head tree, not wrapped.
+        updates_per_epoch: Number of batches per epoch.
         accelerator: Where and how to run.
-        teacher: Who teaches the model besides, if anyone.
+        teacher: Teacher to distill from, if any.
+
+    Attributes:
+        model: The head tree, as given.
+        ema: Running average of its weights, if the recipe asks for one.
+        task: Model and objective as a timm training task; its model is wrapped by Accelerate.
+        optimizer: The optimizer, wrapped by Accelerate.
     """
 
     def __init__(
             self,
             config: TrainConfig,
-            model: nn.Module,
+            model: CollabModel,
             updates_per_epoch: int,
             accelerator: Accelerator,
             teacher: Teacher | None = None,
@@ -60,152 +71,214 @@ class Updater:
         self.updates_per_epoch = updates_per_epoch
         self.accelerator = accelerator
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        if config.sync_bn and accelerator.num_processes > 1:
-            convert_sync_batchnorm(model)
-        if not accelerator.is_fsdp2:  # which takes contiguous weights only; images alone choose the kernels as well
-            model.to(memory_format=self.memory_format)
-        if config.grad_checkpointing:
-            model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)  # type: ignore[operator]
-        self.ema = None
-        if config.ema.decay is not None:  # copied before Accelerate puts anything around the model
-            # Sharded weights beside whole buffers can't be averaged all at once.
-            self.ema = ModelEmaV3(
-                model, decay=config.ema.decay, use_warmup=config.ema.warmup, foreach=not accelerator.is_fsdp2)
-            if not accelerator.is_fsdp2:  # which moves a shard of it
-                self.ema.to(accelerator.device)
-        criterion = build_criterion(
-            config.objective,
-            model.num_heads,  # type: ignore[arg-type]
-            model.num_classes,  # type: ignore[arg-type]
-            config.augment.mixes,
-        )
+        self.metric = metric_for(config.data.multi_label)
+        self.mixup = self._make_mixup()
+        self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
+
+        self._configure_model()
+        self.ema = self._make_ema()
+        criterion = build_criterion(config.objective, model.num_heads, model.num_classes, config.augment.mixes)
         optimizer = build_optimizer(model, config.optim, criterion)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
-        if accelerator.ddp_handler is not None:
-            # Buffers that change in training are statistics of batch normalisation; others are equal everywhere.
-            accelerator.ddp_handler.broadcast_buffers = any(isinstance(each, _BatchNorm) for each in model.modules())
         self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
-        wrapped, self.optimizer = self._prepared(optimizer)
+        wrapped, self.optimizer = self._wrap(optimizer)
+        self.task = self._make_task(wrapped, criterion, teacher)
+
+    def _make_mixup(self) -> Any:
+        """timm's mixup; images with several labels are mixed with each image as a class of its own, see `_mix`."""
+        config, num_classes = self.config, self.model.num_classes
+        if config.data.multi_label:  # timm's own way isn't in every timm that is supported
+            num_classes = config.batch_size // self.accelerator.num_processes
+        return build_mixup(config.augment, config.objective.smoothing, num_classes)
+
+    def _configure_model(self) -> None:
+        """Apply what the recipe says of the network itself, before it is copied and wrapped."""
+        config, model, accelerator = self.config, self.model, self.accelerator
+        if config.sync_bn and accelerator.num_processes > 1:
+            convert_sync_batchnorm(model)
+        if not accelerator.is_fsdp2:  # which shards contiguous weights only; the images' format chooses the kernels too
+            model.to(memory_format=self.memory_format)
+        if config.grad_checkpointing:
+            model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)
+
+    def _make_ema(self) -> ModelEmaV3 | None:
+        """Copy the model for the running average, before Accelerate wraps it."""
+        config, sharded = self.config.ema, self.accelerator.is_fsdp2
+        if config.decay is None:
+            return None
+        # Sharded weights beside unsharded buffers can't be averaged by foreach kernels.
+        ema = ModelEmaV3(self.model, decay=config.decay, use_warmup=config.warmup, foreach=not sharded)
+        if not sharded:  # else the shards are moved
+            ema.to(self.accelerator.device)
+        return ema
+
+    def _wrap(self, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+        """Have Accelerate wrap model and optimizer; the running average is sharded as the model is.
+
+        Raises:
+            TrainError: The model can't be sharded.
+        """
+        accelerator = self.accelerator
+        if accelerator.ddp_handler is not None:
+            # Buffers that change in training are statistics of batch norms; others are equal in all processes.
+            has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.model.modules())
+            accelerator.ddp_handler.broadcast_buffers = has_batch_norm
+        with warnings.catch_warnings():
+            # Its successor isn't in every torch that is supported.
+            warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
+            try:
+                if accelerator.is_fsdp2 and self.ema is not None:
+                    shard_model(self.ema.module, accelerator)
+                wrapped: tuple[nn.Module, Any] = accelerator.prepare(self.model, optimizer)
+            except (NotImplementedError, ValueError) as error:
+                if not accelerator.is_fsdp2:
+                    raise
+                raise sharding_error(error) from error
         if not accelerator.is_fsdp2:
-            fuse(optimizer, config, accelerator)
+            fuse(optimizer, self.config, accelerator)
+        return wrapped
+
+    def _make_task(
+            self, wrapped: nn.Module, criterion: CollaborativeLoss, teacher: Teacher | None) -> CollaborativeTask:
+        """Join the wrapped model with its objective, and compile both where the recipe says so."""
+        config, accelerator = self.config, self.accelerator
         if teacher is None:
-            self.task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
+            task = CollaborativeTask(wrapped, criterion, device=accelerator.device, verbose=False)
         else:
             teacher.network.to(memory_format=self.memory_format)
-            self.task = DistillationTask(
+            task = DistillationTask(
                 wrapped, criterion, teacher, config.teacher, accelerator.autocast, accelerator.device)
         if config.compile:
-            self.task.compile(config.compile_backend, config.compile_mode)
-        self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
-        self.metric = metric_for(config.data.multi_label)
-        # Several labels are mixed by the images' shares, see `_mixed`: timm's own way isn't in every timm supported.
-        batch = config.batch_size // accelerator.num_processes
-        mixed = batch if config.data.multi_label else model.num_classes
-        self.mixup = build_mixup(config.augment, config.objective.smoothing, mixed)  # type: ignore[arg-type]
+            task.compile(config.compile_backend, config.compile_mode)
+        return task
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next update, of the first group of weights."""
+        """Learning rate of the next update, of the first parameter group."""
         return float(self.optimizer.param_groups[0]['lr'])
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Get ready for an epoch, from its beginning or its middle."""
-        self.task.train()
-        self.frozen_trunk.apply(epoch)
+    @property
+    def eval_model(self) -> CollabModel:
+        """The model that is validated, tested and kept: the running average of the weights, if there is one."""
+        return self.model if self.ema is None else self.ema.module
 
-    def update(self, images: Tensor, given: Tensor, clean: Tensor, epoch: int, step: int) -> Tensor:
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepare for an epoch, or for the rest of one."""
+        self.task.train()
+        self.frozen_trunk.begin_epoch(epoch)
+
+    def train_step(self, images: Tensor, given: Tensor, clean: Tensor, epoch: int, step: int) -> Tensor:
         """Make one step of the optimizer.
 
         Args:
             images: This process's part of the batch, [B, in_chans, height, width].
             given: Labels to learn: class indices [B], or zeros and ones [B, C].
-            clean: What they were before noise, to measure by.
+            clean: Labels before noise was added, to measure by.
             epoch: The epoch, from 0.
-            step: Updates made before in this epoch.
+            step: Number of steps made before in this epoch.
 
         Returns:
             A row [3 + 2 H], see `LossMeter.add`.
         """
-        images, target = self._mixed(images, given, epoch, step)
-        seed_generators(
-            self.accelerator.device, self.config.seed, 'update', epoch, step, self.accelerator.process_index)
-        before = epoch * self.updates_per_epoch + step
-        schedule_objective(self.task.criterion, self.config.objective, before / self.updates_per_epoch)
-        steps = self.config.grad_accum_steps
+        config, accelerator, parts = self.config, self.accelerator, self.config.grad_accum_steps
+        updates = epoch * self.updates_per_epoch + step
+        images, target = self._mix(images, given, epoch, step)
         images = images.contiguous(memory_format=self.memory_format)
+        seed_generators(accelerator.device, config.seed, Purpose.UPDATE, epoch, step, accelerator.process_index)
+        schedule_objective(self.task.criterion, config.objective, updates / self.updates_per_epoch)
+
         rows = []
-        batch = images, target, given, clean
-        parts = [batch] if steps == 1 else zip(*(each.chunk(steps) for each in batch), strict=True)
-        for part, (images_part, target_part, given_part, clean_part) in enumerate(parts):
-            last = part == steps - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.task.trainable_module):
+        for part in range(parts):
+            images_part, target_part, given_part, clean_part = (
+                each.chunk(parts)[part] if parts > 1 else each for each in (images, target, given, clean))
+            # Processes average their gradients in the last backward pass only.
+            with nullcontext() if part == parts - 1 else accelerator.no_sync(self.task.trainable_module):
                 result = self.task(images_part, target_part)
-                self.accelerator.backward(result['loss'] if steps == 1 else result['loss'] / steps)
-            score = self.metric.in_training(result['logits'], given_part)
-            by_clean = score if clean is given else self.metric.in_training(result['logits'], clean_part)
-            numbers = torch.stack([result['loss'].detach().float(), score, by_clean])
-            rows.append(torch.cat([numbers, result['hard'].float(), result['soft'].float()]))
-        self.frozen_trunk.drop_gradients()
-        for parameter in self.task.criterion.parameters():  # no part of the model, whose gradients DDP averages
-            parameter.grad = self.accelerator.reduce(parameter.grad, reduction='mean')
-        if self.config.optim.clip_grad is not None:
-            self.accelerator.unscale_gradients(self.optimizer)
-            dispatch_clip_grad(
-                self.task.get_clip_parameters(exclude_head=self.config.optim.clip_mode == 'agc'),
-                self.config.optim.clip_grad,
-                self.config.optim.clip_mode,
-            )
+                accelerator.backward(result['loss'] / parts if parts > 1 else result['loss'])
+            rows.append(self._measure(result, given_part, given_part if clean is given else clean_part))
+
+        self._finish_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
-            self.ema.update(self.model, step=before + 1)
+            self.ema.update(self.model, step=updates + 1)
         if self.scheduler is not None:
-            self.scheduler.step_update(before + 1)
-        return rows[0] if steps == 1 else torch.stack(rows).mean(dim=0)
+            self.scheduler.step_update(updates + 1)
+        return torch.stack(rows).mean(dim=0) if parts > 1 else rows[0]
 
-    def state_dict(self, apart: bool) -> dict[str, Any]:
-        """Everything that the next update depends on; every process has to ask for it.
+    def _mix(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Mix the images where the recipe says so; targets are then probabilities [B, C]."""
+        if self.mixup is None:
+            return images, labels
+        off = self.config.augment.mixup_off_epoch
+        self.mixup.mixup_enabled = not off or epoch < off
+        with keyed_randomness(self.config.seed, epoch, Purpose.MIXUP, step, self.accelerator.process_index):
+            if labels.ndim == 1:
+                return self.mixup(images, labels)
+            # With each image as a class of its own, the targets are its share in each mixture.
+            images, shares_BB = self.mixup(images, torch.arange(len(images), device=images.device))
+            return images, shares_BB @ labels
 
-        Of weights that are sharded the main process alone has them, whole.
+    def _measure(self, result: dict[str, Tensor], given: Tensor, clean: Tensor) -> Tensor:
+        """The row of one forward pass: loss, score by both kinds of labels, terms of each head."""
+        score = self.metric.in_training(result['logits'], given)
+        clean_score = score if clean is given else self.metric.in_training(result['logits'], clean)
+        numbers = torch.stack([result['loss'].detach().float(), score, clean_score])
+        return torch.cat([numbers, result['hard'].float(), result['soft'].float()])
+
+    def _finish_gradients(self) -> None:
+        """Drop, average and clip gradients, so that the optimizer may step."""
+        config = self.config.optim
+        self.frozen_trunk.drop_gradients()
+        for parameter in self.task.criterion.parameters():  # not in the model, whose gradients DDP averages
+            parameter.grad = self.accelerator.reduce(parameter.grad, reduction='mean')
+        if config.clip_grad is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+            parameters = self.task.get_clip_parameters(exclude_head=config.clip_mode == 'agc')
+            dispatch_clip_grad(parameters, config.clip_grad, config.clip_mode)
+
+    def state_dict(self, buffers_differ: bool) -> dict[str, Any]:
+        """Everything that the next step depends on; every process has to call it.
+
+        Sharded weights are gathered on the main process alone.
 
         Args:
-            apart: Whether each process has statistics of normalisation layers of its own just now; weights and buffers
-                are the main process's, and those statistics come besides, in `process_buffers`.
+            buffers_differ: Whether processes have different statistics of normalisation layers at the moment. Then the
+                buffers of all processes are saved as well, in `process_buffers`.
         """
-        scaler, keep = self.accelerator.scaler, self.accelerator.is_main_process
-        return whole({
+        scaler, is_main = self.accelerator.scaler, self.accelerator.is_main_process
+        return gather_state({
             'model': self.model.state_dict(),
             'ema': None if self.ema is None else self.ema.module.state_dict(),
-            'process_buffers': [self._gathered_buffers(each) if apart else {} for each in self._models()],
+            'process_buffers': [self._gather_buffers(each) if buffers_differ else {} for each in self._models()],
             'optimizer': self.optimizer.optimizer.state_dict(),
             'scaler': None if scaler is None else scaler.state_dict(),
             'criterion': self.task.criterion.state_dict(),
-        }, keep)
+        }, is_main)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another updater of the same recipe was."""
+        """Continue from the state of another run of the same recipe."""
         saved = [state['model'], state['ema']]
         for model, tensors, buffers in zip(self._models(), saved, state['process_buffers'], strict=False):
-            model.load_state_dict(shared_out(tensors, model))
+            model.load_state_dict(shard_model_state(tensors, model))
             rank = self.accelerator.process_index
             own = {name: gathered[rank % len(gathered)] for name, gathered in buffers.items()}
             model.load_state_dict(own, strict=False)
         optimizer = self.optimizer.optimizer
-        _restore(optimizer, optimizer_shared_out(state['optimizer'], optimizer))
+        restore_optimizer(optimizer, shard_optimizer_state(state['optimizer'], optimizer))
         if self.accelerator.scaler is not None and state['scaler'] is not None:
             self.accelerator.scaler.load_state_dict(state['scaler'])
         self.task.criterion.load_state_dict(state['criterion'])
 
-    def release(self) -> nn.Module:
-        """The model on the CPU, free of what Accelerate put around it, with the running average of its weights if any.
+    def release(self) -> CollabModel:
+        """Return the model on the CPU, unwrapped, with the running average of its weights if there is one.
 
-        It is the model that was given, or a copy where that one is sharded.
-
-        Nothing can be updated afterwards.
+        It is the model that was given, or a copy where that one is sharded. No step can be made afterwards.
         """
+        model: CollabModel
         if self._unsharded is not None:
             model = self._unsharded
-            model.load_state_dict(whole(self._models()[-1].state_dict()))
+            model.load_state_dict(gather_state(self._models()[-1].state_dict()))
         else:
             model = self.accelerator.unwrap_model(
                 self.task.trainable_module, keep_fp32_wrapper=False, keep_torch_compile=False)
@@ -214,63 +287,13 @@ class Updater:
         self.accelerator.free_memory()
         return model.cpu().to(memory_format=torch.contiguous_format)
 
-    def _prepared(self, optimizer: Optimizer) -> tuple[nn.Module, Any]:
-        """The model and its optimizer as Accelerate puts them to work; the running average is sharded as the model is.
+    def _models(self) -> list[CollabModel]:
+        return [self.model] if self.ema is None else [self.model, self.ema.module]
 
-        Raises:
-            TrainError: The model can't be sharded.
-        """
-        with warnings.catch_warnings():
-            # Its successor isn't in every torch that is supported.
-            warnings.filterwarnings('ignore', '`?broadcast_buffers', FutureWarning)
-            try:
-                if self.accelerator.is_fsdp2 and self.ema is not None:
-                    shard_copy(self.ema.module, self.accelerator)
-                prepared: tuple[nn.Module, Any] = self.accelerator.prepare(self.model, optimizer)
-            except (NotImplementedError, ValueError) as error:
-                if not self.accelerator.is_fsdp2:
-                    raise
-                raise explain(error) from error
-        return prepared
-
-    def _mixed(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """The batch with its images mixed, where the recipe says so; targets are then probabilities [B, C]."""
-        if self.mixup is None:
-            return images, labels
-        off = self.config.augment.mixup_off_epoch
-        self.mixup.mixup_enabled = not off or epoch < off
-        with keyed_randomness(self.config.seed, epoch, 'mixup', step, self.accelerator.process_index):
-            if labels.ndim == 1:
-                return self.mixup(images, labels)
-            # With each image as a class of its own, the targets are its share in each mixture.
-            images, shares_BB = self.mixup(images, torch.arange(len(images), device=images.device))
-            return images, shares_BB @ labels
-
-    def _models(self) -> list[nn.Module]:
-        return [self.model] + ([] if self.ema is None else [self.ema.module])
-
-    def _gathered_buffers(self, model: nn.Module) -> dict[str, Tensor]:
-        """Every process's buffers [processes, ...], by name."""
+    def _gather_buffers(self, model: nn.Module) -> dict[str, Tensor]:
+        """The floating-point buffers of every process by name, each [processes, ...]."""
         saved = model.state_dict().keys()
         return gather({
             name: buffer.unsqueeze(0) for name, buffer in model.named_buffers()
             if name in saved and buffer.is_floating_point()
         })
-
-
-def _restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state as it was: PyTorch's own way casts it to the dtype of the weights.
-
-    How its kernels are run is the optimizer's own business, whatever those of the saved one were.
-    """
-    kernels: list[dict[str, Any]] = [
-        {name: group[name] for name in ('foreach', 'fused') if name in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, kernels, strict=True):
-        group.update(own)
-    loaded = optimizer.state_dict()['state']
-    for index, values in state['state'].items():
-        for name, value in values.items():
-            loaded[index][name] = tree_map(
-                lambda saved, cast: saved.to(cast.device) if isinstance(saved, Tensor) else saved,
-                value, loaded[index][name])

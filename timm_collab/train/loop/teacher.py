@@ -1,4 +1,4 @@
-"""The teacher of a run: found, held against the data, and described."""
+"""The teacher of a run: find it, load it, and check that it fits the data."""
 from __future__ import annotations
 
 import hashlib
@@ -11,23 +11,24 @@ import timm.data
 import torch
 from torch import nn
 
-from ..config import COLLAB_PREFIX, TeacherConfig
-from ..errors import TrainError, require
+from ...tree import PREFIX
+from ..config import TeacherConfig
+from ..errors import TrainError, one_line, require, unknown_architecture
 from ..record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
 from ..record.saved_run import SavedRun, read_run
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network that never changes.
+    """A trained network that stays as it is.
 
     Args:
         network: A plain network on the CPU, in eval mode, frozen.
-        mean: Mean that it was trained to have images normalised with, by channel.
-        std: Deviation of the same.
-        given_mean: Mean that the images it will be given are normalised with, by channel.
-        given_std: Deviation of the same.
-        facts: What a run's summary says of it.
+        mean: Mean per channel that its own training normalised images with.
+        std: Standard deviation of the same.
+        given_mean: Mean per channel that the images of this run are normalised with.
+        given_std: Standard deviation of the same.
+        facts: What the run's summary records of it.
     """
 
     network: nn.Module
@@ -39,7 +40,7 @@ class Teacher:
 
 
 def check_teacher(config: TeacherConfig) -> None:
-    """See whether there is such a teacher, as far as that is cheap.
+    """Check that there is such a teacher, as far as that is cheap.
 
     Raises:
         TrainError: The folder holds no finished run, or the name is none that timm knows.
@@ -47,26 +48,26 @@ def check_teacher(config: TeacherConfig) -> None:
     if config.path is not None:
         _read(config.path)
     if config.name is not None:
-        require(not config.name.startswith(COLLAB_PREFIX),
+        require(not config.name.startswith(PREFIX),
                 f"teacher.name '{config.name}' is a head tree: name a plain network, or the folder of a finished run as"
                 ' teacher.path')
-        require(':' in config.name or timm.is_model(config.name),
-                f"teacher.name: timm has no architecture '{config.name}'")
+        if ':' not in config.name and not timm.is_model(config.name):
+            raise TrainError(f'teacher.name: {unknown_architecture(config.name)}')
 
 
 def load_teacher(
     config: TeacherConfig, num_classes: int, label_names: Sequence[str] | None, data_config: dict[str, Any],
 ) -> Teacher:
-    """Load the teacher, and hold it against what is to be learned.
+    """Load the teacher, and check that it fits the data.
 
     Args:
-        config: Which one.
+        config: Which teacher.
         num_classes: Number of classes of the data.
-        label_names: Their names, if the data has any.
-        data_config: timm's configuration of the preprocessing of the images that it will see.
+        label_names: Names of the classes, if the data has any.
+        data_config: timm's data configuration of this run's images.
 
     Raises:
-        TrainError: It can't be loaded, knows other classes, or can't take such images.
+        TrainError: It can't be loaded, was trained on other classes, or can't take such images.
     """
     input_size = tuple(data_config['input_size'])
     if config.path is not None:
@@ -80,7 +81,7 @@ def load_teacher(
             shape = tuple(network(torch.zeros(2, *input_size)).shape)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise TrainError(f"{who} can't take images of {input_size} (channels, height, width):"
-                         f" {' '.join(str(error).split())}") from error
+                         f" {one_line(error)}") from error
     require(shape == (2, num_classes),
             f'{who} tells {shape[-1]} classes apart, the data have {num_classes}: choose one that was trained on them')
     if labels is not None and label_names is not None and list(labels) != list(label_names):
@@ -102,7 +103,7 @@ def load_teacher(
 
 
 def teacher_line(teacher: Teacher) -> str:
-    """What a run says of its teacher."""
+    """The line that a run prints about its teacher."""
     facts = teacher.facts
     error = '' if facts['error'] is None else f', error {facts["error"]:.1f} % on {facts["error_on"]}'
     return (f'teacher: {facts["path"] or facts["name"]}, {facts["architecture"]},'
@@ -138,14 +139,14 @@ def _of_run(run: SavedRun) -> tuple[nn.Module, Sequence[str] | None, dict[str, A
 def _of_name(
     config: TeacherConfig, num_classes: int, in_chans: int,
 ) -> tuple[nn.Module, Sequence[str] | None, dict[str, Any], dict[str, Any]]:
-    """A network of timm's, the Hub's or a folder's, whose training nobody knows the cost of."""
+    """A network of timm, the Hub or a folder; what its training cost is unknown."""
     weights: dict[str, Any] = {'pretrained': True}
     if config.checkpoint is not None:
         weights = {'checkpoint_path': config.checkpoint, 'num_classes': num_classes}
     try:
         network = timm.create_model(config.name, in_chans=in_chans, **weights)
     except (ValueError, TypeError, RuntimeError, OSError, AssertionError) as error:
-        raise TrainError(f"teacher '{config.name}' can't be loaded: {' '.join(str(error).split())}") from error
+        raise TrainError(f"teacher '{config.name}' can't be loaded: {one_line(error)}") from error
     known = network.pretrained_cfg
     require(config.checkpoint is not None or any(known.get(name) for name in ('url', 'file', 'hf_hub_id', 'source')),
             f"teacher.name '{config.name}' has no pretrained weights: write teacher.checkpoint, or teacher.path, the"
@@ -164,7 +165,7 @@ def _by_channel(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    """A digest of all weights and buffers."""
+    """SHA-256 of all weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())

@@ -1,7 +1,7 @@
-"""The loop: one model through its epochs, on Accelerate, from wherever it was left.
+"""The training loop: a model through its epochs, from wherever the run was left.
 
-A run that was stopped goes on exactly as if it hadn't been: what an update draws depends on where it is, not on what
-came before, and everything else is in `Trainer.state_dict`.
+A resumed run ends exactly as if it had not been stopped: what a step draws at random depends on its place in the run
+alone, and everything else is in `Trainer.state_dict`.
 """
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn as nn
 from accelerate import Accelerator
 from timm.utils import distribute_bn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ...model import CollabModel
 from ..config import TrainConfig
 from ..data.images import EpochSampler
 from ..data.streams import StreamSampler
 from ..distributed.signals import StoppedError, StopRequest
-from ..metrics.metric import metric_for
+from ..metrics.metric import Scores, metric_for
 from ..record.progress import Progress
-from .evaluate import Scores, evaluate
+from .evaluate import evaluate
 from .meter import LossMeter
-from .step import Updater
+from .step import TrainState
 from .teacher import Teacher
 
 CHECK_EVERY = 20
-"""Updates between two looks at the loss: each look waits for the device, and shows in the progress bar."""
+"""Steps between two checks of the loss: each check waits for the device, and updates the progress bar."""
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders of one run.
+    """Data loaders of a run.
 
     Args:
         train: Training batches.
-        sampler: That of `train`.
+        sampler: The sampler of `train`.
         val: Validation batches.
-        test: Test batches, if there are any.
+        test: Test batches, if there is a test split.
         clean: The labels of each training example before noise, where noise changed some.
     """
 
@@ -51,13 +51,13 @@ class Loaders:
 
 
 @dataclass(frozen=True)
-class Listener:
-    """What a trainer tells while it trains, on every process.
+class Callbacks:
+    """What a trainer calls while it trains, on every process.
 
     Args:
-        on_epoch: Given the row of each epoch, for logs and the screen.
-        on_checkpoint: Given what `Trainer.load_state_dict` takes, the number of updates so far, and the validation
-            score of the kept head in percent, None in the middle of an epoch.
+        on_epoch: Called with the row of each epoch, for logs and the screen.
+        on_checkpoint: Called with what `Trainer.load_state_dict` takes, the number of updates so far, and the
+            validation score of the kept head in percent, None in the middle of an epoch.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
@@ -69,85 +69,143 @@ class Trainer:
 
     Args:
         config: The recipe.
-        model: `CollabModel`.
-        loaders: Data, not prepared yet.
+        model: The model.
+        loaders: Data loaders, not prepared by Accelerate yet.
         accelerator: Where and how to run.
-        listener: Told of epochs and checkpoints.
-        stop: Asked whether to stop.
-        teacher: Who teaches the model besides, if anyone.
+        callbacks: Called with rows and checkpoints.
+        stop: Whether to stop; checked now and then.
+        teacher: Teacher to distill from, if any.
     """
 
     def __init__(
             self,
             config: TrainConfig,
-            model: nn.Module,
+            model: CollabModel,
             loaders: Loaders,
             accelerator: Accelerator,
-            listener: Listener | None = None,
+            callbacks: Callbacks | None = None,
             stop: StopRequest | None = None,
             teacher: Teacher | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
-        self.listener = listener or Listener()
+        self.callbacks = callbacks or Callbacks()
         self.stop = stop or StopRequest()
         self.sampler = loaders.sampler
         self.clean = loaders.clean
-        self.model = model
         self.metric = metric_for(config.data.multi_label)
         self.updates_per_epoch = len(loaders.train)
-        self.updater = Updater(config, model, self.updates_per_epoch, accelerator, teacher)
+        self.state = TrainState(config, model, self.updates_per_epoch, accelerator, teacher)
         self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.rows: list[dict[str, Any]] = []
         self.epoch = 0
         self.meter = self._new_meter()
+        self.stopping = False
         self.seconds = 0.0
-        self.lr = self.updater.lr
+        self.lr = self.state.lr
         self._order: list[int] = []
         self._started = time.perf_counter()
 
     @property
     def step(self) -> int:
-        """Updates made in this epoch."""
+        """Number of updates made in this epoch."""
         return self.meter.checked + len(self.meter.unchecked)
 
     @property
     def num_updates(self) -> int:
-        """Updates made in all."""
+        """Number of updates made in the run."""
         return self.epoch * self.updates_per_epoch + self.step
 
     def fit(self) -> list[dict[str, Any]]:
-        """Train to the last epoch; afterwards the model keeps the best head of the last epoch's validation.
+        """Train to the last epoch. Afterwards the model keeps the head that did best in the last validation.
 
-        With a running average of the weights it is that which is validated, and which `judged` is.
+        With a running average of the weights, that average is validated and kept.
 
         Returns:
             A row for each epoch, those before a resume included.
 
         Raises:
             ExplodedLossError: The loss became NaN, infinite or larger than `max_loss`.
-            StoppedError: The run was told to stop, and has told its listener the state to go on from.
+            StoppedError: The run was asked to stop, and its state was saved through the callbacks.
         """
         self._started = time.perf_counter() - self.seconds
-        saving = self.config.checkpoint
         while self.epoch < self.config.epochs:
-            stopping, images_per_second = self._train_epoch()
-            self.rows.append(self._validated(images_per_second))
-            self.epoch += 1
-            self.meter = self._new_meter()
-            self.listener.on_epoch(self.rows[-1])
-            finished = self.epoch == self.config.epochs
-            if self.epoch % saving.every_epochs == 0 or finished or stopping:
-                self._save(self.metric.kept(self.rows[-1]['val']))
-            if stopping and not finished:
-                raise StoppedError(self.stop.signal_number)
-        self.model.kept_head = self.rows[-1]['kept_head']
+            images_per_second = self.train_one_epoch()
+            row = self.validate(images_per_second)
+            self._end_epoch(row)
+        self.state.model.kept_head = self.rows[-1]['kept_head']
         self.seconds = time.perf_counter() - self._started
         return self.rows
 
+    def train_one_epoch(self) -> float:
+        """Train for what is left of the epoch.
+
+        Returns:
+            Images per second, of all processes together.
+        """
+        self._begin_epoch()
+        first, start = self.step, time.perf_counter()
+        with self._progress_bar() as bar:
+            for images, given in self.train_loader:
+                clean = self._clean_labels(given)
+                self.meter.add(self.state.train_step(images, given, clean, self.epoch, self.step))
+                if self._is_check_due():
+                    # Signals reach processes at different moments; all of them learn of one in the same check.
+                    self.stopping = self.meter.check(self.stop.requested)
+                    bar.update(self.config.batch_size, self.meter.loss, self.meter.score['given'])
+                    self._save_within_epoch()
+                else:
+                    bar.update(self.config.batch_size)
+        return (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
+
+    def validate(self, images_per_second: float) -> dict[str, Any]:
+        """Evaluate after an epoch and choose the head to keep.
+
+        Args:
+            images_per_second: Speed of training, for the row.
+
+        Returns:
+            The row of the epoch.
+        """
+        online = self.score(self.val_loader, self.state.model)
+        has_ema = self.state.ema is not None
+        scores = self.score(self.val_loader) if has_ema else online
+        self.state.model.kept_head = scores.best_head
+        hard_H, soft_H = self.meter.terms()
+        row = {
+            'epoch': self.epoch,
+            'lr': self.lr,
+            'beta': self.state.task.criterion.beta,
+            'temperature': self.state.task.criterion.temperature,
+            'train_loss': self.meter.loss,
+            'train_hard_heads': hard_H,
+            'train_soft_heads': soft_H,
+            'images_per_second': images_per_second,
+            'kept_head': scores.best_head,
+            'val': scores.row(scores.best_head),
+        }
+        if not self.config.augment.mixes:  # mixed images have no single label
+            score = self.meter.score
+            row[self.metric.train_key] = score if self.clean is not None else {'given': score['given']}
+        if has_ema:
+            row['val_without_ema'] = online.row(online.best_head)
+        return row
+
+    def score(self, loader: DataLoader, model: CollabModel | None = None) -> Scores:
+        """Evaluate a model, by default the one that is kept; BatchNorm statistics are averaged over processes first.
+
+        Args:
+            loader: A prepared loader.
+            model: The model.
+        """
+        model = self.state.eval_model if model is None else model
+        if self.accelerator.num_processes > 1:
+            distribute_bn(model, self.accelerator.num_processes, reduce=True)
+        return evaluate(model, loader, self.accelerator, self.metric)
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on; every process has to ask for it."""
+        """Everything that the rest of the run depends on; every process has to call it."""
         progress = {
             'epoch': self.epoch,
             'meter': self.meter.state_dict(),
@@ -155,51 +213,85 @@ class Trainer:
             'seconds': time.perf_counter() - self._started,
             'lr': self.lr,
         }
-        # Between epochs the processes' statistics are averaged.
-        apart = self.accelerator.num_processes > 1 and self.step > 0
-        return {'progress': progress, **self.updater.state_dict(apart)}
+        # Evaluation at the end of an epoch averages the processes' statistics.
+        buffers_differ = self.accelerator.num_processes > 1 and self.step > 0
+        return {'progress': progress, **self.state.state_dict(buffers_differ)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another trainer of the same recipe and number of processes took this state."""
+        """Continue from the state of another run of the same recipe with as many processes."""
         progress = state['progress']
         self.epoch, self.rows = progress['epoch'], progress['rows']
         self.seconds, self.lr = progress['seconds'], progress['lr']
         self.meter = self._new_meter()
         self.meter.load_state_dict(progress['meter'])
-        self.updater.load_state_dict(state)
+        self.state.load_state_dict(state)
 
     def batch_indices(self, epoch: int, step: int) -> list[int]:
-        """Which examples of the training data an update learns from, over all processes."""
+        """Indices into the training data of the examples of a batch, over all processes."""
         self.sampler.epoch = epoch
         return self.sampler.indices()[step * self.config.batch_size:][:self.config.batch_size]
 
-    @property
-    def judged(self) -> nn.Module:
-        """The model that is validated, tested and kept: the running average of the weights, if there is one."""
-        ema = self.updater.ema
-        return self.model if ema is None else ema.module
-
-    def score(self, loader: DataLoader, model: nn.Module | None = None) -> Scores:
-        """Evaluate `judged`, or another model, on a prepared loader, BatchNorm statistics averaged over processes."""
-        model = self.judged if model is None else model
-        if self.accelerator.num_processes > 1:
-            distribute_bn(model, self.accelerator.num_processes, reduce=True)
-        return evaluate(model, loader, self.accelerator, self.metric)
-
-    def release(self) -> nn.Module:
-        """The trained model on the CPU, as it was validated, free of what Accelerate put around it."""
-        model = self.updater.release()
+    def release(self) -> CollabModel:
+        """Return the trained model as it was validated, on the CPU and unwrapped."""
+        model = self.state.release()
         model.kept_head = self.rows[-1]['kept_head']
         return model
 
-    def _train_epoch(self) -> tuple[bool, float]:
-        """What is left of the epoch; returns whether the run is to stop, and images per second."""
+    def _begin_epoch(self) -> None:
         self.sampler.epoch = self.epoch
         self.sampler.skip = self.step * self.config.batch_size
-        self.updater.begin_epoch(self.epoch)
+        self.state.begin_epoch(self.epoch)
         self._order = [] if self.clean is None else self.sampler.indices()
-        saving = self.config.checkpoint
-        bar = Progress(
+        if self.step == 0:
+            self.lr = self.state.lr
+
+    def _end_epoch(self, row: dict[str, Any]) -> None:
+        """Report the epoch, save a checkpoint where one is due, and stop where that was requested."""
+        self.rows.append(row)
+        self.epoch += 1
+        self.meter = self._new_meter()
+        self.callbacks.on_epoch(row)
+        is_last = self.epoch == self.config.epochs
+        if self.epoch % self.config.checkpoint.every_epochs == 0 or is_last or self.stopping:
+            self._save(self.metric.kept(row['val']))
+        if self.stopping and not is_last:
+            raise StoppedError(self.stop.signal_number)
+
+    def _is_check_due(self) -> bool:
+        """Whether all processes check the loss after this step, and whether to stop."""
+        stops_alone = self.accelerator.num_processes == 1 and self.stop.requested
+        is_last = self.step == self.updates_per_epoch
+        return self.step % CHECK_EVERY == 0 or is_last or self._is_checkpoint_due() or stops_alone
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self.config.checkpoint.every_updates
+        return every is not None and self.step % every == 0
+
+    def _save_within_epoch(self) -> None:
+        """Save where that is due, and stop on request; after the last step the epoch is finished first."""
+        if self.step == self.updates_per_epoch:
+            return
+        if self.stopping or self._is_checkpoint_due():
+            self._save()
+        if self.stopping:
+            raise StoppedError(self.stop.signal_number)
+
+    def _save(self, score: float | None = None) -> None:
+        self.callbacks.on_checkpoint(self.state_dict(), self.num_updates, score)
+
+    def _clean_labels(self, given: Tensor) -> Tensor:
+        """Labels before noise of this process's part of the current batch; the given ones where there is no noise."""
+        if self.clean is None:
+            return given
+        size = self.config.batch_size // self.accelerator.num_processes
+        first = self.step * self.config.batch_size + self.accelerator.process_index * size
+        return self.clean[self._order[first:first + size]].to(given.device)
+
+    def _new_meter(self) -> LossMeter:
+        return LossMeter(self.accelerator, self.epoch, self.config.max_loss)
+
+    def _progress_bar(self) -> Progress:
+        return Progress(
             self.updates_per_epoch * self.config.batch_size,
             self.epoch,
             self.config.epochs,
@@ -208,62 +300,3 @@ class Trainer:
             done=self.sampler.skip,
             score_name=self.metric.train_name,
         )
-        if self.step == 0:
-            self.lr = self.updater.lr
-        stopping = False
-        first, start = self.step, time.perf_counter()
-        with bar:
-            for images, given in self.train_loader:
-                clean = given if self.clean is None else self._clean_labels().to(given.device)
-                self.meter.add(self.updater.update(images, given, clean, self.epoch, self.step))
-                # Signals reach processes at different moments, so all learn of them in the same look.
-                alone = self.accelerator.num_processes == 1 and self.stop.requested
-                due = saving.every_updates is not None and self.step % saving.every_updates == 0
-                looking = self.step % CHECK_EVERY == 0 or self.step == self.updates_per_epoch or due or alone
-                if looking:
-                    stopping = self.meter.check(self.stop.requested)
-                now = (self.meter.loss, self.meter.score['given']) if looking else ()
-                bar.update(self.config.batch_size, *now)
-                if (stopping or due) and self.step < self.updates_per_epoch:
-                    self._save()
-                    if stopping:
-                        raise StoppedError(self.stop.signal_number)
-        return stopping, (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
-
-    def _validated(self, images_per_second: float) -> dict[str, Any]:
-        """The row of the epoch that was trained."""
-        online = self.score(self.val_loader, self.model)
-        scores = online if self.judged is self.model else self.score(self.val_loader)
-        self.model.kept_head = scores.best_head  # type: ignore[assignment]
-        hard_H, soft_H = self.meter.terms()
-        row = {
-            'epoch': self.epoch,
-            'lr': self.lr,
-            'beta': self.updater.task.criterion.beta,
-            'temperature': self.updater.task.criterion.temperature,
-            'train_loss': self.meter.loss,
-            'train_hard_heads': hard_H,
-            'train_soft_heads': soft_H,
-            'images_per_second': images_per_second,
-            'kept_head': scores.best_head,
-            'val': scores.row(scores.best_head),
-        }
-        if not self.config.augment.mixes:  # the images of a mixture have no one label
-            score = self.meter.score
-            row[self.metric.train_key] = score if self.clean is not None else {'given': score['given']}
-        if scores is not online:
-            row['val_without_ema'] = online.row(online.best_head)
-        return row
-
-    def _clean_labels(self) -> Tensor:
-        """Labels before noise of this process's part of the batch at hand."""
-        assert self.clean is not None
-        size = self.config.batch_size // self.accelerator.num_processes
-        first = self.step * self.config.batch_size + self.accelerator.process_index * size
-        return self.clean[self._order[first:first + size]]
-
-    def _save(self, score: float | None = None) -> None:
-        self.listener.on_checkpoint(self.state_dict(), self.num_updates, score)
-
-    def _new_meter(self) -> LossMeter:
-        return LossMeter(self.accelerator, self.epoch, self.config.max_loss)

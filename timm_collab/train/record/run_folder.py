@@ -23,7 +23,7 @@ from ..config import TrainConfig
 from ..config.differences import differences
 from ..data.labels import Labels
 from ..data.splits import Splits
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, atomic
 
 LOCK_SECONDS = 10
@@ -69,7 +69,7 @@ def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
         saved = yaml.safe_load((folder / CONFIG).read_text(encoding='utf-8'))
         require(isinstance(saved, dict), 'it holds no keys')
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise TrainError(f"'{folder / CONFIG}' can't be read ({reason}): bring it back from a copy, or choose another"
                          ' output') from error
     if changed := differences(saved, config):

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 from ..build import build_model
 from ..config import TrainConfig
 from ..config.parse import parse_config
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from ..paths import CONFIG, SUMMARY, TREE
 
 KEPT_HEAD = 'kept_head'
@@ -62,9 +62,9 @@ class SavedRun:
             with safe_open(file, framework='pt') as opened:
                 kept_head = int((opened.metadata() or {}).get(KEPT_HEAD, self.summary['kept_head']))
             load_model(model, file)
-            model.kept_head = kept_head  # type: ignore[assignment]
+            model.kept_head = kept_head
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-            reason = ' '.join(str(error).split())
+            reason = one_line(error)
             raise TrainError(f"run '{self.path}' is damaged: {TREE} does not hold the weights of its recipe's tree"
                              f' ({reason[:300]})') from error
         return model.eval()

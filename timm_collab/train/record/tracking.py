@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 
 from ..config import TrainConfig
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from ..metrics.metric import metric_of
 
 TRACKING = 'tracking'
@@ -71,7 +71,7 @@ class Tracking:
                 )
         except Exception as error:  # each tracker's own kinds
             raise TrainError(f'track: {", ".join(config.track)} can\'t start ({type(error).__name__}:'
-                             f' {" ".join(str(error).split())})') from None
+                             f' {one_line(error)})') from None
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Log the row of an epoch, at the step of that epoch."""

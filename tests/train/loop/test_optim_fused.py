@@ -7,9 +7,8 @@ from accelerate import Accelerator
 
 from tests.train.toys import make_model, make_trainer
 from timm_collab.train import TrainError
-from timm_collab.train.build import build_optimizer
-from timm_collab.train.loop import step as updater
-from timm_collab.train.loop.fusing import SGD, check_fused, fuse
+from timm_collab.train.loop import step
+from timm_collab.train.loop.optim import SGD, build_optimizer, check_fused, fuse
 from timm_collab.train.prepare import make_accelerator
 
 FUSED = ('sgd', 'momentum', 'adam', 'adamw', 'adagrad', 'lookahead_adamw')
@@ -24,7 +23,7 @@ def trained(config) -> tuple[set[bool | None], dict[str, torch.Tensor]]:
     model = make_model(heads=4).double()
     data = torch.randn(48, 1, 16, 16, generator=torch.Generator().manual_seed(0)).double(), torch.arange(48) % 10
     trainer = make_trainer(config, model, data=data)
-    used = kernels(trainer.updater.optimizer)
+    used = kernels(trainer.state.optimizer)
     trainer.fit()
     return used, model.state_dict()
 
@@ -39,7 +38,7 @@ def assert_same_steps(first: dict[str, torch.Tensor], second: dict[str, torch.Te
 def test_the_same_steps(recipe, monkeypatch, name):
     config = recipe(f'--optim.name={name}', '--batch_size=16', '--epochs=3', '--optim.lr=0.005', '--optim.clip_grad=1')
     used, fused = trained(config)
-    monkeypatch.setattr(updater, 'fuse', lambda *args: None)
+    monkeypatch.setattr(step, 'fuse', lambda *args: None)
     used_otherwise, plain = trained(config)
     assert (used, used_otherwise) == ({True}, {None})
     assert_same_steps(fused, plain)
@@ -55,7 +54,7 @@ def test_left_as_it_is(recipe, argv):
     config = recipe('--batch_size=16', '--epochs=2', *argv)
     trainer = make_trainer(config, make_model(heads=4))
     before = kernels(build_optimizer(make_model(heads=4), config.optim))
-    assert kernels(trainer.updater.optimizer) == before and True not in before
+    assert kernels(trainer.state.optimizer) == before and True not in before
     trainer.fit()
 
 
@@ -69,7 +68,7 @@ def scaled() -> Accelerator:
 
 def test_not_where_a_first_step_may_overflow(recipe, scaled):
     trainer = make_trainer(recipe('--batch_size=16'), make_model(heads=4), accelerator=scaled)
-    assert kernels(trainer.updater.optimizer) == {None}
+    assert kernels(trainer.state.optimizer) == {None}
 
 
 @pytest.mark.parametrize('name', [*sorted(SGD), 'lookahead_sgd'])
@@ -115,10 +114,10 @@ def test_a_saved_state_brings_no_kernels_with_it(recipe):
     other = make_trainer(recipe(
         '--batch_size=16', '--epochs=2', '--optim.name=adamw', '--optim.kwargs={fused: false}'), make_model(heads=4))
     other.load_state_dict(saved.state_dict())
-    assert kernels(saved.updater.optimizer) == {True}
-    assert kernels(other.updater.optimizer) == {False}
-    assert {group['lr'] for group in other.updater.optimizer.param_groups} == {
-        group['lr'] for group in saved.updater.optimizer.param_groups}
+    assert kernels(saved.state.optimizer) == {True}
+    assert kernels(other.state.optimizer) == {False}
+    assert {group['lr'] for group in other.state.optimizer.param_groups} == {
+        group['lr'] for group in saved.state.optimizer.param_groups}
 
 
 def test_groups_that_are_added_later(recipe):

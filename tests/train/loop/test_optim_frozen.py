@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tests.train.toys import make_model, make_trainer
 from timm_collab.train import TrainError
-from timm_collab.train.build import build_model, build_optimizer
-from timm_collab.train.loop.freezing import FrozenTrunk
+from timm_collab.train.build import build_model
+from timm_collab.train.loop.optim import FrozenTrunk, build_optimizer
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -34,7 +34,7 @@ def test_the_trunk_stands_still_and_then_learns(recipe, distributed: bool, optim
     trunk, branches = model.nodes['trunk'], model.nodes['branch_1_0']
     found = [(state(trunk), state(branches))]
     trainer = make_trainer(config, model, lambda row: found.append((state(trunk), state(branches))))
-    trainer.updater.frozen_trunk.distributed = distributed  # how it is done, seen from one process
+    trainer.state.frozen_trunk.distributed = distributed  # how it is done, seen from one process
     trainer.fit()
     frozen, then = found[:3], found[2:]
     for (a, x), (b, y) in itertools.pairwise(frozen):
@@ -51,7 +51,7 @@ def test_both_ways_of_freezing_make_the_same_steps(recipe) -> None:
     for distributed in (False, True):
         model = make_model(heads=4)
         trainer = make_trainer(config, model)
-        trainer.updater.frozen_trunk.distributed = distributed
+        trainer.state.frozen_trunk.distributed = distributed
         trainer.fit()
         states.append(state(model))
     assert changed(*states) == set()
@@ -65,7 +65,7 @@ def test_only_the_epoch_counts() -> None:
     norms = [module for module in trunk.modules() if isinstance(module, nn.BatchNorm2d)]
     for epoch in (0, 0, 3, 1, 2, 0):
         model.train()
-        frozen.apply(epoch)
+        frozen.begin_epoch(epoch)
         assert all(param.requires_grad == (epoch >= 2) for param in trunk.parameters())
         assert all(norm.training == (epoch >= 2) for norm in norms) and trunk.training
         assert all(param.requires_grad for param in model.nodes['branch_0_0'].parameters())
@@ -75,14 +75,14 @@ def test_without_it_nothing_is_touched() -> None:
     model = make_model(heads=4).train()
     model.nodes['trunk'].requires_grad_(False)  # somebody else's doing
     frozen = FrozenTrunk(model, epochs=0, distributed=False)
-    frozen.apply(0)
+    frozen.begin_epoch(0)
     assert not any(param.requires_grad for param in model.nodes['trunk'].parameters())
     assert all(module.training for module in model.modules())
 
 
 def test_nothing_is_computed_backward_through_a_frozen_trunk() -> None:
     model = make_model(heads=4).train()
-    FrozenTrunk(model, epochs=1, distributed=False).apply(0)
+    FrozenTrunk(model, epochs=1, distributed=False).begin_epoch(0)
     values = model.nodes['trunk'](torch.randn(2, 1, 32, 32))
     assert not any(value.requires_grad for value in values)
 
@@ -94,5 +94,5 @@ def test_there_has_to_be_a_trunk(recipe) -> None:
     for argv in (['--model.heads=1'], ['--compare_single=true']):
         with pytest.raises(TrainError, match='freezes the layers that all heads share: one head alone'):
             recipe('--optim.freeze_trunk_epochs=1', *argv)
-    with pytest.raises(TrainError, match=r'optim.freeze_trunk_epochs must be 0 or more, got -1'):
+    with pytest.raises(TrainError, match=r'optim.freeze_trunk_epochs must be at least 0, got -1'):
         recipe('--optim.freeze_trunk_epochs=-1')
