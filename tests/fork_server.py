@@ -6,7 +6,8 @@ or `python file ...` would, as `__main__`, with an environment, a working direct
 ends as an interpreter ends.
 
 Variables that a library reads when it is imported are those of the server: forks are offline and see no GPU. What
-depends on others, and what must be proven for the command that a user types, starts a real process.
+depends on others, and what must be proven for the command that a user types, starts a real process. So does everything
+on systems other than Linux, whose libraries may not be forked.
 """
 from __future__ import annotations
 
@@ -63,15 +64,23 @@ class Process:
         for path in (self.stdout, self.stderr):
             path.write_bytes(b'')
         self.returncode: int | None = None
-        self.pid: int = _ask({
-            'argv': list(argv), 'cwd': str(cwd), 'env': dict(env), 'stdout': str(stdout), 'stderr': str(self.stderr),
-            'new_session': new_session,
-        })
+        self._started: subprocess.Popen[bytes] | None = None
+        if sys.platform == 'linux':
+            self.pid: int = _ask({
+                'argv': list(argv), 'cwd': str(cwd), 'env': dict(env), 'stdout': str(self.stdout),
+                'stderr': str(self.stderr), 'new_session': new_session,
+            })
+            return
+        with self.stdout.open('ab') as out, self.stderr.open('ab') as err:
+            self._started = subprocess.Popen(
+                [sys.executable, *argv], cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                start_new_session=new_session)
+        self.pid = self._started.pid
 
     def poll(self) -> int | None:
         """The exit status, None while the process runs; of one that a signal killed the negated number."""
         if self.returncode is None:
-            self.returncode = _ask({'poll': self.pid})
+            self.returncode = self._started.poll() if self._started else _ask({'poll': self.pid})
         return self.returncode
 
     def wait(self, timeout: float = 240) -> int:
