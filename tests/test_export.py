@@ -38,7 +38,8 @@ def test_torch_export(arch: str, kwargs: dict) -> None:
         assert torch.equal(exported.module()(x), expected.module()(x))
 
 
-@pytest.mark.parametrize(('arch', 'kwargs'), CASES[:2])
+@pytest.mark.parametrize(('arch', 'kwargs'), [
+    *CASES[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[2:])])
 def test_onnx(arch: str, kwargs: dict) -> None:
     pruned, plain = pruned_and_plain(arch, **kwargs)
     try:

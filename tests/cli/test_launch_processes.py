@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import RECIPE, start
 
+pytestmark = pytest.mark.multiprocess
+
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     said, errors = process.communicate(timeout=120)
@@ -32,7 +34,8 @@ def test_what_the_ranks_refuse_is_told_without_a_traceback(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.parametrize(('number', 'expected'), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(('number', 'expected'), [
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 75)])
 def test_a_signal_reaches_the_ranks_and_they_save(tmp_path, number, expected):
     process = start('train', '--num-processes=2', *RECIPE, '--epochs=500', '--output=run', cwd=tmp_path)
     deadline = time.monotonic() + 100

@@ -9,10 +9,10 @@ import timm
 import timm.loss
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from timm.task import ClassificationTask, TrainingTask
 from torch import Tensor, nn
 
+from tests.fork_server import Launch
 from timm_collab.objective.loss import CollaborativeLoss
 from timm_collab.objective.task import CollaborativeTask
 
@@ -302,7 +302,7 @@ def test_timm_evaluator() -> None:
     assert metrics['top1'] == pytest.approx(100 * output.argmax(dim=1).eq(target).float().mean().item())
 
 
-def _train_on_two_ranks(rank: int, folder: str) -> None:
+def train_on_two_ranks(rank: int, folder: str) -> None:
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     try:
         x, target = make_batch()
@@ -327,8 +327,14 @@ def _train_on_two_ranks(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.multiprocess
 def test_two_ranks_match_one_step_on_the_full_batch(tmp_path: Path) -> None:
-    mp.spawn(_train_on_two_ranks, args=(str(tmp_path),), nprocs=2)
+    code = """
+import os
+from tests.objective import test_task
+test_task.train_on_two_ranks(int(os.environ['RANK']), '.')
+"""
+    Launch(['-c', code], tmp_path, 2).finish()
     ranks = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
 
     x, target = make_batch()

@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 import yaml
 
+from tests.fork_server import Process
 from timm_collab.cli import main
-from timm_collab.study import read_study, run_study, write_report
+from timm_collab.study import read_study, run_study, runner, write_report
 from timm_collab.study.runner import run_folder
 from timm_collab.train import TrainError
 from timm_collab.train.record.plots import can_plot
@@ -42,6 +45,17 @@ def _from_this_checkout(monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
 
 
+@pytest.fixture
+def forked_runs(monkeypatch):
+    """Have the study fork its runs from the fork server."""
+
+    def start(command: list[str], stdout: IO[bytes], env: dict[str, str], **_: object) -> Process:
+        return Process(command[1:], Path.cwd(), env, Path(stdout.name), new_session=True)
+
+    monkeypatch.setattr(runner, 'subprocess', SimpleNamespace(
+        Popen=start, STDOUT=subprocess.STDOUT, DEVNULL=subprocess.DEVNULL))
+
+
 def grid(folder: Path, **changes) -> Path:
     path = folder / 'grid.yaml'
     path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
@@ -52,6 +66,7 @@ def study(path: Path, *argv: str) -> int:
     return main(['study', str(path), '--output', str(path.parent / 'study'), *argv])
 
 
+@pytest.mark.usefixtures('forked_runs')
 def test_a_study_runs_reports_and_is_not_run_again(tmp_path, capsys):
     path, folder = grid(tmp_path), tmp_path / 'study'
     assert study(path, '--jobs', '2', '--threads', '1') == 0
@@ -82,6 +97,7 @@ def test_a_study_runs_reports_and_is_not_run_again(tmp_path, capsys):
         run_study(read_study(grid(tmp_path, keys={**GRID['keys'], 'epochs': 2})), folder)
 
 
+@pytest.mark.usefixtures('forked_runs')
 def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     path = grid(tmp_path, seeds=[0], methods={
         'single': {'keys': {'model.heads': 1}}, 'lost': {'keys': {'model.heads': 2, 'max_loss': 1e-3}}})
@@ -91,6 +107,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     assert '**1 of 2 runs have not finished.**' in (tmp_path / 'study' / 'report.md').read_text()
 
 
+@pytest.mark.usefixtures('forked_runs')
 def test_told_to_stop_every_run_saves_and_the_same_command_goes_on(tmp_path, capsys):
     path = grid(tmp_path, seeds=[0], keys={**GRID['keys'], 'epochs': 200})
     cells = read_study(path).cells
@@ -131,12 +148,12 @@ def test_a_cell_that_a_killed_study_left_running_is_waited_for(tmp_path, capsys)
     path = grid(tmp_path, seeds=[0], methods={'single': GRID['methods']['single']})
     cell = read_study(path).cells[0]
     program = ('import sys, time; from pathlib import Path; from timm_collab.train.record.run_folder import RunLock\n'
-               'with RunLock(Path(sys.argv[1])): print(flush=True); time.sleep(4)')
+               'with RunLock(Path(sys.argv[1])): print(flush=True); time.sleep(2)')
     left = subprocess.Popen(
         [sys.executable, '-c', program, str(run_folder(tmp_path / 'study', cell))], stdout=subprocess.PIPE)
     left.stdout.readline()
     assert study(path, '--threads', '1') == 0
-    assert left.poll() == 0 and 'in use' not in capsys.readouterr().err
+    assert left.wait(60) == 0 and 'in use' not in capsys.readouterr().err
 
 
 def test_a_cell_that_crashed_shows_as_failed(tmp_path, monkeypatch, capsys):

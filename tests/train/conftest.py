@@ -79,7 +79,7 @@ def recipe(tmp_path) -> Recipe:
         return parse_config([
             '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
             '--data.in_chans=1', '--data.max_train_samples=128', '--augment.no_aug=true', '--optim.lr=0.02',
-            '--epochs=1', '--batch_size=32', f'--output={tmp_path / "run"}', *argv,
+            '--epochs=1', '--batch_size=32', '--plots=false', f'--output={tmp_path / "run"}', *argv,
         ])
 
     return make

@@ -47,6 +47,6 @@ def let_go() -> None:
 
 if __name__ == '__main__':
     pretend()
-    status = main(sys.argv[1:])
+    status = main()
     let_go()
     sys.exit(status)

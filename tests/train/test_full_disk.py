@@ -2,32 +2,35 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.fork_server import Launch
 from timm_collab.train.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 RECIPE = [
     '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
     '--data.in_chans=1', '--data.max_train_samples=128', '--augment.no_aug=true', '--optim.lr=0.02', '--epochs=3',
-    '--batch_size=32', '--checkpoint.keep_last=1', '--checkpoint.keep_best=0', '--cpu_threads=1',
+    '--batch_size=32', '--checkpoint.keep_last=1', '--checkpoint.keep_best=0', '--cpu_threads=1', '--plots=false',
 ]
 
 
-def train(output: Path, **kwargs) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
-    return subprocess.run(
-        [sys.executable, '-m', 'timm_collab.train', *RECIPE, f'--output={output}'], env=environment,
-        capture_output=True, text=True, **kwargs)
+LIMITED = """
+import resource, sys
+from tests.fork_server import Launch
+from timm_collab.train.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def train(program: list[str], output: Path) -> Launch:
+    return Launch([*program, *RECIPE, f'--output={output}'], output.parents[1])
 
 
 @pytest.fixture(scope='module')
@@ -52,16 +55,14 @@ def test_a_file_system_without_room_for_a_second_checkpoint(whole, tmp_path):
     if asked.returncode:
         pytest.skip('mounting a file system takes more rights than this user has')
     try:
-        done = train(mount / 'run')
-        assert done.returncode == 2
-        [error] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+        program = ['-m', 'timm_collab.train']
+        errors = train(program, mount / 'run').fail()
+        [error] = [line for line in errors.splitlines() if line.startswith('error: ')]
         assert "checkpoint '" in error and "update-000000008' can't be written (" in error
         assert "the last one, 'update-000000004', is intact: free disk space, then run the same command" in error
         assert [path.name for path in (mount / 'run' / 'checkpoints').iterdir()] == ['update-000000004']
         subprocess.run(['mount', '-o', 'remount,size=100m', str(mount)], check=True)
-        done = train(mount / 'run')
-        assert done.returncode == 0, done.stderr
-        assert 'resuming after 4 updates' in done.stdout
+        assert 'resuming after 4 updates' in train(program, mount / 'run').finish()
         shutil.copytree(mount / 'run', tmp_path / 'run')
     finally:
         subprocess.run(['umount', str(mount)], check=True)
@@ -69,10 +70,11 @@ def test_a_file_system_without_room_for_a_second_checkpoint(whole, tmp_path):
 
 
 def test_a_limit_on_the_size_of_files(whole, tmp_path):
-    output = tmp_path / 'run'
-    done = train(output, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)))
-    assert done.returncode == 2
-    [error] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    output = tmp_path / 'limited' / 'run'
+    launch = train(['-c', LIMITED], output)
+    errors = launch.fail()
+    assert launch.ranks[0].returncode == 2
+    [error] = [line for line in errors.splitlines() if line.startswith('error: ')]
     assert "update-000000004' can't be written (" in error and 'there is no earlier one: free disk space' in error
     assert list((output / 'checkpoints').iterdir()) == []
     assert [json.loads(line)['epoch'] for line in (output / 'metrics.jsonl').read_text().splitlines()] == [0]

@@ -57,24 +57,26 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert summaries[0] == summaries[1]
 
 
+TRAIN_STEP = TrainState.train_step
+
+
+def kill_before(patch: pytest.MonkeyPatch, count: int) -> None:
+    """Make the process die when it has made a number of updates."""
+    left = [count]
+
+    def dying(self, *args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        return TRAIN_STEP(self, *args)
+
+    patch.setattr(TrainState, 'train_step', dying)
+
+
 @pytest.fixture
 def kill_at(monkeypatch):
-    """Make the process die just before the n-th update that it would make."""
-    update = TrainState.train_step
-
-    def arm(count: int) -> None:
-        left = [count]
-
-        def dying(self, *args):
-            left[0] -= 1
-            if left[0] < 0:
-                raise KilledError
-            return update(self, *args)
-
-        monkeypatch.setattr(TrainState, 'train_step', dying)
-
-    yield arm
-    monkeypatch.setattr(TrainState, 'train_step', update)
+    """Make the process die when it has made a number of updates."""
+    return lambda count: kill_before(monkeypatch, count)
 
 
 @pytest.mark.parametrize('setting', SETTINGS)
@@ -241,21 +243,28 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory):
+    """The same run, killed before its eleventh update."""
+    folder = tmp_path_factory.mktemp('killed') / 'run'
+    with pytest.MonkeyPatch.context() as patch:
+        kill_before(patch, 10)
+        with pytest.raises(KilledError):
+            main([*RECIPE, f'--output={folder}'])
+    return folder
+
+
 RECIPE = [
     '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
     '--data.in_chans=1', '--data.max_train_samples=128', '--augment.no_aug=true', '--optim.lr=0.02',
-    '--batch_size=32', '--noise.rate=0.4', *KEYS,
+    '--batch_size=32', '--noise.rate=0.4', '--plots=false', *KEYS,
 ]
 
 
 @pytest.mark.parametrize('how', ['missing', 'damaged'])
 @pytest.mark.parametrize('name', FILES)
-def test_whatever_file_is_lost_the_run_ends_the_same(whole, tmp_path, kill_at, capsys, name, how):
-    argv = [*RECIPE, f'--output={tmp_path / "run"}']
-    kill_at(10)
-    with pytest.raises(KilledError):
-        main(argv)
-    kill_at(1000)
+def test_whatever_file_is_lost_the_run_ends_the_same(whole, killed, tmp_path, capsys, name, how):
+    shutil.copytree(killed, tmp_path / 'run')
     path = tmp_path / 'run' / name
     if path.is_dir():
         path.rename(tmp_path / 'lost')
@@ -265,7 +274,7 @@ def test_whatever_file_is_lost_the_run_ends_the_same(whole, tmp_path, kill_at, c
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-3] + b'\x00')
-    assert main(argv) == 0
+    assert main([*RECIPE, f'--output={tmp_path / "run"}']) == 0
     out, err = capsys.readouterr()
     assert_same_run(whole, tmp_path / 'run')
     assert (whole / 'train_labels.csv').read_text() == (tmp_path / 'run' / 'train_labels.csv').read_text()

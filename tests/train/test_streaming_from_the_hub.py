@@ -81,6 +81,7 @@ def test_it_trains_on_what_the_card_says(hub, train, tmp_path):
     assert kept == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_served_ends_the_run_which_goes_on_later(hub, train, tmp_path):
     hub.broken.add('train-00002-of-00004.parquet')
     done = train('--data.shuffle_buffer=1', '--data.lanes=1')

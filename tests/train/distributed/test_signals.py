@@ -3,12 +3,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
+import time
 
 import pytest
 
+from tests.fork_server import CPU, Process
 from timm_collab.train.distributed import signals as stopping
 from timm_collab.train.distributed.signals import StoppedError, StopRequest
 
@@ -55,19 +55,16 @@ def test_outside_the_main_thread_it_changes_nothing():
 def test_workers_leave_a_signal_to_the_process_that_trains(tmp_path, image_folder):
     """Schedulers signal all processes of a job. A worker of PyTorch's that dies of it would take the others along."""
     program = [
-        sys.executable, '-m', 'timm_collab.train', '--model.name=collab_test_resnet', '--model.heads=2',
+        '-m', 'timm_collab.train', '--model.name=collab_test_resnet', '--model.heads=2',
         f'--data.path={image_folder(train=64, test=4)}', '--data.img_size=32', '--data.pipeline=image',
         '--data.workers=2', '--epochs=500', '--batch_size=16', '--cpu_threads=1', '--output=run',
     ]
-    with subprocess.Popen(
-            program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            env={**os.environ, 'ACCELERATE_USE_CPU': 'true', 'CUDA_VISIBLE_DEVICES': '',
-                 'HF_DATASETS_CACHE': str(tmp_path / 'cache')}) as run:
-        for line in run.stdout:
-            if re.match(r' *\d+/500 ', line):
-                break
-        os.killpg(run.pid, signal.SIGTERM)
-        printed, errors = run.communicate(timeout=120)
-    assert run.returncode == 75, errors[-3000:]
-    assert 'stopped and saved after' in printed
+    environment = {**os.environ, **CPU, 'HF_DATASETS_CACHE': str(tmp_path / 'cache')}
+    run = Process(program, tmp_path, environment, tmp_path / 'out', tmp_path / 'err', new_session=True)
+    while not re.search(r'^ *\d+/500 ', run.output(), re.MULTILINE):
+        assert run.poll() is None, run.errors()[-3000:]
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(120) == 75, run.errors()[-3000:]
+    assert 'stopped and saved after' in run.output()
     assert not [path for path in (tmp_path / 'run' / 'checkpoints').iterdir() if path.name.startswith('.')]

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,43 +11,40 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.toys import make_data, make_model, make_trainer
-from timm_collab.train.config.parse import parse_config
-from timm_collab.train.prepare import make_accelerator
+from tests.fork_server import CPU, Launch
 
-ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.multiprocess
 RECIPE = [
     # no batch statistics: those are of each process's part
     '--model.name=collab_test_vit', '--model.tree=blocks.1:[blocks.3:2 | head]', '--model.kwargs={img_size: 32}',
     '--data.path=builtin:digits', '--data.in_chans=1', '--data.img_size=32', '--data.max_train_samples=256',
     '--data.test_split=null', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2', '--batch_size=64',
     '--optim.name=adamw', '--optim.lr=1e-3', '--optim.clip_grad=1.0', '--ema.decay=0.9', '--grad_accum_steps=2',
-    '--optim.freeze_trunk_epochs=1', '--cpu_threads=1',
+    '--optim.freeze_trunk_epochs=1', '--cpu_threads=1', '--plots=false',
 ]
 
 
-def run(folder: Path, processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
-    launcher = [
-        '-m', 'accelerate.commands.launch', '--num_processes', str(processes), '--num_machines', '1',
-        '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0',
-        *(['--multi_gpu'] if processes > 1 else ['--cpu']), '-m', 'timm_collab.train',
-    ]
-    environment = {
-        **os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
-        'HF_DATASETS_CACHE': str(folder / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '',
-    }
-    return subprocess.run(
-        [sys.executable, *launcher, *RECIPE, f'--output={folder / str(processes)}', *argv],
-        capture_output=True, text=True, env=environment, cwd=folder, timeout=300,
-    )
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of processes that a real launcher starts."""
+    return {**os.environ, **CPU, 'HF_DATASETS_CACHE': str(folder / 'cache')}
+
+
+def start(folder: Path, processes: int, *argv: str) -> Launch:
+    """Start ranks without a launcher."""
+    return Launch(['-m', 'timm_collab.train', *RECIPE, f'--output={folder / str(processes)}', *argv], folder, processes)
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of one process, and the same run by `accelerate launch` with two."""
     folder = tmp_path_factory.mktemp('processes')
-    for processes in (1, 2):
-        done = run(folder, processes)
-        assert done.returncode == 0, done.stderr[-3000:]
+    start(folder, 1).finish()
+    done = subprocess.run(
+        [sys.executable, '-m', 'accelerate.commands.launch', '--num_processes=2', '--num_machines=1',
+         '--mixed_precision=no', '--dynamo_backend=no', '--main_process_port=0', '--multi_gpu',
+         '-m', 'timm_collab.train', *RECIPE, f'--output={folder / "2"}'],
+        capture_output=True, text=True, env=environment(folder), cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder / '1', folder / '2'
 
 
@@ -102,12 +98,7 @@ if accelerator.is_main_process:
 def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
     (tmp_path / 'train.py').write_text(FLOAT64)
     for processes in (1, 2):
-        environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true'}
-        done = subprocess.run(
-            [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}', 'train.py',
-             f'{processes}.safetensors'],
-            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        Launch(['train.py', f'{processes}.safetensors'], tmp_path, processes).finish()
     one, two = (load_file(tmp_path / f'{processes}.safetensors') for processes in (1, 2))
     for name, tensor in one.items():
         rtol = 1e-6 if name == 'losses' else 1e-10  # losses are logged in float32
@@ -131,28 +122,12 @@ sys.exit(status)
 def test_no_thread_of_gloo_outlives_a_run(tmp_path: Path) -> None:
     """One that still frees a tensor when the interpreter is gone aborts a process that has saved everything."""
     (tmp_path / 'train.py').write_text(THREADS)
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true',
-                   'HF_DATASETS_CACHE': str(tmp_path / 'cache'), 'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': ''}
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py', *RECIPE,
          '--output=run'],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+        capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith('threads')] == ['threads'] * 2
-
-
-def train_a_gate(rank: int, folder: Path) -> None:
-    os.environ |= {'ACCELERATE_USE_CPU': 'true', 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2',
-                   'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': (folder / 'port').read_text()}
-    config = parse_config([
-        '--model.name=collab_test_vit', '--data.path=builtin:digits', '--epochs=2', '--batch_size=16',
-        '--objective.kind=gated', '--grad_accum_steps=2', '--augment.no_aug=true',
-    ])
-    model = make_model(2, 'collab_test_vit', img_size=32)
-    trainer = make_trainer(config, model, data=make_data(32), accelerator=make_accelerator(config))
-    trainer.fit()
-    torch.save([trainer.state.task.criterion.state_dict(), model.state_dict()], folder / f'{rank}.pt')
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(('argv', 'message'), [
@@ -161,17 +136,32 @@ def train_a_gate(rank: int, folder: Path) -> None:
     (['--data.train_split=none'], "'none'"),
 ])
 def test_what_every_process_finds_one_of_them_says(tmp_path: Path, argv: list[str], message: str) -> None:
-    done = run(tmp_path, 2, *argv)
-    assert done.returncode != 0 and not (tmp_path / '2').exists()
-    [line] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    errors = start(tmp_path, 2, *argv).fail()
+    assert not (tmp_path / '2').exists()
+    [line] = [line for line in errors.splitlines() if line.startswith('error: ')]
     assert message in line
 
 
+GATE = """
+import os
+import torch
+from tests.train.toys import make_data, make_model, make_trainer
+from timm_collab.train.config.parse import parse_config
+from timm_collab.train.prepare import make_accelerator
+
+config = parse_config([
+    '--model.name=collab_test_vit', '--data.path=builtin:digits', '--epochs=2', '--batch_size=16',
+    '--objective.kind=gated', '--grad_accum_steps=2', '--augment.no_aug=true'])
+model = make_model(2, 'collab_test_vit', img_size=32)
+trainer = make_trainer(config, model, data=make_data(32), accelerator=make_accelerator(config))
+trainer.fit()
+torch.save([trainer.state.task.criterion.state_dict(), model.state_dict()], f'{os.environ["RANK"]}.pt')
+torch.distributed.destroy_process_group()
+"""
+
+
 def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        (tmp_path / 'port').write_text(str(free.getsockname()[1]))
-    torch.multiprocessing.spawn(train_a_gate, (tmp_path,), nprocs=2)
+    Launch(['-c', GATE], tmp_path, 2).finish()
     for first, second in zip(*(torch.load(tmp_path / f'{rank}.pt') for rank in range(2)), strict=True):
         for name, tensor in first.items():
             assert tensor.any() and torch.equal(tensor, second[name]), name
@@ -180,8 +170,7 @@ def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
 def assert_one_and_two_agree(folder: Path, *argv: str) -> list[Path]:
     """Run a recipe in one process and in two, and compare their curves; returns the two folders."""
     for processes in (1, 2):
-        done = run(folder, processes, *argv)
-        assert done.returncode == 0, done.stderr[-3000:]
+        start(folder, processes, *argv).finish()
     folders = [folder / name for name in '12']
     one, two = (
         [json.loads(line) for line in (each / 'metrics.jsonl').read_text().splitlines()] for each in folders
