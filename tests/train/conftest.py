@@ -1,4 +1,4 @@
-"""Small data sets, written to a temporary folder in each form that training reads."""
+"""Small datasets in every supported format, in temporary folders."""
 from __future__ import annotations
 
 import shutil
@@ -21,7 +21,7 @@ Recipe = Callable[..., TrainConfig]
 
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path_factory, monkeypatch):
-    """Keep what `datasets` caches out of the home folder, and Accelerate's state out of the next test."""
+    """Use a temporary cache for `datasets`, and reset the state of Accelerate after each test."""
     cache = tmp_path_factory.getbasetemp() / 'datasets-cache'
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', cache)
     yield
@@ -30,7 +30,7 @@ def _private_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def images() -> MakeImages:
-    """Make images that tell their label by their brightness."""
+    """Make images whose brightness depends on their label."""
 
     def make(labels: list[int], size: int = 8, mode: str = 'RGB') -> list[Image.Image]:
         rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def parquet_folder(tmp_path, images) -> Path:
 
 @pytest.fixture
 def image_folder(tmp_path, images) -> Callable[..., Path]:
-    """Write images as `<split>/<class>/<number>.png`, the split left out where it is ''."""
+    """Write images as `<split>/<class>/<number>.png`, or without a split folder if it is ''."""
 
     def make(**counts: int) -> Path:
         folder = tmp_path / 'images'
@@ -73,7 +73,7 @@ def image_folder(tmp_path, images) -> Callable[..., Path]:
 
 @pytest.fixture
 def recipe(tmp_path) -> Recipe:
-    """A recipe of seconds on the shipped digits, with more keys as on the command line."""
+    """A recipe on the shipped digits that takes seconds, with further options of the command line."""
 
     def make(*argv: str) -> TrainConfig:
         return parse_config([
@@ -87,7 +87,7 @@ def recipe(tmp_path) -> Recipe:
 
 @pytest.fixture(scope='session')
 def digit_shards(tmp_path_factory) -> Path:
-    """The shipped digits as a stream has them: 4 files of 32 images to train on, 40 to validate and 40 to test."""
+    """The shipped digits as shards: 4 files of 32 training images, 40 validation images and 40 test images."""
     folder = tmp_path_factory.mktemp('digit-shards')
     digits = files('timm_collab') / 'data' / 'digits'
     cache = tmp_path_factory.mktemp('digit-shards-cache')
@@ -105,7 +105,7 @@ LABELS = [*map(str, range(10)), 'even', 'large']
 
 @pytest.fixture(scope='session')
 def several_labels(tmp_path_factory) -> Path:
-    """Digits whose labels are the digit, whether it is even and whether it is large, written in three ways."""
+    """Digits with several labels (the digit, `even` and `large`) in three formats."""
     folder = tmp_path_factory.mktemp('several-labels')
     digits = files('timm_collab') / 'data' / 'digits'
     for split, count in (('train', 160), ('test', 60)):

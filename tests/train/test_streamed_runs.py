@@ -57,7 +57,7 @@ def test_numbers_of_classes_that_the_files_do_not_name(streamed, tmp_path):
     for name in ('train', 'validation'):
         rows.to_parquet(str(folder / f'{name}.parquet'))
     argv = [f'--data.path={folder}', '--data.num_train_samples=32']
-    with pytest.raises(TrainError, match=r"split 'train' doesn't say how many classes .* --model\.num_classes"):
+    with pytest.raises(TrainError, match=r"split 'train' doesn't give the number of classes.* --model\.num_classes"):
         train(streamed(*argv))
     assert train(streamed(*argv, '--model.num_classes=10'))['data']['num_classes'] == 10
 

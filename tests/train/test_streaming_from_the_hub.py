@@ -88,7 +88,7 @@ def test_a_file_that_is_not_served_ends_the_run_which_goes_on_later(hub, train, 
     assert done.returncode == 2
     message = ' '.join(done.stderr.split())
     assert "error: split 'train' can't be read on" in message
-    assert 'the same command goes on from there' in message
+    assert 'the same command resumes from the last checkpoint' in message
     assert not (tmp_path / 'run' / 'summary.json').exists()
     hub.broken.clear()
     done = train('--data.shuffle_buffer=1', '--data.lanes=1')

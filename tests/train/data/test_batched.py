@@ -1,4 +1,4 @@
-"""Batches against timm's own transforms: the same pixels for the same draws, and draws of the same distributions."""
+"""Batched transforms compared with timm's: equal pixels for equal draws, and equal distributions of the draws."""
 from __future__ import annotations
 
 from typing import Any

@@ -49,7 +49,7 @@ def test_pair_turns_each_class_into_the_next(labels_N):
 MATRIX = [[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]]
 
 
-def test_a_matrix_sets_the_rate_of_each_confusion():
+def test_matrix_sets_the_rate_of_each_confusion():
     labels_N = np.arange(30000) % 3
     noisy_N = apply_noise(labels_N, 3, kind='matrix', matrix_CC=MATRIX, seed=4)
     counts = confusion(labels_N, noisy_N, 3)
@@ -60,7 +60,7 @@ def test_a_matrix_sets_the_rate_of_each_confusion():
     assert not np.array_equal(noisy_N, apply_noise(labels_N, 3, kind='matrix', matrix_CC=MATRIX, seed=5))
 
 
-def test_a_matrix_that_sums_to_a_little_less_than_one_reaches_no_impossible_class():
+def test_matrix_with_rounding_errors_draws_no_class_of_probability_zero():
     third = [1 / 3 - 3e-7] * 3
     labels_N = np.zeros(30000, dtype=np.int64)
     noisy_N = apply_noise(labels_N, 4, kind='matrix', matrix_CC=[[*third, 0.], *np.eye(4)[1:].tolist()], seed=0)
@@ -81,7 +81,7 @@ def test_lower_rate_corrupts_a_subset_of_higher_rate(labels_N, kind):
     assert np.array_equal(low_N[touched], high_N[touched])
 
 
-def test_input_is_left_alone_and_none_is_a_copy(labels_N):
+def test_input_is_not_modified_and_none_returns_a_copy(labels_N):
     before = labels_N.copy()
     apply_noise(labels_N, 10, rate=0.5, seed=0)
     none_N = apply_noise(labels_N, 10, kind='none', rate=0.5, seed=0)

@@ -31,7 +31,7 @@ def recipe(num_classes=None, noise=0.0, batch_size=4, seed=0, **data) -> TrainCo
 LABELS = np.repeat(np.arange(5), [100, 50, 20, 10, 2])
 
 
-def test_hold_out_takes_its_share_of_each_class_once():
+def test_hold_out_draws_its_fraction_of_each_class():
     made = make_splits(Source(split(LABELS), None, None, None), recipe(val_fraction=0.1))
     assert np.bincount(made.val.labels).tolist() == [10, 5, 2, 1, 1]
     assert sorted([*made.train.row_N, *made.val.row_N]) == list(range(LABELS.size))
@@ -46,7 +46,7 @@ def test_hold_out_depends_on_the_seed_alone():
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_given_validation_split_is_used_whole():
+def test_existing_validation_split_is_used_completely():
     made = make_splits(Source(split(LABELS), split([0, 1], 'validation'), None, None), recipe())
     assert (len(made.train), len(made.val), made.val_origin) == (LABELS.size, 2, "split 'validation'")
 
@@ -120,7 +120,7 @@ def test_stratified_draws_class_by_class():
     assert stratified(labels_N[:0], 0.3, np.random.default_rng(0)).shape == (0,)
 
 
-def test_labels_of_a_column_are_those_of_training_alone():
+def test_noise_column_changes_training_labels_only():
     given = (LABELS + 1) % 5
     source = Source(split(LABELS), None, split(LABELS, 'test'), None, given)
     config = dataclasses.replace(recipe(), noise=NoiseConfig(kind='column', column='worse'))
@@ -133,7 +133,7 @@ def test_labels_of_a_column_are_those_of_training_alone():
         make_splits(dataclasses.replace(source, given=given * 0 + 5), config)
 
 
-def test_a_noise_matrix_is_for_the_classes_of_the_data():
+def test_noise_matrix_must_match_the_classes():
     config = dataclasses.replace(recipe(), noise=NoiseConfig(kind='matrix', matrix=np.eye(5)[::-1].tolist()))
     made = make_splits(Source(split(LABELS), None, None, None), config)
     assert np.array_equal(made.train.labels, 4 - made.clean)
@@ -148,6 +148,6 @@ def test_a_noise_matrix_is_for_the_classes_of_the_data():
     (dict(column='worse'), 'noise.column needs noise.kind column, got noise.kind symmetric-exclude'),
     (dict(kind='column', column='worse', rate=0.2), 'noise.kind column has its own rate: leave out noise.rate'),
 ])
-def test_noise_keys_that_contradict_each_other(keys, message):
+def test_contradicting_noise_keys_are_refused(keys, message):
     with pytest.raises(TrainError, match=message):
         NoiseConfig(**keys)

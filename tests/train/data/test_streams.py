@@ -1,4 +1,4 @@
-"""Streams: what an epoch consists of, who reads what of it, and what can't be streamed."""
+"""Streaming: the content of an epoch, its distribution over processes, and data that can't be streamed."""
 from __future__ import annotations
 
 import io

@@ -25,7 +25,7 @@ def key(default: Any, help: str, **bounds: float) -> Any:
 
 
 class KeyGroup:
-    """Base of the dataclasses with keys. It refuses values outside the range of their key."""
+    """Base of the dataclasses with keys. It raises `TrainError` for values outside the range of their key."""
 
     _prefix = ''
 
@@ -35,7 +35,9 @@ class KeyGroup:
             value, bounds = getattr(self, field.name), field.metadata.get('bounds')
             if not bounds or value is None:
                 continue
-            if not math.isfinite(value) or not all(_COMPARE[name](value, bound) for name, bound in bounds.items()):
+            if not math.isfinite(value):
+                raise TrainError(f'{self._prefix}{field.name} must be a finite number, got {value}')
+            if not all(_COMPARE[name](value, bound) for name, bound in bounds.items()):
                 raise TrainError(f'{self._prefix}{field.name} must {_range_text(**bounds)}, got {value}')
 
 
