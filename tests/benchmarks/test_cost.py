@@ -1,4 +1,4 @@
-"""The cost study: memory and time told from the single network, rows that are found once, claims that can fail."""
+"""The cost study: predictions from the single network, rows measured once, and claims."""
 from __future__ import annotations
 
 import sys
@@ -30,7 +30,7 @@ def bench() -> Bench:
 @pytest.mark.parametrize(('pattern', 'heads'), [
     ('hierarchical', 1), ('hierarchical', 4), ('hierarchical', 8), ('simple', 2), ('simple', 3), ('instances', 2),
 ])
-def test_liveness_of_the_single_network_tells_the_peak_of_a_tree(bench: Bench, pattern: str, heads: int) -> None:
+def test_predicted_peak_memory_of_a_tree(bench: Bench, pattern: str, heads: int) -> None:
     model = bench.grow(pattern, heads)
     tree = bench.side(model, cost.CollaborativeLoss())
     assert tree.peak() == pytest.approx(bench.stages.bytes_of(model.tree), rel=.01)
@@ -38,15 +38,15 @@ def test_liveness_of_the_single_network_tells_the_peak_of_a_tree(bench: Bench, p
         assert tree.peak() > 1.1 * bench.single.peak()
 
 
-def test_peak_is_that_of_tensors_that_are_known() -> None:
+def test_peak_memory_of_a_linear_layer() -> None:
     linear = nn.Linear(256, 1024, bias=False)
     side = cost.Side(linear, lambda output, _: output.sum(), torch.randn(64, 256), torch.zeros(64))
     output, gradient = 4 * 64 * 1024, 4 * 256 * 1024
-    # The output is gone after its sum; its gradient is one number that is expanded, until the product copies it.
+    # The output is freed after its sum; its gradient is an expanded scalar until the matrix product copies it.
     assert output + gradient <= side.peak() <= output + 2 * gradient
 
 
-def test_sides_take_it_in_turn_and_each_follows_every_other() -> None:
+def test_sides_take_turns_in_balanced_order() -> None:
     taken: list[int] = []
 
     def step(side: int) -> Callable[[], float]:
@@ -56,13 +56,13 @@ def test_sides_take_it_in_turn_and_each_follows_every_other() -> None:
     assert len(seconds) == 119
     rounds = [taken[start:start + 4] for start in range(0, len(taken), 4)]
     assert all(sorted(each) == [0, 1, 2, 3] for each in rounds) and len(rounds) == 120
-    assert seconds[0] == tuple(5. + rounds[1].index(side) for side in range(4))  # side by side, whatever the order
+    assert seconds[0] == tuple(5. + rounds[1].index(side) for side in range(4))  # by side, whatever the order
     follows = Counter(pair for each in rounds for pair in pairwise(each))
     assert len(follows) == 12 and min(follows.values()) > 15 and max(follows.values()) < 45  # 30 of each, by chance
     assert all(follows[a, b] == follows[b, a] for a, b in follows)
 
 
-def test_time_by_the_stages_counts_each_node(bench: Bench) -> None:
+def test_predicted_time_counts_each_node(bench: Bench) -> None:
     bench.single.step()
     seconds = bench.stages.seconds()
     assert set(seconds) == {'1', '2', '3', 'objective', 'optimizer'}
@@ -79,7 +79,7 @@ def test_time_by_the_stages_counts_each_node(bench: Bench) -> None:
 
 def test_a_tree_runs_the_operators_of_its_nodes(bench: Bench) -> None:
     tree = bench.side(bench.grow('hierarchical', 4), cost.CollaborativeLoss())
-    tree.step()  # the first at a size that is new to the tree follows the network
+    tree.step()  # the first step with a new size also traces the network
     (_, single), (ms, of_tree) = by_operator(bench.single), by_operator(tree)
     convolutions, nodes = 7 + 6 + 6, 7 + 2 * 6 + 4 * 6
     assert of_tree['convolutions'] * convolutions == single['convolutions'] * nodes
@@ -87,7 +87,7 @@ def test_a_tree_runs_the_operators_of_its_nodes(bench: Bench) -> None:
     assert min(ms.values()) > 0
 
 
-def test_rows_of_the_tree_that_is_compared_with_everything(bench: Bench) -> None:
+def test_rows_of_the_tree_with_all_comparisons(bench: Bench) -> None:
     rows = bench.measure(Cell(TOY, 'hierarchical', 4), rounds=2)
     found = {(row['quantity'], row['against']) for row in rows}
     assert found == {
@@ -101,13 +101,13 @@ def test_rows_of_the_tree_that_is_compared_with_everything(bench: Bench) -> None
     assert all(row['own'] > 0 and row['other'] > 0 for row in rows)
 
 
-def test_a_tree_by_hand_is_compared_with() -> None:
+def test_comparison_with_a_tree_written_by_hand() -> None:
     rows = Bench(Network('test_resnet', 2, 32, classes=5)).measure(Cell(TOY, 'hierarchical', 4), rounds=1)
     [peak] = [row for row in rows if (row['quantity'], row['against']) == ('peak', 'by hand')]
     assert peak['ratio'] == pytest.approx(1, abs=.005)
 
 
-def test_rows_that_are_there_are_not_measured_again(
+def test_rows_in_the_file_are_not_measured_again(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     measured = []
 
@@ -145,7 +145,7 @@ def test_rows_that_are_there_are_not_measured_again(
     assert len(measured) == 3
 
 
-def test_a_line_and_how_far_from_it() -> None:
+def test_line_fit() -> None:
     exact = Line.through(range(1, 9), [1 + .5 * (heads - 1) for heads in range(1, 9)])
     assert exact.slope == pytest.approx(.5)
     assert exact.r2 == pytest.approx(1)
@@ -164,7 +164,7 @@ def test_a_line_and_how_far_from_it() -> None:
     ({('peak', 'predicted'): 1.06}, ['peak memory / predicted, worst of 1 trees']),
     ({('pruned', 'single'): 1.03}, ['inference of the pruned head / plain timm']),
 ])
-def test_claims_fail_where_figures_say_so(tmp_path: Path, changed: dict[tuple[str, str], float],
+def test_claims_fail_beyond_their_bounds(tmp_path: Path, changed: dict[tuple[str, str], float],
                                           missed: list[str]) -> None:
     ratios = {('step', 'single'): 2., ('step', 'by hand'): 1., ('step', 'separate'): .49, ('peak', 'by hand'): 1.,
               ('peak', 'predicted'): 1., ('pruned', 'single'): 1., **changed}

@@ -96,5 +96,5 @@ def test_results_in_no_document_are_reported(results):
 def test_the_command_fails_if_a_check_fails(results, monkeypatch, capsys):
     monkeypatch.setattr('benchmarks.results.Results', lambda: results)
     assert main(['--check']) == 1
-    said = capsys.readouterr()
-    assert 'docs/found.md: its tables' in said.out and 'run python -m benchmarks.results' in said.err
+    captured = capsys.readouterr()
+    assert 'docs/found.md: its tables' in captured.out and 'run python -m benchmarks.results' in captured.err

@@ -1,4 +1,4 @@
-"""A finished run to use commands on, trained once."""
+"""Fixtures: a finished run for the commands, trained once."""
 from __future__ import annotations
 
 import os
@@ -23,7 +23,7 @@ RECIPE = [
 
 
 def start(*argv: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `timm-collab` in a process of its own, on the CPU."""
+    """Start `timm-collab` in another process, on the CPU."""
     variables = {
         **os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_DATASETS_CACHE': str(cwd / 'cache'),
         'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '', 'HF_HOME': str(cwd / 'home'), **environment,
@@ -39,7 +39,7 @@ def start(*argv: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path_factory, monkeypatch):
-    """Keep what `datasets` caches out of the home folder."""
+    """Cache of `datasets` outside the home folder."""
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path_factory.getbasetemp() / 'datasets-cache')
 
 
@@ -56,10 +56,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command here: its exit status, and what it says on either stream."""
+    """Run a command in this process; returns its exit status, standard output and standard error."""
     def call(*argv: object) -> tuple[int, str, str]:
         status = cli.main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return call

@@ -1,4 +1,4 @@
-"""How `timm-collab train` starts: what it finds, and what becomes of exit statuses and signals."""
+"""How `timm-collab train` starts: settings of the launch and exit statuses."""
 from __future__ import annotations
 
 import os
@@ -23,7 +23,7 @@ SLURM = {
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine with so many GPUs, without saved settings, outside any launch."""
+    """Simulate a machine with a number of GPUs, without saved settings, outside of a launch."""
 
     def make(gpus: int) -> None:
         for name in ('WORLD_SIZE', *SLURM):
@@ -44,12 +44,12 @@ def processes(options: list[str] | None) -> int:
 @pytest.mark.parametrize(('gpus', 'asked', 'expected'), [
     (0, None, 1), (1, None, 1), (4, None, 4), (4, 2, 2), (4, 1, 1), (0, 2, 2),
 ])
-def test_as_many_processes_as_gpus(machine, gpus, asked, expected):
+def test_one_process_per_gpu(machine, gpus, asked, expected):
     machine(gpus)
     assert processes(launch.find_launch(asked, None)) == expected
 
 
-def test_saved_settings_come_before_what_the_machine_has(machine, tmp_path):
+def test_saved_settings_take_precedence_over_the_number_of_gpus(machine, tmp_path):
     machine(4)
     (tmp_path / 'default_config.yaml').write_text('num_processes: 3')
     assert launch.find_launch(None, None) == ['--config_file', str(tmp_path / 'default_config.yaml')]
@@ -64,7 +64,7 @@ def test_saved_settings_come_before_what_the_machine_has(machine, tmp_path):
     (0, 0, None, '--num-processes must be at least 1, got 0'),
     (0, None, 'dpd', "--launch: no file 'dpd'.*did you mean 'ddp'"),
 ])
-def test_refusals(machine, gpus, asked, settings, message):
+def test_invalid_launch_options(machine, gpus, asked, settings, message):
     machine(gpus)
     with pytest.raises(TrainError, match=message):
         launch.find_launch(asked, settings)
@@ -78,7 +78,7 @@ def test_a_rank_of_a_launch_is_not_launched_again(machine, monkeypatch):
         launch.find_launch(4, None)
 
 
-def test_slurm_tells_each_task_its_place(machine):
+def test_slurm_variables_become_those_of_torch(machine):
     machine(0)
     environ = dict(SLURM)
     assert launch.join_launch(environ)
@@ -98,7 +98,7 @@ def test_slurm_with_a_gpu_bound_to_each_task_and_with_too_few_tasks(machine):
         launch.join_launch(dict(SLURM))
 
 
-def test_the_first_of_several_machines(monkeypatch):
+def test_first_machine_of_a_slurm_list(monkeypatch):
     assert launch._first_machine('node7,node8') == 'node7'
     with pytest.raises(TrainError, match=r"first of 'node\[1-4\]' can't be determined .*set MASTER_ADDR"):
         launch._first_machine('node[1-4]')
@@ -111,7 +111,7 @@ def test_the_first_of_several_machines(monkeypatch):
     assert launch._first_machine('node[1-4]') == 'node1'
 
 
-def test_the_status_is_that_of_the_rank_that_failed_first(tmp_path):
+def test_exit_status_of_the_first_failed_rank(tmp_path):
     for number, (rank, code) in enumerate([('1', '0'), ('0', '75'), ('2', '1')]):
         (tmp_path / rank).write_text(code)
         os.utime(tmp_path / rank, ns=(number, number))
@@ -121,21 +121,21 @@ def test_the_status_is_that_of_the_rank_that_failed_first(tmp_path):
     assert launch._first_failure(tmp_path) == 0
 
 
-def test_a_mistake_in_the_recipe_is_told_before_the_launch(machine, command, monkeypatch):
+def test_invalid_recipe_is_reported_before_the_launch(machine, command, monkeypatch):
     machine(4)
     monkeypatch.setattr(launch, 'launch', lambda *_: pytest.fail('launched'))
-    status, said, errors = command('train', *RECIPE, '--optim.lrr=1')
-    assert (status, said, errors.count('\n')) == (2, '', 1)
+    status, output, errors = command('train', *RECIPE, '--optim.lrr=1')
+    assert (status, output, errors.count('\n')) == (2, '', 1)
     assert errors.startswith("error: unknown key 'optim.lrr'; did you mean 'optim.lr'")
 
 
-def test_deepspeed_is_refused(machine, tmp_path, monkeypatch):
+def test_deepspeed_is_rejected(machine, tmp_path, monkeypatch):
     machine(4)
     settings = tmp_path / 'deepspeed.yaml'
     settings.write_text('distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config: {zero_stage: 2}\n')
     with pytest.raises(TrainError, match='DeepSpeed is not supported: launch with accelerate/fsdp2'):
         launch.launch(launch.find_launch(None, str(settings)), [])
-    # As `accelerate launch` without the command `timm-collab` starts it.
+    # As started by `accelerate launch` directly.
     monkeypatch.setenv('ACCELERATE_USE_DEEPSPEED', 'true')
     with pytest.raises(TrainError, match='DeepSpeed is not supported: launch with accelerate/fsdp2'):
         make_accelerator(parse_config(['--config=quickstart']))

@@ -1,4 +1,4 @@
-"""A Hub on the loopback that the real client talks to, and finished runs to publish, made without training."""
+"""Fixtures: a Hub on the loopback interface for the real client, and finished runs without training."""
 from __future__ import annotations
 
 import json
@@ -31,13 +31,13 @@ MakeRun = Callable[..., Path]
 
 @contextmanager
 def running_hub(folder: Path) -> Iterator[HubServer]:
-    """A Hub with the account `ann`, who is logged in; the client, and processes started from here, know no other."""
+    """A Hub with the logged-in user `ann`, used by the client here and in subprocesses."""
     with HubServer(folder / 'hub') as server, pytest.MonkeyPatch.context() as patch:
         server.tokens[TOKEN] = User('ann')
         for name, value in client_environment(server, folder / 'hf-home').items():
             patch.setenv(name, value)
         patch.setenv('HF_TOKEN', TOKEN)
-        # What the client read from the environment when it was imported; its older releases in more than one place.
+        # Values that the client read from the environment at import, in older releases in several modules.
         known = {
             'ENDPOINT': server.url,
             'HUGGINGFACE_CO_URL_TEMPLATE': server.url + '/{repo_id}/resolve/{revision}/{filename}',
@@ -52,7 +52,7 @@ def running_hub(folder: Path) -> Iterator[HubServer]:
                     patch.setattr(module, key, known[key])
         patch.setattr(push, 'WAIT', 0.01)
         yield server
-        close = getattr(huggingface_hub, 'close_session', None)  # its connections lead to a server that is gone
+        close = getattr(huggingface_hub, 'close_session', None)  # its connections are to the closed server
         if close is not None:
             close()
 
@@ -69,7 +69,7 @@ def client_environment(server: HubServer, home: Path) -> dict[str, str]:
 
 
 def python(code: str, *argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own, which can import the package but doesn't unless the code says so."""
+    """Run code in another process, which can import the package."""
     return subprocess.run(
         [sys.executable, '-c', code, *argv],
         cwd=cwd,
@@ -92,7 +92,7 @@ def finished_run(
         with_tree: bool = True,
         **kwargs: Any,
 ) -> Path:
-    """The folder of a finished run: weights as they were drawn, scores made up."""
+    """Write the folder of a finished run with random weights and invented scores."""
     torch.manual_seed(0)
     model_args = {**kwargs, **({} if in_chans == 3 else {'in_chans': in_chans})}
     model = CollabModel(arch, tree=tree, num_classes=classes, kept_head=kept_head, **model_args)
@@ -122,7 +122,7 @@ def usual_export(usual_run) -> Path:
 
 @pytest.fixture
 def make_run(tmp_path, usual_run) -> MakeRun:
-    """Make a finished run."""
+    """Create a finished run."""
 
     def make(name: str = 'run', **kwargs: Any) -> Path:
         return finished_run(tmp_path / name, **kwargs) if kwargs else shutil.copytree(usual_run, tmp_path / name)
@@ -132,7 +132,7 @@ def make_run(tmp_path, usual_run) -> MakeRun:
 
 @pytest.fixture
 def exported(tmp_path, usual_export) -> Path:
-    """An exported folder, as `export_run` leaves it but for the reload in another process."""
+    """An exported folder, without the verification in another process."""
     return shutil.copytree(usual_export, tmp_path / 'exported')
 
 

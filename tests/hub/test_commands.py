@@ -1,4 +1,4 @@
-"""The commands, from a run that was really trained to a head that is loaded elsewhere and measured again."""
+"""The commands on a trained run, up to a head that another process loads and evaluates."""
 from __future__ import annotations
 
 import json
@@ -61,15 +61,15 @@ def unchecked(monkeypatch) -> list:
     return calls
 
 
-def test_the_command_knows_every_format() -> None:
+def test_formats_of_the_command_match_the_library() -> None:
     assert tuple(export.FORMATS) == tuple(formats.FORMATS)
 
 
-def test_trained_pushed_and_measured_again_elsewhere(hub, trained, tmp_path, capsys) -> None:
+def test_trained_head_is_pushed_and_evaluated_in_another_process(hub, trained, tmp_path, capsys) -> None:
     assert timm_collab(f'push {trained} --repo ann/digits --license cc-by-4.0 --tag v1') == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     commit = hub.repos['ann/digits'].history()[0]
-    assert said.splitlines()[-1] == f"timm.create_model('hf-hub:ann/digits@{commit}', pretrained=True)"
+    assert output.splitlines()[-1] == f"timm.create_model('hf-hub:ann/digits@{commit}', pretrained=True)"
     assert hub.repos['ann/digits'].refs('tags') == {'v1': commit}
 
     digits = ROOT / 'timm_collab' / 'data' / 'digits' / 'test.parquet'
@@ -81,10 +81,10 @@ def test_trained_pushed_and_measured_again_elsewhere(hub, trained, tmp_path, cap
     assert card.data.eval_results[0].metric_value == pytest.approx(top1, abs=1e-6) and f'{images:,} images' in card.text
     assert 'the network trained alone, same recipe' in card.text
     assert '19.9 % of the training labels were wrong' in card.text  # 102 of 512
-    assert TOKEN not in said + done.stdout + done.stderr
+    assert TOKEN not in output + done.stdout + done.stderr
 
 
-def test_what_hub_readme_says_works_as_it_stands(hub, trained, tmp_path, monkeypatch, capsys, unchecked) -> None:
+def test_commands_in_the_readme_of_hub_work(hub, trained, tmp_path, monkeypatch, capsys, unchecked) -> None:
     (tmp_path / 'runs').mkdir()
     shutil.copytree(trained, tmp_path / 'runs' / 'my-run')
     shutil.copytree(ROOT / 'hub', tmp_path / 'hub', dirs_exist_ok=True)
@@ -105,14 +105,14 @@ def test_what_hub_readme_says_works_as_it_stands(hub, trained, tmp_path, monkeyp
     assert size < 2e6
 
 
-def test_a_dry_run_needs_no_token_and_makes_no_request(hub, trained, monkeypatch, capsys, unchecked) -> None:
+def test_dry_run_needs_no_token_and_makes_no_request(hub, trained, monkeypatch, capsys, unchecked) -> None:
     monkeypatch.delenv('HF_TOKEN')
     assert timm_collab(f'push {trained} --repo ann/digits --license mit --dry-run') == 0
-    said = capsys.readouterr().out
-    assert re.search(r'[\d,]+ bytes  model.safetensors', said) and 'in 5 files' in said and hub.requests == []
+    output = capsys.readouterr().out
+    assert re.search(r'[\d,]+ bytes  model.safetensors', output) and 'in 5 files' in output and hub.requests == []
     with pytest.raises(HubError, match='no access token'):
         timm_collab(f'push {trained} --repo ann/digits --license mit')
-    assert len(unchecked) == 1  # the token is asked for before the work
+    assert len(unchecked) == 1  # the token is checked before the export
 
 
 @pytest.mark.parametrize(('line', 'message'), [
@@ -128,12 +128,12 @@ def test_bad_input_makes_no_request(hub, trained, line, message) -> None:
     assert hub.requests == [] and not (trained / 'export').exists()
 
 
-def test_an_exported_folder_takes_no_options_of_export(hub, exported) -> None:
+def test_exported_folder_takes_no_export_options(hub, exported) -> None:
     with pytest.raises(HubError, match='is exported already, and takes no --license, --half'):
         timm_collab(f'push {exported} --repo ann/digits --license mit --half')
 
 
-def test_a_large_head_is_not_shipped(exported, tmp_path, monkeypatch) -> None:
+def test_large_head_is_not_shipped(exported, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr('timm_collab.hub.entry.MAX_SHIPPED', 1000)
     (tmp_path / 'heads.yaml').write_text('{}\n')
     with pytest.raises(HubError, match='is not shipped with the package; push it, and name its --repo'):
@@ -148,14 +148,14 @@ def test_a_large_head_is_not_shipped(exported, tmp_path, monkeypatch) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ['elsewhere', 'heads.yaml']
 
 
-def test_a_catalogue_that_is_not_there_is_one_error(exported) -> None:
+def test_missing_catalogue_is_one_error(exported) -> None:
     missing = exported.parent / 'missing.yaml'
     with pytest.raises(HubError, match=r"catalogue '.*missing.yaml' can't be read"):
         timm_collab(f'catalogue {exported} --catalogue {missing} --tag x')
     assert not missing.exists()
 
 
-def test_a_tag_of_timms_own_is_refused_before_it_is_written(exported) -> None:
+def test_tag_of_timms_weights_is_rejected(exported) -> None:
     catalogue = exported.parent / 'heads.yaml'
     catalogue.write_text('{}\n')
     with pytest.raises(HubError, match=r'test_resnet\.r160_in1k: timm has weights of that name: choose another --tag'):

@@ -1,4 +1,4 @@
-"""The fault table of docs/hub.md: what the user reads, and what the repository holds afterwards."""
+"""The fault table of docs/hub.md: the error message, and the state of the repository afterwards."""
 from __future__ import annotations
 
 import re
@@ -19,15 +19,15 @@ TABLE = Path(__file__).parents[2] / 'docs' / 'hub.md'
 
 @dataclass(frozen=True)
 class Case:
-    """A fault in one kind of request while a second version is pushed.
+    """A fault in one kind of request during the push of a second version.
 
     Args:
-        name: As in the table.
-        kind: Of request.
-        fault: What happens to it.
-        says: What the user reads; None when the push goes through.
-        complete: Whether the repository holds the new version afterwards; otherwise it is as it was.
-        options: Of the push.
+        name: Name in the table.
+        kind: Kind of request.
+        fault: The fault.
+        says: Pattern of the error message; None if the push succeeds.
+        complete: Whether the repository has the new version afterwards; otherwise it is unchanged.
+        options: Options of the push.
     """
 
     name: str
@@ -89,20 +89,20 @@ def test_a_fault_leaves_the_repository_unchanged_or_complete(hub, exported, case
         assert hub.content('ann/digits')['model.safetensors'] == (exported / 'model.safetensors').read_bytes()
     else:
         assert repo.history()[0] == first.commit and hub.content('ann/digits') == before
-    # However it went, the same command brings it to its end.
+    # The same command completes the push in any case.
     hub.faults.clear()
     assert push_folder(exported, case.options).commit == repo.history()[0]
     assert hub.content('ann/digits')['model.safetensors'] == (exported / 'model.safetensors').read_bytes()
 
 
-def test_a_file_larger_than_the_hub_takes(hub, exported) -> None:
+def test_file_above_the_limit_of_the_hub(hub, exported) -> None:
     hub.max_lfs_size = 1000
     with pytest.raises(HubError, match='file larger than 1000 bytes'):
         push_folder(exported, PushOptions(repo='ann/digits'))
     assert hub.content('ann/digits').keys() == {'.gitattributes'}
 
 
-def test_a_new_repository_stays_empty_and_private_and_is_filled_by_the_next_push(hub, exported) -> None:
+def test_new_repository_stays_empty_after_a_failure_and_is_filled_by_the_next_push(hub, exported) -> None:
     hub.inject('commit', Fault(status=503, times=ALWAYS))
     with pytest.raises(HubError, match="'ann/digits' was created, private and empty, and stays: the next push"):
         push_folder(exported, PushOptions(repo='ann/digits'))
@@ -111,7 +111,7 @@ def test_a_new_repository_stays_empty_and_private_and_is_filled_by_the_next_push
     assert push_folder(exported, PushOptions(repo='ann/digits')).new
 
 
-def test_a_hub_that_is_gone_after_the_commit(hub, exported) -> None:
+def test_hub_unreachable_after_the_commit(hub, exported) -> None:
     push_folder(exported, PushOptions(repo='ann/digits'))
     change(exported)
     hub.inject('commit', Fault(lose=True, times=ALWAYS))
@@ -121,7 +121,7 @@ def test_a_hub_that_is_gone_after_the_commit(hub, exported) -> None:
         push_folder(exported, UPDATE)
 
 
-def test_a_hub_that_fails_when_what_was_published_is_read(hub, exported) -> None:
+def test_hub_fails_during_the_verification(hub, exported) -> None:
     push_folder(exported, PushOptions(repo='ann/digits'))
     change(exported)
     hub.inject('info', Fault(times=1))
@@ -131,7 +131,7 @@ def test_a_hub_that_fails_when_what_was_published_is_read(hub, exported) -> None
     assert hub.content('ann/digits')['model.safetensors'] == (exported / 'model.safetensors').read_bytes()
 
 
-def test_a_pull_request_whose_answer_is_lost_is_not_made_twice(hub, exported) -> None:
+def test_pull_request_with_a_lost_answer_is_not_repeated(hub, exported) -> None:
     hub.create('ann/digits', private=False)
     hub.inject('commit', Fault(lose=True))
     with pytest.raises(HubError, match=r'the connection failed.*check whether it has the pull request before'):
@@ -139,7 +139,7 @@ def test_a_pull_request_whose_answer_is_lost_is_not_made_twice(hub, exported) ->
     assert hub.repos['ann/digits'].pull_requests == 1
 
 
-def test_somebody_else_commits_between_looking_and_committing(hub, exported, monkeypatch) -> None:
+def test_commit_by_somebody_else_during_the_push(hub, exported, monkeypatch) -> None:
     push_folder(exported, PushOptions(repo='ann/digits'))
     change(exported)
     repo = hub.repos['ann/digits']
@@ -157,7 +157,7 @@ def test_somebody_else_commits_between_looking_and_committing(hub, exported, mon
     assert repo.history()[0] == theirs[0]
 
 
-def test_the_table_of_the_document_is_this_one() -> None:
+def test_table_in_the_documentation_matches_the_cases() -> None:
     rows = re.findall(r'^\| ([^|]+?) \| ([^|]+?) \| ([^|]+?) \|$', TABLE.read_text(), re.MULTILINE)
     table = {name: state for name, _, state in rows}
     for case in CASES:

@@ -1,4 +1,4 @@
-"""Loading what was published, from the loopback Hub, its cache and a folder, and what is said when it can't be had."""
+"""Load published heads from the loopback Hub, its cache and a folder, with the errors of unavailable files."""
 from __future__ import annotations
 
 import json
@@ -27,7 +27,7 @@ ALWAYS = 99
 
 @pytest.fixture
 def published(hub, exported, tmp_path) -> str:
-    """A head that was pushed and entered into a catalogue of its own; its name."""
+    """Name of a head that was pushed and added to a new catalogue."""
     pushed = push_folder(exported, PushOptions(repo='ann/digits'))
     catalogue = tmp_path / 'catalogue' / CATALOGUE
     catalogue.parent.mkdir()
@@ -45,7 +45,7 @@ def logits(model: torch.nn.Module, folder: Path) -> torch.Tensor:
         return model.eval()(images)
 
 
-def test_a_head_by_name(hub, published, exported) -> None:
+def test_load_head_by_name(hub, published, exported) -> None:
     model = load_head(published)
     assert type(model).__module__ == 'timm.models.resnet'
     assert torch.equal(logits(model, exported), folder_logits(exported))
@@ -54,14 +54,14 @@ def test_a_head_by_name(hub, published, exported) -> None:
     assert load_head(published, num_classes=3)(torch.randn(2, 1, 32, 32)).shape == (2, 3)
 
 
-def test_a_warm_cache_needs_no_connection(hub, published, exported) -> None:
+def test_cached_head_needs_no_connection(hub, published, exported) -> None:
     load_head(published)
     hub.requests.clear()
     assert torch.equal(logits(load_head(published), exported), folder_logits(exported))
     assert hub.requests == []
 
 
-def test_a_tag_fills_the_trunk_and_every_branch(hub, published, exported) -> None:
+def test_pretrained_tag_loads_trunk_and_all_branches(hub, published, exported) -> None:
     assert f'collab_{published}' in timm.list_models('collab_test_resnet*', pretrained=True)
     model = timm.create_model(f'collab_{published}', pretrained=True, heads=3)
     assert (model.num_heads, model.num_classes) == (3, 10)
@@ -73,7 +73,7 @@ def test_a_tag_fills_the_trunk_and_every_branch(hub, published, exported) -> Non
     assert tuple(timm.data.resolve_model_data_config(model)['input_size']) == (1, 32, 32)
 
 
-def test_the_tree_of_a_repository(hub, usual_run, tmp_path) -> None:
+def test_load_tree_of_a_repository(hub, usual_run, tmp_path) -> None:
     write_folder(FinishedRun.read(usual_run), tmp_path / 'out', ExportOptions(license='mit', tree=True))
     pushed = push_folder(tmp_path / 'out', PushOptions(repo='ann/tree'))
     for model in (from_pretrained_tree('ann/tree'), from_pretrained_tree('ann/tree', revision=pushed.commit)):
@@ -81,14 +81,14 @@ def test_the_tree_of_a_repository(hub, usual_run, tmp_path) -> None:
         assert torch.equal(logits(model, tmp_path / 'out'), folder_logits(tmp_path / 'out'))
 
 
-def test_a_head_without_its_tree(hub, published, exported) -> None:
+def test_head_without_a_tree(hub, published, exported) -> None:
     with pytest.raises(DownloadError, match=r"'ann/digits' at [0-9a-f]{40} has no tree.safetensors"):
         from_pretrained_tree(published)
     with pytest.raises(DownloadError, match='it has no tree to load'):
         from_pretrained_tree(exported)
 
 
-def test_a_tree_that_is_another_one(usual_run, tmp_path) -> None:
+def test_weights_of_another_tree(usual_run, tmp_path) -> None:
     folder = tmp_path / 'out'
     write_folder(FinishedRun.read(usual_run), folder, ExportOptions(license='mit', tree=True))
     config = json.loads((folder / 'config.json').read_text())
@@ -105,14 +105,14 @@ def forget_cache() -> None:
     shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
 
 
-def test_a_connection_cut_in_the_middle_of_a_file_goes_on_there(hub, published, exported, monkeypatch) -> None:
-    monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)  # of a small file as of a large one
+def test_interrupted_download_is_resumed(hub, published, exported, monkeypatch) -> None:
+    monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)  # several chunks also for a small file
     hub.inject('download', Fault(cut=True))
     assert torch.equal(logits(load_head(published), exported), folder_logits(exported))
     assert [request.status for request in hub.requests if request.kind == 'download'] == [200, 206]
 
 
-def test_a_wrong_checksum_is_loaded_again_and_then_refused(hub, published, exported) -> None:
+def test_wrong_checksum_is_downloaded_again_and_then_rejected(hub, published, exported) -> None:
     hub.inject('download', Fault(corrupt=True))
     assert torch.equal(logits(load_head(published), exported), folder_logits(exported))
     assert hub.kinds().count('download') == 2
@@ -122,7 +122,7 @@ def test_a_wrong_checksum_is_loaded_again_and_then_refused(hub, published, expor
         load_head(published)
 
 
-def test_a_renamed_repository_is_found_where_it_went(hub, published, exported) -> None:
+def test_renamed_repository_is_found(hub, published, exported) -> None:
     hub.repos['ann/numbers'] = hub.repos.pop('ann/digits')
     hub.moved['ann/digits'] = 'ann/numbers'
     assert torch.equal(logits(load_head(published), exported), folder_logits(exported))
@@ -162,7 +162,7 @@ def cut_off(hub) -> None:
     (down_later, 'model.safetensors: .* answered 503: try again later'),
     (cut_off, 'could not be reached|could not be loaded'),
 ])
-def test_what_is_said_of_files_that_cannot_be_had(hub, published, happens, message) -> None:
+def test_errors_of_unavailable_files(hub, published, happens, message) -> None:
     happens(hub)
     with pytest.raises(DownloadError, match=message) as error:
         load_head(published)
@@ -171,7 +171,7 @@ def test_what_is_said_of_files_that_cannot_be_had(hub, published, happens, messa
 
 def test_offline_without_a_cache(hub, published, monkeypatch) -> None:
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    reset = getattr(huggingface_hub.utils, 'reset_sessions', lambda: None)  # older clients ask when they connect first
+    reset = getattr(huggingface_hub.utils, 'reset_sessions', lambda: None)  # absent in older releases
     reset()
     with pytest.raises(DownloadError, match='could not be reached, and the cache does not have it'):
         load_head(published)
@@ -179,12 +179,12 @@ def test_offline_without_a_cache(hub, published, monkeypatch) -> None:
     assert hub.requests == []
 
 
-def test_a_file_that_a_repository_lacks(hub, published) -> None:
+def test_missing_file_in_a_repository(hub, published) -> None:
     with pytest.raises(DownloadError, match=r"nothing.json: 'ann/digits' has no nothing.json"):
         fetch('ann/digits', 'nothing.json')
 
 
-def test_a_shipped_head_needs_no_hub(exported, tmp_path) -> None:
+def test_shipped_head_needs_no_hub(exported, tmp_path) -> None:
     catalogue = tmp_path / CATALOGUE
     catalogue.write_text('{}\n')
     name = add_entry(exported, catalogue, 'shipped')
@@ -207,5 +207,5 @@ print(sorted({{'accelerate', 'datasets'}} & set(sys.modules)))
     assert 'and should have' in lines[2] and lines[3] == '[]'
 
 
-def test_environment_of_clients_knows_the_loopback_alone(hub) -> None:
+def test_clients_use_the_loopback_hub_only(hub) -> None:
     assert client_environment(hub, Path('home'))['HF_ENDPOINT'].startswith('http://127.0.0.1:')

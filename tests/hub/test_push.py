@@ -16,7 +16,7 @@ DIGITS = PushOptions(repo='ann/digits')
 
 
 def change(exported, by: float = 1.0) -> None:
-    """Other weights, as another run would export them."""
+    """Replace the weights, as the export of another run would."""
     weights = exported / 'model.safetensors'
     tensors = load_file(weights)
     save_file({**tensors, 'fc.bias': tensors['fc.bias'] + by}, weights, {'format': 'pt'})
@@ -25,7 +25,7 @@ def change(exported, by: float = 1.0) -> None:
     (exported / 'summary.json').write_text(json.dumps(summary))
 
 
-def test_one_commit_in_a_private_repository(hub, exported) -> None:
+def test_push_is_one_commit_in_a_private_repository(hub, exported) -> None:
     pushed = push_folder(exported, DIGITS)
     repo = hub.repos['ann/digits']
     assert repo.private and len(repo.history()) == 2 and repo.history()[0] == pushed.commit and pushed.new
@@ -37,7 +37,7 @@ def test_one_commit_in_a_private_repository(hub, exported) -> None:
     assert hub.kinds().count('commit') == 1 and 'validate' in hub.kinds(200)
 
 
-def test_the_same_again_makes_no_commit(hub, exported) -> None:
+def test_unchanged_folder_makes_no_commit(hub, exported) -> None:
     first = push_folder(exported, DIGITS)
     hub.requests.clear()
     again = push_folder(exported, PushOptions(repo='ann/digits', tag='v1'))
@@ -47,21 +47,21 @@ def test_the_same_again_makes_no_commit(hub, exported) -> None:
     push_folder(exported, PushOptions(repo='ann/digits', tag='v1'))
 
 
-def test_other_content_is_replaced_only_where_asked(hub, exported) -> None:
+def test_other_files_are_replaced_only_with_update(hub, exported) -> None:
     repo = hub.create('ann/digits')
     theirs = repo.commit({'pytorch_model.bin': b'\x80\x04', 'notes/a.txt': b'a'}, 'theirs', repo.resolve('main'))
     with pytest.raises(HubError, match=r'holds other files \(notes/a.txt, pytorch_model.bin\): write --update'):
         push_folder(exported, DIGITS)
     assert repo.history()[0] == theirs
     pushed = push_folder(exported, PushOptions(repo='ann/digits', update=True))
-    # What is stale goes in the same commit: timm would load an old pickle where the new weights have another name.
+    # The same commit deletes stale files: timm would load an old pickle if the new weights have another name.
     assert hub.content('ann/digits').keys() - {'.gitattributes'} == FILES and repo.history()[1] == theirs
     change(exported)
     second = push_folder(exported, PushOptions(repo='ann/digits', update=True))
     assert repo.history()[:2] == [second.commit, pushed.commit]
 
 
-def test_a_pull_request_leaves_the_branch(hub, exported) -> None:
+def test_pull_request_leaves_the_branch_unchanged(hub, exported) -> None:
     hub.tokens[TOKEN] = User('bob')
     repo = hub.create('ann/digits', private=False)
     before = repo.history()
@@ -70,7 +70,7 @@ def test_a_pull_request_leaves_the_branch(hub, exported) -> None:
     assert hub.content('ann/digits', 'refs/pr/1').keys() - {'.gitattributes'} == FILES
 
 
-def test_a_branch_of_its_own(hub, exported) -> None:
+def test_push_to_another_branch(hub, exported) -> None:
     repo = hub.create('ann/digits')
     main = repo.history()
     with pytest.raises(HubError, match="has no branch 'dev': create it there first"):
@@ -80,7 +80,7 @@ def test_a_branch_of_its_own(hub, exported) -> None:
     assert repo.history() == main and repo.resolve('refs/heads/dev') == repo.resolve('v2') == pushed.commit
 
 
-def test_a_tag_is_not_moved(hub, exported) -> None:
+def test_tag_is_not_moved(hub, exported) -> None:
     push_folder(exported, PushOptions(repo='ann/digits', tag='v1'))
     change(exported)
     before = hub.repos['ann/digits'].history()
@@ -93,20 +93,20 @@ def test_a_tag_is_not_moved(hub, exported) -> None:
     (False, False, "'ann/digits' is public: write --public"),
     (True, True, "'ann/digits' is private: make it public in its settings"),
 ])
-def test_nothing_becomes_public_by_accident(hub, exported, private, public, message) -> None:
+def test_visibility_must_match_the_option(hub, exported, private, public, message) -> None:
     repo = hub.create('ann/digits', private=private)
     with pytest.raises(HubError, match=message):
         push_folder(exported, PushOptions(repo='ann/digits', public=public))
     assert len(repo.history()) == 1
 
 
-def test_public_where_asked(hub, exported) -> None:
+def test_new_repository_is_public_with_the_option(hub, exported) -> None:
     push_folder(exported, PushOptions(repo='ann/digits', public=True))
     assert not hub.repos['ann/digits'].private
 
 
 @pytest.mark.parametrize('repo', ['digits', 'ann/', '/digits', 'ann/dig its', 'ann/digits/x', 'ann/a--b', 'ann/x.git'])
-def test_a_malformed_name(hub, repo) -> None:
+def test_malformed_repository_name(hub, repo) -> None:
     with pytest.raises(HubError, match=f"--repo '{repo}': a repository is user/name"):
         PushOptions(repo=repo)
 
@@ -115,7 +115,7 @@ def test_a_malformed_name(hub, repo) -> None:
     ({'create_pr': True, 'tag': 'v1'}, '--tag names a commit, and --create-pr only proposes one'),
     ({'create_pr': True, 'revision': 'dev'}, "--revision 'dev': a pull request is made against the main branch"),
 ])
-def test_options_that_contradict_each_other(options, message) -> None:
+def test_contradictory_options(options, message) -> None:
     with pytest.raises(HubError, match=message):
         PushOptions(repo='ann/digits', **options)
 
@@ -177,14 +177,14 @@ def spoil_size(folder) -> None:
     (spoil_license, '--license is missing'),
     (spoil_size, r"recipe.yaml' has 10,000,00. bytes, more than the 10,000,000"),
 ])
-def test_what_must_not_leave_the_machine_makes_no_request(hub, exported, spoil, message) -> None:
+def test_invalid_folder_makes_no_request(hub, exported, spoil, message) -> None:
     spoil(exported)
     with pytest.raises(HubError, match=message) as error:
         push_folder(exported, DIGITS)
     assert TOKEN not in str(error.value) and hub.requests == [] and hub.repos == {}
 
 
-def test_weights_larger_than_allowed(hub, exported, monkeypatch) -> None:
+def test_weights_above_the_limit(hub, exported, monkeypatch) -> None:
     monkeypatch.setattr(folder_module, 'MAX_WEIGHTS', 1000)
     with pytest.raises(HubError, match=r"model.safetensors' has [\d,]+ bytes, more than the 1,000"):
         push_folder(exported, DIGITS)
@@ -198,14 +198,14 @@ def test_without_a_token(hub, exported, monkeypatch) -> None:
     assert hub.requests == []
 
 
-def test_a_token_that_may_only_read(hub, exported) -> None:
+def test_read_only_token(hub, exported) -> None:
     hub.tokens[TOKEN] = User('ann', role='read')
     with pytest.raises(HubError, match='the access token may only read: create one that may write'):
         push_folder(exported, DIGITS)
     assert hub.repos == {} and hub.kinds()[-1] == 'whoami'
 
 
-def test_somebody_elses_name(hub, exported) -> None:
+def test_repository_of_another_user(hub, exported) -> None:
     with pytest.raises(HubError, match="the access token may not write to 'bob/digits'"):
         push_folder(exported, PushOptions(repo='bob/digits'))
     assert hub.repos == {}

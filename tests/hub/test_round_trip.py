@@ -1,6 +1,6 @@
-"""Push, then load in a process without the plugin and with an empty cache: the trained head's logits, bit for bit.
+"""Push heads and load them in a process without the plugin and with an empty cache: logits are equal bit for bit.
 
-Twelve architectures of as many families, each on trees of three shapes; all are loaded by one process.
+The heads are of twelve architectures from different families, each with trees of three shapes.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from timm_collab.hub.export import write_folder
 
 SHAPES = ('hierarchical', 'simple', 'instances')
 HEADS = {'hierarchical': 4, 'simple': 3, 'instances': 2}
-ARCHITECTURES = {  # and the size of their images, None for their own
+ARCHITECTURES = {  # with their image size, None for the default
     'test_resnet': 32, 'test_vit': None, 'test_convnext': 64, 'test_efficientnet': 64, 'test_byobnet': 64,
     'test_nfnet': 64, 'test_mambaout': 64, 'regnetx_002': 64, 'lcnet_035': 64, 'edgenext_xx_small': 64,
     'xcit_nano_12_p16_224': None, 'mobilevitv2_050': 64,
@@ -58,17 +58,17 @@ save_file(logits, 'logits.safetensors')
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What was found in the other process.
+    """Results of the other process.
 
     Args:
         expected: Logits of each trained head, by repository.
-        found: Logits that plain timm, and transformers, gave there.
-        said: What was printed there.
+        found: Logits of plain timm and of transformers there.
+        output: Its standard output.
     """
 
     expected: dict[str, torch.Tensor]
     found: dict[str, torch.Tensor]
-    said: str
+    output: str
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +78,7 @@ def elsewhere(tmp_path_factory) -> Iterator[Elsewhere]:
     with running_hub(folder) as hub:
         for number, (arch, shape) in enumerate(itertools.product(ARCHITECTURES, SHAPES)):
             names = [point.name for point in split_points(arch) if point.name != 'input']
-            # A fork needs parameters up to the next one: the default tree knows where.
+            # A fork needs parameters up to the next one; the default tree ensures that.
             tree = None if shape == 'hierarchical' else str(HeadTree.preset(HEADS[shape], shape, names[-3:-1]))
             name, classes = f'{arch}-{shape}', 3 + number
             path = finished_run(folder / name, arch=arch, tree=tree, size=ARCHITECTURES[arch], in_chans=3,
@@ -100,7 +100,7 @@ def elsewhere(tmp_path_factory) -> Iterator[Elsewhere]:
 
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('arch', ARCHITECTURES)
-def test_plain_timm_elsewhere_gives_the_logits_of_the_trained_head(elsewhere, arch, shape) -> None:
+def test_plain_timm_in_another_process_gives_the_logits_of_the_trained_head(elsewhere, arch, shape) -> None:
     repo = f'ann/{arch}-{shape}'
     assert elsewhere.found[repo].shape[1] == elsewhere.expected[repo].shape[1] != 1000
     assert torch.equal(elsewhere.found[repo], elsewhere.expected[repo])
@@ -108,11 +108,11 @@ def test_plain_timm_elsewhere_gives_the_logits_of_the_trained_head(elsewhere, ar
 
 @pytest.mark.parametrize('name', BY_TRANSFORMERS)
 def test_transformers_loads_the_same_repository_with_equal_logits(elsewhere, name) -> None:
-    if 'no transformers' in elsewhere.said:
+    if 'no transformers' in elsewhere.output:
         pytest.skip('transformers is not installed')
     repo = f'ann/{name}'
     assert torch.equal(elsewhere.found[f'copied {repo}'], elsewhere.expected[repo])
-    # transformers computes on the file itself, mapped into memory: where a tensor isn't aligned there as one of
-    # PyTorch's own is, a kernel may sum in another order and the last bit differ.
+    # transformers maps the file into memory. Tensors there may be aligned differently from PyTorch's own, so that a
+    # kernel sums in another order and the last bit differs.
     assert torch.allclose(elsewhere.found[f'mapped {repo}'], elsewhere.expected[repo], rtol=0, atol=1e-6)
-    assert f'{repo} TimmWrapperImageProcessor class 1' in elsewhere.said
+    assert f'{repo} TimmWrapperImageProcessor class 1' in elsewhere.output

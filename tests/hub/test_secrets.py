@@ -1,4 +1,4 @@
-"""The access token is in no line that is printed or logged, in no exception, in no file."""
+"""The access token is never printed, logged, or written to a file, nor is it in an exception."""
 from __future__ import annotations
 
 import logging
@@ -15,7 +15,7 @@ from timm_collab.hub.errors import scrub
 
 @pytest.fixture
 def everything_logged(caplog):
-    """Every logger at its most talkative."""
+    """Set every logger to DEBUG."""
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -32,28 +32,28 @@ def everything_logged(caplog):
     ('commit', Fault(status=500, times=9)),
     ('commit', Fault(drop=True, times=9)),
 ])
-def test_nothing_that_is_said_or_written_has_the_token(
+def test_token_is_never_printed_logged_or_written(
         hub, exported, everything_logged, capfd, tmp_path, kind, fault) -> None:
     hub.inject(kind, fault)
     try:
         push_folder(exported, PushOptions(repo='ann/digits'))
-        told = ''
+        message = ''
     except HubError as error:
-        told = ''.join(traceback.format_exception(error)) + str(vars(error))
+        message = ''.join(traceback.format_exception(error)) + str(vars(error))
     printed = capfd.readouterr()
     logged = [record.getMessage() for record in everything_logged.records]
-    assert TOKEN not in told + printed.out + printed.err + '\n'.join(logged)
+    assert TOKEN not in message + printed.out + printed.err + '\n'.join(logged)
     files = [path for path in Path(tmp_path).rglob('*') if path.is_file()]
     assert len(files) >= 5
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
 
 
-def test_a_hub_that_repeats_the_token_is_not_quoted(hub, exported) -> None:
+def test_token_in_an_answer_of_the_hub_is_masked(hub, exported) -> None:
     hub.inject('commit', Fault(status=418, headers={'X-Error-Message': f'bad token {TOKEN}'}))
     with pytest.raises(HubError, match=r'the Hub answered 418: .*bad token \*\*\*') as error:
         push_folder(exported, PushOptions(repo='ann/digits'))
     assert TOKEN not in ''.join(traceback.format_exception(error.value))
 
 
-def test_scrubbing() -> None:
+def test_scrub() -> None:
     assert scrub(f'a\n {TOKEN} b', TOKEN) == 'a *** b' and scrub('a\nb', None) == 'a b'

@@ -1,4 +1,4 @@
-"""The heads under hub/: what their cards say, measured again by plain timm on the data that they name."""
+"""The heads in hub/: their recorded metrics are reproduced by plain timm on their data."""
 from __future__ import annotations
 
 import io
@@ -25,7 +25,7 @@ SHIPPED = [head for head in list_heads() if head.folder is not None]
 
 
 def measured_on(head: PublishedHead) -> Path:
-    """The file with the images that it was judged on."""
+    """File with the images that a head was evaluated on."""
     if head.dataset == 'builtin:digits':
         return ROOT / 'timm_collab' / 'data' / 'digits' / 'test.parquet'
     data = os.environ.get('TIMM_COLLAB_DATA')
@@ -40,7 +40,7 @@ def test_digits_and_cifar10_are_shipped() -> None:
 
 
 @pytest.mark.parametrize('head', SHIPPED, ids=lambda head: head.name)
-def test_the_recorded_accuracy_is_measured_again(head) -> None:
+def test_recorded_accuracy_is_reproduced(head) -> None:
     model = load_head(head.name).eval()
     assert type(model).__module__.startswith('timm.')
     data = timm.data.resolve_model_data_config(model)
@@ -54,12 +54,12 @@ def test_the_recorded_accuracy_is_measured_again(head) -> None:
         with torch.inference_mode():
             right += int((model(torch.stack(images)).argmax(dim=-1) == torch.tensor([r['label'] for r in some])).sum())
     assert len(rows) == head.metrics['images']
-    # One image may lie on the edge between two classes, and fall to the other side on another processor.
+    # One image may lie on a decision boundary and be classified differently on another processor.
     assert abs(100 * right / len(rows) - head.metrics['top1']) <= 100 / len(rows) + 1e-9
 
 
 @pytest.mark.parametrize('head', SHIPPED, ids=lambda head: head.name)
-def test_card_catalogue_and_summary_say_the_same(head, tmp_path) -> None:
+def test_card_catalogue_and_summary_agree(head, tmp_path) -> None:
     folder = ROOT / 'hub' / head.folder.name
     card = ModelCard.load(folder / 'README.md')
     summary = json.loads((folder / 'summary.json').read_text())
@@ -67,7 +67,7 @@ def test_card_catalogue_and_summary_say_the_same(head, tmp_path) -> None:
     assert card.data.eval_results[0].metric_value == pytest.approx(head.metrics['top1'], abs=1e-6)
     assert 100 - summary['error_heads'][summary['export']['head']] == pytest.approx(head.metrics['top1'], abs=1e-6)
     assert sum(path.stat().st_size for path in folder.rglob('*')) <= MAX_SHIPPED
-    # The entry of the catalogue is what `timm-collab catalogue` makes of the folder today.
+    # `timm-collab catalogue` still makes the same entry.
     shutil.copytree(folder, tmp_path / folder.name)
     (tmp_path / 'heads.yaml').write_text('{}\n')
     add_entry(tmp_path / folder.name, tmp_path / 'heads.yaml', head.tag)
@@ -76,7 +76,7 @@ def test_card_catalogue_and_summary_say_the_same(head, tmp_path) -> None:
 
 
 @pytest.mark.parametrize('head', SHIPPED, ids=lambda head: head.name)
-def test_it_is_ready_to_be_pushed_as_it_is(hub, head) -> None:
+def test_shipped_head_can_be_pushed(hub, head) -> None:
     pushed = push_folder(ROOT / 'hub' / head.folder.name, PushOptions(repo=f'ann/{head.tag}'))
     assert hub.repos[f'ann/{head.tag}'].history()[0] == pushed.commit
     plain = timm.create_model(f'hf-hub:ann/{head.tag}', pretrained=True)
@@ -85,7 +85,7 @@ def test_it_is_ready_to_be_pushed_as_it_is(hub, head) -> None:
 
 
 @pytest.mark.parametrize('head', SHIPPED, ids=lambda head: head.name)
-def test_its_recipe_is_one_of_today(head) -> None:
+def test_recipe_of_a_shipped_head_is_valid(head) -> None:
     config = parse_config(['--config', str(ROOT / 'hub' / head.folder.name / 'recipe.yaml')])
     assert config.model.architecture == head.architecture and config.compare_single
     assert not Path(config.data.path).is_absolute() and config.output is None

@@ -1,6 +1,6 @@
-"""A Hub to test against: what the real client asks of the model repositories of huggingface.co, on the loopback.
+"""A Hub for tests on the loopback interface, with the API for model repositories that the real client uses.
 
-Real git repositories and a real LFS store behind the write and the read API; no mock between them and the client.
+Behind the API are real git repositories and a real LFS store; nothing is mocked in between.
 
     with HubServer(tmp_path) as hub:
         hub.tokens['hf_...'] = User('ann')

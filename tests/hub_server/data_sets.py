@@ -1,4 +1,4 @@
-"""A Hub on this machine with one data set, to be read: what `datasets` asks for, and which bytes of which file."""
+"""A read-only Hub with one data set for `datasets`, which records requests and serves ranges of files."""
 from __future__ import annotations
 
 import hashlib
@@ -14,11 +14,11 @@ COMMIT = 'c' * 40
 
 
 class DataSetServer:
-    """Serves the files of a folder as a data set while open.
+    """Serves the files of a folder as a data set inside a `with` block.
 
     Args:
-        folder: Its files.
-        name: What the data set is called.
+        folder: Folder with the files.
+        name: Name of the data set.
 
     Attributes:
         requests: Method and path of every request so far.
@@ -36,11 +36,11 @@ class DataSetServer:
 
     @property
     def endpoint(self) -> str:
-        """What HF_ENDPOINT has to be."""
+        """Value for HF_ENDPOINT."""
         return f'http://127.0.0.1:{self._server.server_address[1]}'
 
     def fetched(self) -> set[str]:
-        """Files of which something was fetched."""
+        """Files that were fetched, fully or in part."""
         return {Path(path).name for method, path in self.requests if method == 'GET' and '/resolve/' in path}
 
     def __enter__(self) -> DataSetServer:
@@ -57,10 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def answer(self) -> None:
-        """Any request."""
+        """Answer any request."""
         self.rfile.read(int(self.headers.get('Content-Length') or 0))
         owner, path = self.owner, unquote(urlsplit(self.path).path)
         owner.requests.append((self.command, path))
@@ -83,12 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
         return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
     def entry(self, name: str) -> dict[str, Any]:
-        """What a listing says of a file."""
+        """Entry of a file in a listing."""
         data = (self.owner.folder / name).read_bytes()
         return {'type': 'file', 'path': name, 'size': len(data), 'oid': hashlib.sha1(data).hexdigest()}
 
     def send_file(self, name: str) -> None:
-        """A file, or the range that was asked for."""
+        """Send a file, or the requested range of it."""
         if name not in self.files():
             return self.send_json({'error': 'Entry not found'}, 404, {'X-Error-Code': 'EntryNotFound'})
         if name in self.owner.broken:
@@ -103,11 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(data, status, headers)
 
     def send_json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        """A JSON answer."""
+        """Send a JSON answer."""
         self.send(json.dumps(value).encode(), status, {'Content-Type': 'application/json', **(headers or {})})
 
     def send(self, data: bytes, status: int, headers: dict[str, str]) -> None:
-        """An answer."""
+        """Send an answer."""
         self.send_response(status)
         for name, value in {**headers, 'Content-Length': str(len(data))}.items():
             self.send_header(name, value)

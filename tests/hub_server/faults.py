@@ -1,4 +1,4 @@
-"""What can go wrong between a client and the Hub, to be injected into the next requests of one kind."""
+"""Faults to inject into the next requests of one kind."""
 from __future__ import annotations
 
 import threading
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Fault:
-    """A fault of one kind, or of several at once.
+    """A fault, or several combined.
 
     Args:
-        status: Answer with this status, and do nothing that was asked for.
+        status: Answer with this status instead of handling the request.
         headers: Headers of that answer.
-        drop: Close the connection instead of answering: nothing was done.
-        lose: Do what was asked for, then close the connection instead of answering.
+        drop: Close the connection instead of handling the request.
+        lose: Handle the request, then close the connection without an answer.
         cut: Close the connection in the middle of the body of the answer.
-        corrupt: Change a byte: of the answer's body, or of what an upload stores.
+        corrupt: Change a byte of the answer's body, or of the stored upload.
         delay: Seconds to wait first.
-        times: How many requests it hits.
+        times: Number of requests that it affects.
     """
 
     status: int | None = None
@@ -33,7 +33,7 @@ class Fault:
 
 
 class Faults:
-    """Faults waiting for their requests, by kind of request."""
+    """Pending faults by kind of request."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[Fault]] = defaultdict(list)
@@ -43,7 +43,7 @@ class Faults:
         self._waiting[kind].append(fault)
 
     def take(self, kind: str) -> Fault:
-        """The fault that hits a request now; one without effect when none waits for it."""
+        """Fault for the current request; one without effect if none is pending."""
         with self._lock:
             waiting = self._waiting[kind]
             if not waiting:
@@ -56,5 +56,5 @@ class Faults:
 
 
 def corrupted(content: bytes) -> bytes:
-    """The content with its last byte changed: the size is right, the checksum is not."""
+    """Content with its last byte changed: the same size, another checksum."""
     return content[:-1] + bytes([content[-1] ^ 0xFF]) if content else content

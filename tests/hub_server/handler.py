@@ -1,4 +1,4 @@
-"""What each request is answered with. Status codes, headers and bodies are those the client was seen to rely on."""
+"""Request handlers. Status codes, headers and bodies are those that the client relies on."""
 from __future__ import annotations
 
 import base64
@@ -40,7 +40,7 @@ ROUTES = [
 
 
 class RefusedError(Exception):
-    """An answer that is an error."""
+    """A request that is answered with an error."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **body: Any) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection; `hub` is set by the server that makes the class its own."""
+    """Handler of a connection; the server sets `hub` in a subclass."""
 
     hub: ClassVar[HubServer]
     protocol_version = 'HTTP/1.1'
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
     fault = Fault()
 
     def do(self) -> None:
-        """Find what is asked for, let it run into its fault, answer."""
+        """Route a request, apply its fault, and answer."""
         path = urlsplit(self.path).path
         self.query = parse_qs(urlsplit(self.path).query)
         for kind, method, pattern in ROUTES:
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.hub.tokens.get(token)
 
     def repo(self, name: str) -> Repo:
-        """A repository that the user may see; a private one of somebody else isn't there."""
+        """Repository visible to the user; private ones of other users are not found."""
         repo, user = self.hub.repos.get(name), self.user
         if repo is None or (repo.private and (user is None or user.name != name.split('/')[0])):
             raise RefusedError(404 if user else 401, 'Repository not found', 'RepoNotFound')
@@ -310,4 +310,4 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: `HubServer.requests` has what happened."""
+        """Log nothing: `HubServer.requests` has all requests."""

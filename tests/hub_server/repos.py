@@ -1,4 +1,4 @@
-"""Repositories as the Hub keeps them: bare git, with large files as LFS pointers into a store by SHA-256."""
+"""Repositories as on the Hub: bare git repositories, with large files as LFS pointers to a store by SHA-256."""
 from __future__ import annotations
 
 import hashlib
@@ -19,13 +19,13 @@ POINTER = re.compile(rb'version https://git-lfs\.github\.com/spec/v1\noid sha256
 
 
 def pointer(sha256: str, size: int) -> bytes:
-    """The text that stands in git for a file of the LFS store."""
+    """LFS pointer file for a content of the store."""
     return f'version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n'.encode()
 
 
 @dataclass(frozen=True)
 class File:
-    """A file at a commit; `sha256` is set for one of the LFS store, whose size is the real one."""
+    """A file at a commit. An LFS file has `sha256` and the size of its content."""
 
     blob: str
     size: int
@@ -57,8 +57,8 @@ class Repo:
     """A model repository.
 
     Args:
-        folder: Where to make it.
-        private: Whether only its owner sees it.
+        folder: Folder to create.
+        private: Whether only its owner can see it.
     """
 
     def __init__(self, folder: Path, private: bool) -> None:
@@ -111,9 +111,9 @@ class Repo:
             parent: str | None,
             ref: str = MAIN,
     ) -> str:
-        """Commit new contents (None deletes the file) on a parent; the ref moves last, so it is all or nothing."""
-        said = message.encode()
-        stream = [b'commit %b\ncommitter hub <hub@localhost> now\ndata %d\n%b\n' % (ref.encode(), len(said), said)]
+        """Commit new contents (None deletes a file) on a parent. The ref moves last, so a commit is atomic."""
+        text = message.encode()
+        stream = [b'commit %b\ncommitter hub <hub@localhost> now\ndata %d\n%b\n' % (ref.encode(), len(text), text)]
         stream += [f'from {parent}\n'.encode()] if parent else []
         for path, content in changes.items():
             if content is None:
@@ -126,7 +126,7 @@ class Repo:
         return commit
 
     def history(self) -> list[str]:
-        """Commits of the main branch, the latest first."""
+        """Commits of the main branch, latest first."""
         return self.git('rev-list', 'main').decode().split()
 
     def refs(self, kind: str) -> dict[str, str]:

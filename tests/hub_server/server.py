@@ -1,4 +1,4 @@
-"""The server: its state, its accounts, and the thread that answers."""
+"""The server: its state, its accounts and its thread."""
 from __future__ import annotations
 
 import threading
@@ -10,15 +10,15 @@ from types import TracebackType
 from .faults import Fault, Faults
 from .repos import LfsStore, Repo
 
-MAX_REQUESTS = 5000  # a client that goes round in circles is stopped
+MAX_REQUESTS = 5000  # stops a client in an endless loop
 
 
 @dataclass(frozen=True)
 class User:
-    """Whose token it is, and what it may do.
+    """User and role of an access token.
 
     Args:
-        name: The namespace it writes to.
+        name: Namespace of the user.
         role: `write` or `read`.
     """
 
@@ -28,7 +28,7 @@ class User:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it was answered; status 0 for one whose connection was closed instead."""
+    """An answered request; status 0 if the connection was closed without an answer."""
 
     kind: str
     method: str
@@ -37,17 +37,17 @@ class Request:
 
 
 class HubServer:
-    """A Hub on a free port of the loopback.
+    """A Hub on a free port of the loopback interface.
 
     Args:
-        folder: Where repositories and large files are kept.
+        folder: Folder for repositories and large files.
 
     Attributes:
-        tokens: The accounts.
-        repos: The repositories, by name.
+        tokens: Users by access token.
+        repos: Repositories by name.
         moved: New names of renamed repositories.
-        requests: What was asked so far.
-        max_lfs_size: Larger files are refused.
+        requests: All requests so far.
+        max_lfs_size: Size limit of files, in bytes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class HubServer:
 
     @property
     def store_url(self) -> str:
-        """Of the large files: another host, as on the Hub; what the Hub says of a file is not said there."""
+        """URL of the store of large files: another host without the Hub's headers, as in production."""
         return f'http://localhost:{self._http.server_address[1]}'
 
     def __enter__(self) -> HubServer:
@@ -90,21 +90,21 @@ class HubServer:
         self._thread.join(timeout=10)
 
     def inject(self, kind: str, fault: Fault) -> None:
-        """Let the next requests of a kind, see `handler.ROUTES`, run into a fault."""
+        """Inject a fault into the next requests of a kind from `handler.ROUTES`."""
         self.faults.add(kind, fault)
 
     def create(self, name: str, private: bool = True) -> Repo:
-        """Make a repository."""
+        """Create a repository."""
         with self.lock:
             self.repos[name] = Repo(self.folder / f'{name.replace("/", "--")}.git', private)
             return self.repos[name]
 
     def kinds(self, status: int | None = None) -> list[str]:
-        """The kinds of the requests so far, or of those with a status, in their order."""
+        """Kinds of the requests so far, in order; with a status, only of those."""
         return [request.kind for request in self.requests if status is None or request.status == status]
 
     def content(self, name: str, revision: str = 'main') -> dict[str, bytes]:
-        """Every file of a repository, large ones from the store."""
+        """Content of every file of a repository, large ones from the store."""
         repo = self.repos[name]
         return {
             path: repo.read(file.blob) if file.sha256 is None else self.lfs.get(file.sha256)

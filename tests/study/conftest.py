@@ -31,7 +31,7 @@ def study(tmp_path_factory) -> Study:
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch):
-    """Put a trainer in place that fails where the run's folder contains a word."""
+    """Replace the trainer by a script that fails for run folders that contain a word."""
 
     def make(fails: str = 'nowhere') -> Path:
         script = tmp_path / 'trainer'

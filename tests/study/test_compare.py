@@ -11,13 +11,13 @@ TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 29: 2.045,
 
 
 @pytest.mark.parametrize(('freedom', 'quantile'), TABLE.items())
-def test_quantiles_are_those_of_the_tables(freedom, quantile):
+def test_quantiles_match_printed_tables(freedom, quantile):
     assert student_quantile(freedom) == pytest.approx(quantile, abs=6e-4)
     assert student_quantile(4, 0.99) == pytest.approx(4.604, abs=1e-3)
 
 
 def test_differences_are_paired_by_seed():
-    # Seeds differ by far more than methods: only pairs show it.
+    # Seeds differ by more than methods: only pairs show the difference.
     baseline = {0: 10.0, 1: 20.0, 2: 30.0, 7: 99.0}
     difference = paired_difference({2: 29.1, 0: 9.0, 1: 18.9, 5: 0.0}, baseline)
     assert difference.count == 3 and difference.mean == pytest.approx(-1.0)

@@ -113,13 +113,13 @@ def test_recipes_are_found_beside_the_study(tmp_path):
     ({'keys': {'compare_single': True}, 'methods': {'a': {}}, 'baseline': 'a'}, 'compare_single has no place'),
     ({'methods': {'a b': {}, 'a-b': {}}, 'baseline': 'a b'}, 'differ in punctuation only'),
 ])
-def test_what_is_wrong_is_named_before_anything_runs(tmp_path, changes, message):
+def test_invalid_studies(tmp_path, changes, message):
     with pytest.raises(TrainError, match=message):
         read_study(write(tmp_path, **changes))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'benchmarks' / 'studies').glob('*.yaml')), ids=lambda path: path.stem)
-def test_our_own_studies_are_studies(path):
+def test_studies_of_this_repository_are_valid(path):
     study = read_study(path, {'data.path': 'somewhere'})
     assert all(cell.config.data.path == 'somewhere' for cell in study.cells)
     assert {cell.config.model.num_heads for cell in study.cells if cell.method == study.baseline} == {1}
@@ -127,7 +127,7 @@ def test_our_own_studies_are_studies(path):
         (setting, seed) for setting in study.settings for seed in study.seeds}
 
 
-def test_the_study_of_the_documentation_is_one(tmp_path):
+def test_study_in_the_documentation_is_valid(tmp_path):
     text = (ROOT / 'docs' / 'studies.md').read_text()
     [example] = re.findall(r'```yaml\n(.*?)```', text, re.DOTALL)
     (tmp_path / 'study.yaml').write_text(example)

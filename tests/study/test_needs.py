@@ -1,4 +1,4 @@
-"""Cells that need the run of another; the trainer is a shell script that notes what it was started with."""
+"""Cells that need the run of another; the trainer is a shell script that records its arguments."""
 from __future__ import annotations
 
 import json
@@ -17,12 +17,12 @@ TAUGHT = {'needs': 'tree', 'keys': {'model.heads': 1, 'teacher.path': '{tree}'}}
 METHODS = {'taught': TAUGHT, **toys.GRID['methods']}
 
 
-def test_a_method_waits_for_what_it_needs_and_is_given_its_folder(tmp_path, trainer):
+def test_method_runs_after_the_needed_one_and_gets_its_folder(tmp_path, trainer):
     started = trainer()
     study, folder = toys.study_in(tmp_path, methods=METHODS, settings=None, seeds=[0, 1]), tmp_path / 'study'
     assert run_study(study, folder) == []
     order = [Path(line).relative_to(folder / 'runs').as_posix() for line in started.read_text().splitlines()]
-    # Of each seed: what needs nothing that has still to run comes first, otherwise in the order of the study.
+    # In the order of the study, except that a cell waits for the one that it needs.
     assert order == ['single/seed-0', 'tree/seed-0', 'taught/seed-0', 'single/seed-1', 'tree/seed-1', 'taught/seed-1']
     for cell in study.cells:
         recipe = yaml.safe_load((folder / 'recipes' / f'{cell.name}.yaml').read_text())
@@ -31,7 +31,7 @@ def test_a_method_waits_for_what_it_needs_and_is_given_its_folder(tmp_path, trai
     assert run_study(study, folder) == [] and len(started.read_text().splitlines()) == 6
 
 
-def test_with_several_at_once_it_waits_as_well(tmp_path, trainer):
+def test_needed_run_comes_first_with_parallel_jobs(tmp_path, trainer):
     started = trainer()
     methods = {'taught': TAUGHT, 'tree': METHODS['tree']}
     study = toys.study_in(tmp_path, methods=methods, baseline='tree', settings=None, seeds=[0])
@@ -40,19 +40,19 @@ def test_with_several_at_once_it_waits_as_well(tmp_path, trainer):
     assert not (tmp_path / 'overlapped').exists()
 
 
-def test_what_needs_a_run_that_fails_is_not_run_and_told(tmp_path, trainer, capsys):
+def test_runs_that_need_a_failed_run_are_reported_and_not_started(tmp_path, trainer, capsys):
     started = trainer(fails='tree/seed-0')
     toys.study_in(tmp_path, methods=METHODS, settings=None, seeds=[0, 1])
     assert main(['study', str(tmp_path / 'toy.yaml'), '--output', str(tmp_path / 'study')]) == 1
-    said = capsys.readouterr()
-    assert 'error: tree/seed-0: failed with status 2: error: out of luck' in said.err
-    assert 'error: taught/seed-0: not run, as it needs tree/seed-0' in said.err and '6/6  ' in said.out
+    captured = capsys.readouterr()
+    assert 'error: tree/seed-0: failed with status 2: error: out of luck' in captured.err
+    assert 'error: taught/seed-0: not run, as it needs tree/seed-0' in captured.err and '6/6  ' in captured.out
     names = [Path(line).parent.name for line in started.read_text().splitlines()]
     assert names.count('taught') == 1 and names.count('single') == 2
     assert '**2 of 6 runs have not finished.**' in (tmp_path / 'study' / 'report.md').read_text()
 
 
-def test_the_teachers_cost_is_in_the_row(tmp_path):
+def test_row_has_the_cost_of_the_teacher(tmp_path):
     study = toys.study_in(tmp_path, methods=METHODS, settings=None, seeds=[0])
     facts = {'multiply_adds': 1000, 'train_multiply_adds': 10**9, 'train_seconds': 60.0}
     for cell in study.cells:

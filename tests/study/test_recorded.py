@@ -1,4 +1,4 @@
-"""Runs that only runs.csv knows: a study goes on without them, on another machine say."""
+"""Runs that are in runs.csv only: a study resumes without their folders, for example on another machine."""
 from __future__ import annotations
 
 import shutil
@@ -20,7 +20,7 @@ def names(started: Path) -> list[str]:
     return ['/'.join(Path(line).parts[-2:]) for line in started.read_text().splitlines()]
 
 
-def test_a_study_goes_on_with_the_file_alone(tmp_path, trainer):
+def test_study_resumes_from_runs_csv_only(tmp_path, trainer):
     started, folder = trainer(), tmp_path / 'study'
     command = ['study', str(tmp_path / 'toy.yaml'), '--output', str(folder), '--set', 'data.path=here']
     toys.study_in(tmp_path, settings=None, seeds=[0])
@@ -41,7 +41,7 @@ def test_a_study_goes_on_with_the_file_alone(tmp_path, trainer):
     assert main([*command, '--report']) == 0 and read_rows(study, folder / 'runs.csv') == after
 
 
-def test_what_another_run_needs_is_run_again(tmp_path, trainer):
+def test_recorded_run_that_another_needs_is_repeated(tmp_path, trainer):
     started, folder = trainer(), tmp_path / 'study'
     methods = {'tree': {}, 'taught': TAUGHT}
     study = toys.study_in(tmp_path, methods=methods, baseline='tree', settings=None, seeds=[0, 1])
@@ -50,7 +50,7 @@ def test_what_another_run_needs_is_run_again(tmp_path, trainer):
     assert names(started) == ['tree/seed-0', 'taught/seed-0']
 
 
-def test_a_run_of_another_recipe_is_no_result_of_this_one(tmp_path, trainer):
+def test_recorded_run_of_another_recipe_is_rejected(tmp_path, trainer):
     trainer()
     folder = tmp_path / 'study'
     study = toys.study_in(tmp_path, settings=None, seeds=[0])

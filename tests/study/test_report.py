@@ -23,7 +23,7 @@ def tables(text: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def test_the_tables_say_what_the_rows_say(study):
+def test_tables_match_the_rows(study):
     text = report_text(study, toys.rows(), {'errors': 'here/errors.png'}, 'there/runs.csv')
     found = tables(text)
     assert list(found) == ['clean', '40 %']
@@ -63,7 +63,7 @@ def test_without_multiply_adds_their_columns_are_left_out(study):
     assert tables(text)['40 %']['method'][-2:] == ['best epoch', 'time'] and 'multiply-adds' not in text
 
 
-def test_there_are_the_pictures_that_there_is_something_for(study):
+def test_plots_depend_on_the_available_data(study):
     rows = toys.rows()
     assert pictures_of(study, rows) == ['errors', 'gain', 'noise']
     assert pictures_of(study, [row for row in rows if row.setting == 'clean']) == ['errors', 'gain']

@@ -14,7 +14,7 @@ from timm_collab.train import TrainError
 
 from . import toys
 
-# What the first release that had studies wrote, as far as rows are made of it.
+# The relevant part of a summary of the first release with studies.
 OLD = {
     'error_on': "split 'test'", 'error_kept': 33.5, 'error_consensus': 32.0, 'kept_head': 2,
     'test': {'top1_kept': 66.5, 'top1_consensus': 68.0},
@@ -71,7 +71,7 @@ def test_a_teachers_training_is_a_cost():
     ('clean,tree,0', 'clean,single,0', "setting 'clean', seed 0 appears twice"),
     ('train_seconds', 'seconds', 'line 2: no value for train_seconds'),
 ])
-def test_a_file_that_is_no_such_file_is_refused(study, tmp_path, old, new, message):
+def test_invalid_csv_file_is_rejected(study, tmp_path, old, new, message):
     path = tmp_path / RUNS_CSV
     rows = sorted(toys.rows(), key=lambda row: (row.seed, row.setting != '40 %', row.method))
     write_rows([rows[0], rows[2], rows[3]], path)
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_such_file_is_refused(study, tmp_path, old, new, messa
         read_rows(study, path)
 
 
-def test_no_file_and_no_rows_are_told(study, tmp_path):
+def test_missing_and_empty_files_are_rejected(study, tmp_path):
     path = tmp_path / RUNS_CSV
     with pytest.raises(TrainError, match=r'no runs .*runs\.csv'):
         read_rows(study, path)

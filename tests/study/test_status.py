@@ -15,7 +15,7 @@ from . import toys
 
 @pytest.fixture
 def folder(study, tmp_path):
-    """A study's folder in which each way that a run may be is found once; all other runs wait."""
+    """A study's folder with a run in each state; all other runs are waiting."""
     finished, running, stopped, failed, begun = (run_folder(tmp_path, cell) for cell in study.cells[:5])
     for run in (finished, running, stopped, failed, begun):
         run.mkdir(parents=True)
@@ -31,7 +31,7 @@ def folder(study, tmp_path):
         yield tmp_path
 
 
-def test_the_folders_tell_how_far_each_run_is(study, folder):
+def test_progress_is_read_from_the_folders(study, folder):
     status = list(study_status(study, folder).values())
     assert [each.state for each in status[:5]] == [
         State.FINISHED, State.RUNNING, State.STOPPED, State.FAILED, State.STOPPED]
@@ -42,7 +42,7 @@ def test_the_folders_tell_how_far_each_run_is(study, folder):
     assert len(status) == len(study.cells)
 
 
-def test_the_command_shows_them_and_runs_nothing(folder, tmp_path, capsys):
+def test_status_command_prints_progress_and_runs_nothing(folder, tmp_path, capsys):
     grid = tmp_path / 'toy.yaml'
     grid.write_text(yaml.safe_dump(toys.GRID, sort_keys=False))
     before = sorted(folder.rglob('*'))

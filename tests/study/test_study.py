@@ -1,4 +1,4 @@
-"""A small study, really run: twice, stopped, with a cell that fails."""
+"""A small study with real runs: repeated, stopped, with a failing cell."""
 from __future__ import annotations
 
 import csv
@@ -67,11 +67,11 @@ def study(path: Path, *argv: str) -> int:
 
 
 @pytest.mark.usefixtures('forked_runs')
-def test_a_study_runs_reports_and_is_not_run_again(tmp_path, capsys):
+def test_study_runs_reports_and_skips_finished_runs(tmp_path, capsys):
     path, folder = grid(tmp_path), tmp_path / 'study'
     assert study(path, '--jobs', '2', '--threads', '1') == 0
-    said = capsys.readouterr().out
-    assert said.startswith('4 runs: 2 methods, 1 settings, 2 seeds') and '4/4  ' in said
+    output = capsys.readouterr().out
+    assert output.startswith('4 runs: 2 methods, 1 settings, 2 seeds') and '4/4  ' in output
     with open(folder / 'runs.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     read = read_study(path)
@@ -92,13 +92,13 @@ def test_a_study_runs_reports_and_is_not_run_again(tmp_path, capsys):
     assert study(path) == 0
     assert stamps == {
         cell.name: (run_folder(folder, cell) / 'summary.json').stat().st_mtime_ns for cell in read.cells}
-    # Of another recipe: refused before anything runs.
+    # Another recipe is rejected before anything runs.
     with pytest.raises(TrainError, match=r"cell 'single/seed-0': .* run of another recipe; .* epochs 1 -> 2"):
         run_study(read_study(grid(tmp_path, keys={**GRID['keys'], 'epochs': 2})), folder)
 
 
 @pytest.mark.usefixtures('forked_runs')
-def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
+def test_failed_cell_is_reported_and_others_continue(tmp_path, capsys):
     path = grid(tmp_path, seeds=[0], methods={
         'single': {'keys': {'model.heads': 1}}, 'lost': {'keys': {'model.heads': 2, 'max_loss': 1e-3}}})
     assert study(path, '--threads', '1') == 1
@@ -108,7 +108,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures('forked_runs')
-def test_told_to_stop_every_run_saves_and_the_same_command_goes_on(tmp_path, capsys):
+def test_signal_stops_all_runs_with_a_checkpoint(tmp_path, capsys):
     path = grid(tmp_path, seeds=[0], keys={**GRID['keys'], 'epochs': 200})
     cells = read_study(path).cells
 
@@ -144,7 +144,7 @@ def test_one_process_runs_a_study_at_a_time(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'study' / 'runs').exists()
 
 
-def test_a_cell_that_a_killed_study_left_running_is_waited_for(tmp_path, capsys):
+def test_study_waits_for_a_run_of_a_killed_study(tmp_path, capsys):
     path = grid(tmp_path, seeds=[0], methods={'single': GRID['methods']['single']})
     cell = read_study(path).cells[0]
     program = ('import sys, time; from pathlib import Path; from timm_collab.train.record.run_folder import RunLock\n'
@@ -156,7 +156,7 @@ def test_a_cell_that_a_killed_study_left_running_is_waited_for(tmp_path, capsys)
     assert left.wait(60) == 0 and 'in use' not in capsys.readouterr().err
 
 
-def test_a_cell_that_crashed_shows_as_failed(tmp_path, monkeypatch, capsys):
+def test_crashed_cell_has_status_failed(tmp_path, monkeypatch, capsys):
     path = grid(tmp_path, seeds=[0], methods={'single': GRID['methods']['single']})
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     (tmp_path / 'sitecustomize.py').write_text('raise SystemExit(3)')
@@ -172,7 +172,7 @@ def test_a_cell_that_crashed_shows_as_failed(tmp_path, monkeypatch, capsys):
     (['--set', 'seed=7'], "the seeds are the study's"),
     (['--threads', '0'], '--threads must be at least 1, got 0'),
 ])
-def test_options_that_make_no_sense(tmp_path, capsys, argv, message):
+def test_invalid_options(tmp_path, capsys, argv, message):
     assert study(grid(tmp_path), *argv) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'study').exists()

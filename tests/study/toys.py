@@ -1,4 +1,4 @@
-"""A study of two methods in three settings, and its runs as if they had run."""
+"""A toy study of two methods in three settings, with invented results."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,7 +24,7 @@ GRID = {
 
 
 def study_in(folder: Path, **changes: Any) -> Study:
-    """The toy, changed and written to a folder, and read."""
+    """Write the toy study to a folder, with changes, and read it."""
     path = folder / 'toy.yaml'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**GRID, **changes}, sort_keys=False))
@@ -32,7 +32,7 @@ def study_in(folder: Path, **changes: Any) -> Study:
 
 
 def row(setting: str, method: str, seed: int, error: float, **changes: Any) -> Row:
-    """A run with this error."""
+    """A row with an error."""
     tree = method == 'tree'
     return Row(**{
         'setting': setting, 'method': method, 'seed': seed, 'metric': 'top1', 'error': error,
@@ -47,7 +47,7 @@ def row(setting: str, method: str, seed: int, error: float, **changes: Any) -> R
 
 
 def rows() -> list[Row]:
-    """Two of the three settings: under noise the tree is better by 1, 2 and 3 points, when clean it has one seed."""
+    """Rows for two of three settings: with noise the tree is better by 1, 2 and 3 points, without it has one seed."""
     errors = {
         ('clean', 'single'): {0: 5.0, 1: 5.5, 2: 6.0}, ('clean', 'tree'): {0: 5.25},
         ('40 %', 'single'): {0: 20.0, 1: 24.0, 2: 28.0}, ('40 %', 'tree'): {0: 19.0, 1: 22.0, 2: 25.0},
