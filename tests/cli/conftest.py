@@ -1,9 +1,6 @@
 """Fixtures: a finished run for the commands, trained once."""
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,27 +11,11 @@ from accelerate.state import AcceleratorState
 from timm_collab import cli
 from timm_collab.train.__main__ import main
 
-ROOT = Path(__file__).parents[2]
 RECIPE = [
     '--model.name=collab_test_vit', '--model.heads=2', '--model.kwargs.img_size=32', '--data.path=builtin:digits',
     '--data.in_chans=1', '--data.img_size=32', '--data.max_train_samples=256', '--batch_size=64', '--optim.name=adamw',
     '--optim.lr=3e-3', '--cpu_threads=1',
 ]
-
-
-def start(*argv: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `timm-collab` in another process, on the CPU."""
-    variables = {
-        **os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_DATASETS_CACHE': str(cwd / 'cache'),
-        'HF_HUB_OFFLINE': '1', 'CUDA_VISIBLE_DEVICES': '', 'HF_HOME': str(cwd / 'home'), **environment,
-    }
-    for name in ('WORLD_SIZE', 'RANK', 'LOCAL_RANK'):
-        if name not in environment:
-            variables.pop(name, None)
-    return subprocess.Popen(
-        [sys.executable, '-m', 'timm_collab', *argv],
-        cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )
 
 
 @pytest.fixture(autouse=True)
