@@ -14,7 +14,7 @@ CASES = [
     ('test_resnet', {}),
     ('test_vit3', dict(img_size=64)),
     ('efficientnet_b0', {}),
-    ('hrnet_w18_small', {}),
+    pytest.param('hrnet_w18_small', {}, marks=pytest.mark.slow),
     ('deit_tiny_distilled_patch16_224', dict(img_size=64)),
 ]
 
@@ -38,9 +38,18 @@ def test_torch_export(arch: str, kwargs: dict) -> None:
         assert torch.equal(exported.module()(x), expected.module()(x))
 
 
-@pytest.mark.parametrize(('arch', 'kwargs'), [
-    *CASES[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[2:])])
+@pytest.mark.parametrize(('arch', 'kwargs'), CASES[:2])
 def test_onnx(arch: str, kwargs: dict) -> None:
+    check_onnx(arch, **kwargs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('arch', 'kwargs'), CASES[2:])
+def test_onnx_of_larger_networks(arch: str, kwargs: dict) -> None:
+    check_onnx(arch, **kwargs)
+
+
+def check_onnx(arch: str, **kwargs) -> None:
     pruned, plain = pruned_and_plain(arch, **kwargs)
     try:
         expected = torch.onnx.export(plain, (images(64),), dynamo=True, verbose=False).model_proto.graph

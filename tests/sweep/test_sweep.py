@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_command_resumes(
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(sweep, 'ProcessPoolExecutor', lambda jobs, *_: ThreadPoolExecutor(jobs))
     path, table = tmp_path / 'rows.csv', tmp_path / 'new' / 'table.md'
     arguments = ['test_resnet', 'test_vit', 'mobilenetv5_300m_enc', '--jobs', '1', '--output', str(path)]
     assert sweep.main([*arguments, '--numbers', 'all', '--table', str(table)]) == 0

@@ -68,7 +68,8 @@ def test_unsupported_value_is_refused_with_its_path():
 
 
 @pytest.mark.parametrize('name', [
-    'sgd', 'adamw', 'lamb', 'lookahead_adam', 'adafactor', 'kron', 'sgdw', 'lion',
+    'sgd', 'adamw', 'lamb', 'lookahead_adam', 'adafactor', 'sgdw', 'lion',
+    pytest.param('kron', marks=pytest.mark.slow),  # compiles its step
 ])
 def test_state_of_timms_optimizers(name):
     torch.manual_seed(0)
