@@ -30,7 +30,7 @@ from timm_collab.tree import PATTERNS
     (lambda: ModelConfig(kwargs={'in_chans': 1}), "can't contain 'in_chans': write data.in_chans"),
     (lambda: ModelConfig(kwargs={'heads': 1}), "can't contain 'heads': write model.heads"),
     (lambda: ModelConfig(kwargs={'kept_head': 1}), "can't contain 'kept_head': it is chosen by the validation data"),
-    (lambda: ModelConfig(tree='layer2:1'), "model.tree: .*'layer2:1' leaves 1 child.*write 'layer2:2'"),
+    (lambda: ModelConfig(tree='layer2:1'), "model.tree: .*'layer2:1' .*1 child.*write 'layer2:2'"),
     (lambda: ModelConfig(tree='layer2:2', heads=4), "heads is 4 but model.tree 'layer2:2' has 2: leave one out"),
     (lambda: ModelConfig(name='resnet18'), "'collab_resnet18' to train it with 4 heads, or --model.heads 1"),
     (lambda: DataConfig(in_chans=2), r'must be 1 \(grey\) or 3 \(colour\), got 2'),

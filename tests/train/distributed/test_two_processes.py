@@ -119,12 +119,14 @@ sys.exit(status)
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='threads are counted where Linux shows them')
-def test_no_thread_of_gloo_outlives_a_run(tmp_path: Path) -> None:
-    """One that still frees a tensor when the interpreter is gone aborts a process that has saved everything."""
+@pytest.mark.parametrize('teacher', [False, True])  # the task of a teacher is a cycle that holds the wrapped model
+def test_no_thread_of_gloo_outlives_a_run(runs: tuple[Path, Path], tmp_path: Path, teacher: bool) -> None:
+    """A thread that frees a tensor when the interpreter is gone aborts a process that has saved everything."""
     (tmp_path / 'train.py').write_text(THREADS)
+    more = [f'--teacher.path={runs[0]}', '--model.tree=null', '--model.heads=1', '--optim.freeze_trunk_epochs=0']
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py', *RECIPE,
-         '--output=run'],
+         *(more if teacher else []), '--epochs=1', '--output=run'],
         capture_output=True, text=True, env=environment(tmp_path), cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith('threads')] == ['threads'] * 2

@@ -1,6 +1,7 @@
 """Work that the main process does for all processes, and how the others get its results, errors and tensors."""
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -68,3 +69,6 @@ def leave_process_group() -> None:
     """Leave the group of processes; one that just exits may be torn down while it still communicates."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # gloo's threads end with the last reference to the group. One is in the wrapped model, which may be part of a
+        # cycle; threads that outlive the interpreter now and then abort a process that has finished.
+        gc.collect()
