@@ -1,4 +1,4 @@
-"""The commands validate and prune, on a finished run and on damaged ones."""
+"""The commands that read a finished run: validate and prune, on a whole one and on damaged ones."""
 from __future__ import annotations
 
 import json
@@ -18,7 +18,7 @@ from timm_collab.train.record.saved_run import read_run
 
 @pytest.fixture
 def run(finished_run, tmp_path) -> Path:
-    """A copy of the run that a test may change."""
+    """A copy, to damage."""
     shutil.copytree(finished_run, tmp_path / 'run')
     return tmp_path / 'run'
 
@@ -29,7 +29,7 @@ def change(file: Path, edit) -> None:
     file.write_text(json.dumps(values))
 
 
-def test_saved_tree_gives_the_logits_of_the_pruned_head(run):
+def test_the_saved_tree_is_the_one_that_was_tested(run):
     saved = read_run(run)
     tree = saved.load_tree()
     with safe_open(run / 'tree.safetensors', framework='pt') as file:
@@ -42,8 +42,8 @@ def test_saved_tree_gives_the_logits_of_the_pruned_head(run):
 
 
 @pytest.mark.parametrize('split', ['test', 'val'])
-def test_validate_reproduces_the_metrics_of_training(run, command, split):
-    status, output, _ = command('validate', run, '--split', split, '--device=cpu')
+def test_validate_measures_what_training_measured(run, command, split):
+    status, said, _ = command('validate', run, '--split', split, '--device=cpu')
     summary = json.loads((run / 'summary.json').read_text())
     result = json.loads((run / 'validation.json').read_text())
     assert status == 0
@@ -54,18 +54,18 @@ def test_validate_reproduces_the_metrics_of_training(run, command, split):
     assert result['count'] == summary[split]['count'] == sum(row['count'] for row in result['per_class'])
     mean = sum(row['count'] * row['top1_kept'] for row in result['per_class']) / result['count']
     assert mean == pytest.approx(summary[split]['top1_kept'])
-    assert f'{result["consensus"]["ece"]:.2f}' in output and f'head {summary["kept_head"]} (kept)' in output
+    assert f'{result["consensus"]["ece"]:.2f}' in said and f'head {summary["kept_head"]} (kept)' in said
 
 
-def test_validate_on_other_data_prints_json(run, command, tmp_path):
+def test_validate_on_other_data_speaks_json(run, command, tmp_path):
     rows = datasets.load_dataset(str(Path(timm_collab.__file__).parent / 'data' / 'digits'))['test']
     rows = rows.rename_column('label', 'y')
     (tmp_path / 'other').mkdir()
     rows.select(range(0, 500, 5)).to_parquet(str(tmp_path / 'other' / 'test.parquet'))
     folder = tmp_path / 'other'
-    status, output, _ = command(
+    status, said, _ = command(
         'validate', run, f'--data.path={folder}', '--data.label_column=y', '--split=test', '--json', '--device=cpu')
-    result = json.loads(output)
+    result = json.loads(said)
     assert status == 0
     assert (result['split'], result['count'], result['data']) == ('test', 100, str(folder))
     assert result == json.loads((run / 'validation.json').read_text())
@@ -73,10 +73,10 @@ def test_validate_on_other_data_prints_json(run, command, tmp_path):
 
 @pytest.mark.parametrize('head', ['best', '0', '1'])
 def test_prune_saves_any_head(run, command, head):
-    status, output, _ = command('prune', run, '--head', head, '--output', run / 'other' / 'folder')
+    status, said, _ = command('prune', run, '--head', head, '--output', run / 'other' / 'folder')
     saved = read_run(run)
     number = saved.summary['kept_head'] if head == 'best' else int(head)
-    assert status == 0 and output.startswith(f'Head {number} is saved')
+    assert status == 0 and said.startswith(f'Head {number} is saved')
     plain = timm.create_model(f'local-dir:{run / "other" / "folder"}', pretrained=True).eval()
     images = torch.randn(2, *saved.data_config['input_size'])
     with torch.no_grad():
@@ -103,9 +103,9 @@ def test_prune_writes_the_kept_head_as_training_did(run, command):
     (['validate', '--data.path=nowhere'], "data.path 'nowhere' does not exist"),
     (['validate', '--batch-size=0'], '--batch-size must be at least 1, got 0'),
 ])
-def test_invalid_arguments(run, command, argv, message):
-    status, output, error = command(argv[0], run, *argv[1:])
-    assert (status, output) == (2, '')
+def test_what_can_not_be_is_refused(run, command, argv, message):
+    status, said, error = command(argv[0], run, *argv[1:])
+    assert (status, said) == (2, '')
     assert error.startswith(f'error: {message}') and error.count('\n') == 1
     assert not (run / 'validation.json').exists()
 
@@ -134,9 +134,9 @@ def _other_weights(run: Path) -> None:
     (lambda run: change(run / 'summary.json', lambda values: values['data'].update(label_names=list('abcdefghij'))),
      "are not the run's"),
 ])
-def test_damaged_run_is_rejected(run, command, damage, message):
+def test_a_damaged_run_is_refused(run, command, damage, message):
     damage(run)
-    status, output, error = command('validate', run)
-    assert (status, output) == (2, '')
+    status, said, error = command('validate', run)
+    assert (status, said) == (2, '')
     assert message in error and error.startswith('error: ') and error.count('\n') == 1
     assert not (run / 'validation.json').exists()

@@ -170,7 +170,7 @@ def spoil_size(folder) -> None:
     (spoil_disguised, r"config.json' is damaged"),
     (spoil_stray, r"notes.txt' is no file of an exported head"),
     (spoil_link, r"recipe.yaml' is a link"),
-    (spoil_weights, r"model.safetensors' is not the file that was verified"),
+    (spoil_weights, r"model.safetensors' is not the file that was checked"),
     (spoil_cut, r"model.safetensors' is missing or damaged"),
     (spoil_token, r"recipe.yaml' holds an access token"),
     (spoil_labels, '1 names for 10 classes'),

@@ -1,4 +1,4 @@
-"""Sections of a model card with figures: results, training, limits."""
+"""The parts of a model card that are made of figures: what was measured, how it was trained, what it is not for."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -8,27 +8,26 @@ from ..train.metrics.metric import MAP, metric_of
 
 
 def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
-    """Error or mean average precision of each head, the consensus and, if the run has one, the single network."""
+    """Errors, or mean average precision, of every head, the consensus and, where it was trained, the network alone."""
     measured, metric = summary['test'] or summary['val'], metric_of(summary)
     final, what = metric.final, 'Mean average precision' if metric is MAP else 'Error'
-    rows = [(f'head {number}', score) for number, score in enumerate(summary[f'{final}_heads'])]
+    rows = [
+        (f'head {number}' + ', **this model**' * (number == head), score)
+        for number, score in enumerate(summary[f'{final}_heads'])
+    ]
     if len(rows) > 1:
-        rows[head] = (f'head {head}, **this model**', rows[head][1])
         rows.append(("mean of all heads' logits", summary[f'{final}_consensus']))
     else:
         rows = [('the network, **this model**', summary[f'{final}_kept'])]
     single = summary.get('single')
     if single is not None:
         other = summary['export'].get('baseline')
-        if other is None:
-            name = 'the network trained alone, same recipe'
-        else:
-            taught = ' with a teacher' if single.get('teacher') else ''
-            name = f'another run, {other}, of the network alone{taught}'
+        name = ('the network trained alone, same recipe' if other is None else
+                f'another run, {other}, of the network alone' + ' with a teacher' * bool(single.get('teacher')))
         rows.append((name, single[f'{final}_kept']))
-    labels = ', clean labels' if summary['noise']['realised_rate'] else ''
     lines = [
-        f'{what} on {summary["error_on"]}, {measured["count"]:,} images{labels}',
+        f'{what} on {summary["error_on"]}, {measured["count"]:,} images'
+        + ', clean labels' * bool(summary['noise']['realised_rate']),
         '',
         f'| | {"mAP" if metric is MAP else "top-1 error"}, % |',
         '|---|---|',
@@ -51,7 +50,7 @@ def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
 
 
 def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    """List of data, label noise, recipe, hardware and time."""
+    """Data, noise, recipe, hardware and time."""
     data, noise, optim, sched = summary['data'], summary['noise'], recipe['optim'], recipe['sched']
     items = [f'{data["train"]:,} training images, {data["val"]:,} for validation ({data["val_origin"]})']
     if noise['realised_rate']:
@@ -75,13 +74,12 @@ def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
 def limits_text(
     summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str, note: str | None = None,
 ) -> str:
-    """What was not measured, the note of the export, and the licences that apply."""
-    measured = (
+    """What was not measured, what else there is to know, and whose terms apply."""
+    lines = [
         f'Measured on {summary["error_on"]} of the data named above, in one run with one seed. Nothing else was'
-        ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.')
-    if metric_of(summary) is not MAP:
-        measured += ' A classifier answers with one of its classes whatever it is shown.'
-    lines = [measured]
+        ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
+        + ' A classifier answers with one of its classes whatever it is shown.' * (metric_of(summary) is not MAP)
+    ]
     if note:
         lines.append(note)
     if recipe['model'].get('pretrained'):

@@ -37,7 +37,7 @@ def sample(config: dict[str, Any]) -> Tensor:
 
 @torch.inference_mode()
 def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
-    """Logits [B, C] of a head, from the trained tree, or from the saved head if the tree was not saved."""
+    """Logits [B, C] of a head, from the tree as it was trained; from the saved head where the tree was not kept."""
     images = sample(run.config)
     with _one_thread():
         model: Any
@@ -51,8 +51,8 @@ def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
                 **run.model_args,
             ).eval()
             try:
-                load_model(model, run.tree_file)  # the file has tied tensors once, under one of their names
-            except RuntimeError:  # its message lists every name
+                load_model(model, run.tree_file)  # the file has a tied tensor under one of its names
+            except RuntimeError:  # PyTorch lists every name
                 raise HubError(f"'{run.tree_file}' is of another tree than '{run.summary['tree']}'") from None
         if half:
             for tensor in model.state_dict().values():

@@ -77,9 +77,9 @@ def check_folder(folder: Path, token: str | None = None, repo: str | None = None
         require(file in files, f"'{folder}' is no exported head: it has no {file}; make one with timm-collab export")
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
     check_labels(config.get('label_names'), config['num_classes'], f"label_names of '{folder / CONFIG}'")
-    exported = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
-    require(exported.get('sha256') == sha256_of(folder / WEIGHTS),
-            f"'{folder / WEIGHTS}' is not the file that was verified when it was exported: export the run again")
+    made = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
+    require(made.get('sha256') == sha256_of(folder / WEIGHTS),
+            f"'{folder / WEIGHTS}' is not the file that was checked when it was exported: export the run again")
     card = ModelCard.load(folder / CARD).data
     check_license(card.license, card.license_name, card.license_link)
     text = (folder / CARD).read_bytes()

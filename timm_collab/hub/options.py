@@ -1,4 +1,4 @@
-"""Options of an export, and licences as the Hub names them."""
+"""Options of an export."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,21 +21,20 @@ LICENSES = frozenset(_NAMES.split())
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How to export a run.
+    """Options of an export.
 
     Args:
-        license: Licence of the weights, as the Hub names it; `other` needs the next two. There is no default: the
-            owner of the weights decides.
+        license: The Hub's name of the licence of the weights; `other` needs the next two.
         license_name: Name of a licence that the Hub doesn't list.
-        license_link: URL of its text.
-        head: `best`, the one that validation chose, or a number.
+        license_link: Its URL.
+        head: `best`, the kept head, or a number from 0.
         half: Round the weights to float16.
-        tree: Add the weights of the whole tree, to continue training, prune another head or use all heads.
-        labels: File with one class name per line, in place of the run's names.
+        tree: Add the tree with all heads, to continue training, prune another head, or average all heads.
+        labels: File with a class name per line, in place of the run's.
         dataset: Id on the Hub of the data set that the run read from a local folder.
         baseline: Run of the single network to compare with, if the run has none of its own.
-        note: Additional text for the model card, for example about the data.
-        formats: Additional files beside the folder: `pt2` (torch.export), `onnx`.
+        note: Further text for the card, e.g. on the data.
+        formats: `pt2` (torch.export) and `onnx`, written next to the folder.
     """
 
     license: str | None = None

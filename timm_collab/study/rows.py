@@ -191,12 +191,8 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
     teacher = summary.get('teacher') or {}
     forward = _forward(cell.config, summary, known)
     processes = summary.get('num_processes', 1)
-    teacher_forward = teacher.get('multiply_adds', 0)
-    multiply_adds = None
-    if forward is not None and teacher_forward is not None:
-        multiply_adds = FORWARDS_OF_A_STEP * forward + teacher_forward
+    of_teacher = teacher.get('multiply_adds', 0)
     measured = summary['test'] or summary['val']
-    hardware = summary.get('hardware', summary['device'])
     return Row(
         setting=cell.setting,
         method=cell.method,
@@ -214,12 +210,12 @@ def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -
         parameters_trained=summary['parameters']['trained'],
         parameters_kept=summary['parameters']['kept'],
         kept_head=summary['kept_head'],
-        multiply_adds=multiply_adds,
+        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_OF_A_STEP * forward + of_teacher,
         train_seconds=summary['train_seconds'],
         teacher_multiply_adds=teacher.get('train_multiply_adds'),
         teacher_seconds=teacher.get('train_seconds'),
         peak_memory_mb=summary.get('peak_memory_mb'),
-        device=f'{processes} processes on {hardware}' if processes > 1 else hardware,
+        device=f'{processes} processes on ' * (processes > 1) + summary.get('hardware', summary['device']),
         versions=', '.join(f'{name} {version}' for name, version in sorted(summary['versions'].items())),
         commit=summary.get('commit'),
         recipe=f'{RECIPES}/{cell.name}.yaml',

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, help='folder to create (default: RUN/export)')
     add_export_options(parser)
     parser.add_argument('--formats', nargs='+', default=[], choices=FORMATS, metavar='FORMAT',
-                        help='also write pt2 (torch.export) or onnx beside the folder; these are not for the Hub')
+                        help='also write pt2 (torch.export) or onnx, next to the folder; not for the Hub')
 
 
 def run(args: argparse.Namespace) -> int:
