@@ -22,7 +22,7 @@ from timm_collab import CollabModel
 from timm_collab.hub import ExportOptions, FinishedRun, push
 from timm_collab.hub.export import write_folder
 from timm_collab.train.config.parse import parse_config
-from timm_collab.train.record.export import export_head
+from timm_collab.train.record.save import save_pruned
 
 ROOT = Path(__file__).parents[2]
 TOKEN = 'hf_' + 'SecretSecretSecret' * 2
@@ -100,7 +100,7 @@ def finished_run(
     data_config = dict(input_size=(in_chans, side, side), mean=(0.5,) * in_chans, std=(0.25,) * in_chans,
                        interpolation='bilinear', crop_pct=1.0, crop_mode='center')
     path.mkdir()
-    export_head(model, path / 'pruned', torch.randn(2, in_chans, side, side), data_config, model_args, labels)
+    save_pruned(model, path / 'pruned', torch.randn(2, in_chans, side, side), data_config, model_args, labels)
     if with_tree:
         state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
         save_file(state, path / 'tree.safetensors', {'kept_head': str(kept_head)})

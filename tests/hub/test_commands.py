@@ -13,8 +13,7 @@ from huggingface_hub import ModelCard
 
 from tests.hub.conftest import ROOT, TOKEN, client_environment, python
 from timm_collab.cli import build_parser
-from timm_collab.cli.commands import export
-from timm_collab.hub import HubError, formats
+from timm_collab.hub import HubError
 from timm_collab.train.config.parse import parse_config
 from timm_collab.train.run import train
 
@@ -59,10 +58,6 @@ def unchecked(monkeypatch) -> list:
     for module in ('commands', 'export'):
         monkeypatch.setattr(f'timm_collab.hub.{module}.check_reload', lambda *args: calls.append(args))
     return calls
-
-
-def test_the_command_knows_every_format() -> None:
-    assert tuple(export.FORMATS) == tuple(formats.FORMATS)
 
 
 def test_trained_pushed_and_measured_again_elsewhere(hub, trained, tmp_path, capsys) -> None:

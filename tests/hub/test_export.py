@@ -19,7 +19,7 @@ from timm_collab.hub.export import write_folder
 from timm_collab.hub.folder import check_folder
 from timm_collab.hub.licenses import check_license
 from timm_collab.train.errors import TrainError
-from timm_collab.train.record.saved_run import save_tree
+from timm_collab.train.record.save import save_tree
 
 MIT = ExportOptions(license='mit')
 FILES = ['README.md', 'config.json', 'model.safetensors', 'recipe.yaml', 'summary.json']

@@ -14,13 +14,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..pretrained.catalogue import shipped_folder
 from ..train.metrics.metric import MAP
+from ..train.paths import CARD, PLOTS
 from ..tree import HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
 from .options import ExportOptions
-from .run import PLOTS, FinishedRun
+from .run import FinishedRun
 
-CARD, TEMPLATE = 'README.md', 'card.md'
+TEMPLATE = 'card.md'
 DIGITS = 'builtin:digits'
 METRICS = {'top1': ('accuracy', 'Top-1 accuracy (%)'), 'map': ('mean_average_precision', 'mAP (%)')}
 HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')

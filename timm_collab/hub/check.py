@@ -20,7 +20,7 @@ from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor
 
 from ..model.collab_model import CollabModel
-from ..pretrained.download import CONFIG, WEIGHTS
+from ..train.paths import MODEL_CONFIG, WEIGHTS
 from .errors import HubError, require
 from .run import FinishedRun
 
@@ -112,7 +112,7 @@ def check_reload(folders: Sequence[Path], expected: Sequence[Tensor], plugin: bo
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+    config: dict[str, Any] = json.loads((folder / MODEL_CONFIG).read_text(encoding='utf-8'))
     return config
 
 

@@ -9,8 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..train.paths import CONFIG as RECIPE
-from ..train.paths import PRUNED
+from ..train.paths import CONFIG, PRUNED
 from .check import check_reload, folder_logits
 from .entry import add_entry
 from .errors import require
@@ -49,7 +48,7 @@ def run_push(args: argparse.Namespace) -> int:
     )
     if not args.dry_run:
         access_token()  # before the work of an export
-    if (args.run / RECIPE).is_file() or (args.run / PRUNED).is_dir():
+    if (args.run / CONFIG).is_file() or (args.run / PRUNED).is_dir():
         run = FinishedRun.read(args.run)
         with tempfile.TemporaryDirectory() as scratch:
             return _push(export_run(run, Path(scratch, 'export'), _export_options(args)), options, args.dry_run)

@@ -11,10 +11,9 @@ from huggingface_hub import ModelCard
 from timm.models import _registry
 
 from ..pretrained.catalogue import CatalogueError, read_catalogue
-from ..pretrained.download import WEIGHTS, sha256_of
+from ..pretrained.download import sha256_of
 from ..train.metrics.metric import metric_of
-from ..train.paths import SUMMARY
-from .card import CARD
+from ..train.paths import CARD, SUMMARY, WEIGHTS
 from .errors import HubError, require
 from .folder import check_folder
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,13 +14,12 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
+from ..pretrained.download import sha256_of
 from ..train.config import COLLAB_PREFIX
 from ..train.config.differences import differences
 from ..train.config.parse import parse_config
 from ..train.errors import TrainError
-from ..train.paths import CONFIG as RUN_RECIPE
-from ..train.paths import SUMMARY
+from ..train.paths import CONFIG, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
 from ..train.record.run_folder import check_writable
 from .card import write_card
 from .check import check_reload, trained_logits
@@ -29,10 +27,9 @@ from .errors import HubError, require
 from .formats import write_formats
 from .licenses import check_license
 from .options import ExportOptions
-from .run import PLOTS, FinishedRun, check_labels
+from .run import FinishedRun, check_labels
 from .weights import sort_metadata, write_head
 
-RECIPE = 'recipe.yaml'
 ALONE = ('model.heads', 'model.pattern', 'model.tree', 'seed')
 """Keys in which the recipe of a network alone may differ from a tree's, and still be the same."""
 
@@ -56,15 +53,10 @@ def export_run(run: FinishedRun, folder: Path, options: ExportOptions) -> Path:
     folder = folder.expanduser()
     check_writable(folder)
     require(not folder.exists(), f"'{folder}' exists: choose another --output, or delete it")
-    partial = folder.with_name(f'.{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic(folder) as partial:
         head = write_folder(run, partial, options)
         check_reload([partial], [trained_logits(run, head, options.half)], run.needs_plugin)
         write_formats(partial, folder, options.formats)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -116,7 +108,7 @@ def write_folder(run: FinishedRun, folder: Path, options: ExportOptions) -> int:
     if baseline is not None and not _same_recipe(run, baseline):
         summary['export']['baseline'] = baseline.path.resolve().name
     recipe = public_recipe(run.recipe, options.dataset)
-    _write_json(folder / CONFIG, config)
+    _write_json(folder / MODEL_CONFIG, config)
     _write_json(folder / SUMMARY, summary)
     (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding='utf-8')
     for plot in run.plots():
@@ -198,7 +190,7 @@ def _read_labels(path: Path) -> list[str]:
 def _same_recipe(run: FinishedRun, baseline: FinishedRun) -> bool:
     """Whether a network alone was trained as a run was, but for the tree and the seed."""
     try:
-        asked = parse_config(['--config', str(run.path / RUN_RECIPE)])
+        asked = parse_config(['--config', str(run.path / CONFIG)])
     except TrainError:  # it is of another version, and nobody can tell
         return False
     saved = copy.deepcopy(baseline.recipe)

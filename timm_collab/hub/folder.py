@@ -11,13 +11,11 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
-from ..train.paths import SUMMARY
-from .card import CARD
+from ..pretrained.download import sha256_of
+from ..train.paths import CARD, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS
 from .errors import HubError, require
-from .export import RECIPE
 from .licenses import check_license
-from .run import PLOTS, check_labels, tensor_names
+from .run import check_labels, tensor_names
 
 PLACEHOLDER = b'hf-hub:user/name'
 MAX_WEIGHTS = 50 * 10**9  # the Hub's own limit of a file
@@ -72,10 +70,10 @@ def check_folder(folder: Path, token: str | None = None, repo: str | None = None
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir())
     for file in files:
         _check_file(folder / file, file, token)
-    for file in (CARD, CONFIG, WEIGHTS, SUMMARY):
+    for file in (CARD, MODEL_CONFIG, WEIGHTS, SUMMARY):
         require(file in files, f"'{folder}' is no exported head: it has no {file}; make one with timm-collab export")
-    config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    check_labels(config.get('label_names'), config['num_classes'], f"label_names of '{folder / CONFIG}'")
+    config = json.loads((folder / MODEL_CONFIG).read_text(encoding='utf-8'))
+    check_labels(config.get('label_names'), config['num_classes'], f"label_names of '{folder / MODEL_CONFIG}'")
     made = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
     require(made.get('sha256') == sha256_of(folder / WEIGHTS),
             f"'{folder / WEIGHTS}' is not the file that was checked when it was exported: export the run again")
@@ -92,7 +90,7 @@ def _check_file(path: Path, name: str, token: str | None) -> None:
                                     ' are published; move it out of the folder')
     kinds: dict[str, Callable[[Path], object]] = {
         CARD: lambda file: ModelCard.load(file),
-        CONFIG: _json,
+        MODEL_CONFIG: _json,
         SUMMARY: _json,
         RECIPE: lambda file: yaml.safe_load(file.read_text(encoding='utf-8')),
         WEIGHTS: tensor_names,

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from ..pretrained.download import CONFIG, TREE, WEIGHTS
 from ..train.metrics.metric import Metric, metric_of
-from ..train.paths import CONFIG as RECIPE
-from ..train.paths import PRUNED, SINGLE, SUMMARY
+from ..train.paths import CONFIG, MODEL_CONFIG, PLOTS, PRUNED, SINGLE, SUMMARY, TREE, WEIGHTS
+from ..train.record.save import needs_plugin
 from .errors import HubError, require
 
-PLOTS = 'plots'
 _SUMMARY_KEYS = (
     'network', 'tree', 'num_heads', 'kept_head', 'error_on', 'val', 'parameters', 'data', 'noise', 'epochs', 'versions',
     'device', 'train_seconds', 'num_processes',
@@ -49,24 +46,24 @@ class FinishedRun:
         """
         require(path.is_dir(), f"no run in '{path}': there is no such folder")
         if not (path / SUMMARY).is_file():
-            require((path / RECIPE).is_file(), f"no run in '{path}': it has no {RECIPE}")
+            require((path / CONFIG).is_file(), f"no run in '{path}': it has no {CONFIG}")
             raise HubError(f"the run in '{path}' has not finished: it has no {SUMMARY}; let it end, or resume it")
         summary = _mapping(path / SUMMARY, json.loads)
-        recipe = _mapping(path / RECIPE, yaml.safe_load)
-        config = _mapping(path / PRUNED / CONFIG, json.loads)
+        recipe = _mapping(path / CONFIG, yaml.safe_load)
+        config = _mapping(path / PRUNED / MODEL_CONFIG, json.loads)
         final = metric_of(summary).final
         needed = *_SUMMARY_KEYS, *(f'{final}_{whose}' for whose in ('kept', 'heads', 'consensus'))
         missing = [key for key in needed if key not in summary]
         require(not missing, f"'{path / SUMMARY}' lacks {', '.join(missing)}: it is damaged, or from another version")
         for key in ('architecture', 'num_classes', 'pretrained_cfg'):
-            require(key in config, f"'{path / PRUNED / CONFIG}' lacks {key}: it is damaged")
+            require(key in config, f"'{path / PRUNED / MODEL_CONFIG}' lacks {key}: it is damaged")
         measured = len(summary[f'{final}_heads'])
         require(measured == summary['num_heads'] > summary['kept_head'] >= 0,
                 f"'{path / SUMMARY}' contradicts itself: scores of {measured} heads,"
                 f" {summary['num_heads']} heads, head {summary['kept_head']} kept")
         run = cls(path, recipe, summary, config)
         tensor_names(run.weights)
-        check_labels(run.label_names, run.num_classes, f"label_names of '{path / PRUNED / CONFIG}'")
+        check_labels(run.label_names, run.num_classes, f"label_names of '{path / PRUNED / MODEL_CONFIG}'")
         return run
 
     @property
@@ -144,16 +141,6 @@ class FinishedRun:
         require(int(wanted) == self.kept_head or self.tree_file is not None,
                 f"--head {wanted}: '{self.path}' has no {TREE}, only the weights of head {self.kept_head}")
         return int(wanted)
-
-
-def needs_plugin(architecture: str) -> bool:
-    """Whether an architecture is one that timm alone doesn't have.
-
-    Raises:
-        HubError: Nobody has it.
-    """
-    require(timm.is_model(architecture), f"there is no architecture '{architecture}' in this version of timm")
-    return timm.models.model_entrypoint(architecture).__module__.split('.')[0] != 'timm'
 
 
 def check_labels(names: Sequence[str] | None, num_classes: int, origin: str) -> None:

@@ -15,8 +15,8 @@ from ..train.config import TrainConfig
 from ..train.config.differences import fingerprint
 from ..train.errors import TrainError, require
 from ..train.metrics.metric import metric_of, shortfall
+from ..train.paths import write_text
 from ..train.record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
-from ..train.record.run_folder import write_whole
 from .compare import mean_and_std
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
@@ -136,7 +136,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator='\n')
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def read_rows(study: Study, path: Path) -> list[Row]:

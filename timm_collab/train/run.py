@@ -25,15 +25,14 @@ from .errors import TrainError, found_everywhere, require
 from .loop.meter import ExplodedLossError
 from .loop.teacher import teacher_line
 from .loop.trainer import Listener, Loaders, Trainer
-from .paths import BATCH, SINGLE
+from .paths import BATCH, PLOTS, SINGLE
 from .prepare import Prepared, make_accelerator, prepare
-from .record.export import export_head
-from .record.plots import HOW_TO_GET, PLOTS, can_plot, plot_run
+from .record.plots import HOW_TO_GET, can_plot, plot_run
 from .record.progress import peak_memory, reset_peak_memory
 from .record.provenance import commit, hardware, versions
 from .record.report import EpochTable, data_line, final_lines, model_lines, say
 from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
-from .record.saved_run import save_tree
+from .record.save import save_pruned, save_tree
 from .record.summary import run_summary
 from .record.tracking import Tracking, check_trackers
 
@@ -234,7 +233,7 @@ class ModelRun:
         save_tree(model, folder.path)
         fixed: Any = prepared.data.val if prepared.data.test is None else prepared.data.test
         images = torch.stack([fixed[index][0] for index in range(min(COMPARED_IMAGES, len(fixed)))]).cpu()
-        load = export_head(
+        load = save_pruned(
             model,
             folder.pruned,
             images,

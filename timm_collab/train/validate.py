@@ -24,11 +24,8 @@ from .data.sources import load_source, load_split
 from .data.splits import make_splits
 from .errors import TrainError, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
-from .paths import PRUNED
-from .record.run_folder import write_whole
+from .paths import PRUNED, VALIDATION, write_text
 from .record.saved_run import SavedRun
-
-VALIDATION = 'validation.json'
 
 
 @torch.inference_mode()
@@ -106,7 +103,7 @@ def validate(
                 scorers[kept].examples_C, scorers[kept].by_class_C, scorers['consensus'].by_class_C, strict=True))
         ],
     }
-    write_whole(run.path / VALIDATION, json.dumps(result, indent=2) + '\n')
+    write_text(run.path / VALIDATION, json.dumps(result, indent=2) + '\n')
     return result
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...train.paths import FORMATS
 from ..export_options import add_export_options
-
-FORMATS = ('pt2', 'onnx')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

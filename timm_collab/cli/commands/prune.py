@@ -23,9 +23,10 @@ def run(args: argparse.Namespace) -> int:
 
     from ...train.build import model_args
     from ...train.errors import require
-    from ...train.record.export import ExportError, export_head
+    from ...train.paths import TREE
     from ...train.record.run_folder import check_writable
-    from ...train.record.saved_run import TREE, read_run
+    from ...train.record.save import ExportError, save_pruned
+    from ...train.record.saved_run import read_run
     path = Path(args.run).expanduser()
     saved = read_run(path.parent if path.name == TREE else path)
     heads = saved.summary['num_heads']
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     images = torch.randn(8, *saved.data_config['input_size'], generator=torch.Generator().manual_seed(0))
     try:
-        line = export_head(
+        line = save_pruned(
             tree,
             output,
             images,

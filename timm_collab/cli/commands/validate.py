@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
 
     from ...train.config.parse import parse_config
     from ...train.errors import require
-    from ...train.paths import CONFIG
+    from ...train.paths import CONFIG, VALIDATION
     from ...train.record.saved_run import read_run
-    from ...train.validate import VALIDATION, validate
+    from ...train.validate import validate
     require(args.batch_size is None or args.batch_size >= 1, f'--batch-size must be at least 1, got {args.batch_size}')
     saved = read_run(args.run)
     other = [word for word in args.rest if word.startswith('-') and not word.startswith('--data.')]

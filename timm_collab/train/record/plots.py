@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainError, require
 from ..metrics.metric import metric_of
-from ..paths import METRICS, SINGLE, SUMMARY
+from ..paths import METRICS, PLOTS, SINGLE, SUMMARY, atomic
 
-PLOTS = 'plots'
 HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm-collab plot"
 
 # Okabe and Ito's colours, which people who can't tell red from green can tell apart; black is kept for the consensus.
@@ -226,16 +224,14 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def save_figure(figure: Any, path: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Write a PNG whole or not at all, with texts in its metadata.
+    """Write a PNG atomically, with texts in its metadata.
 
     Raises:
         TrainError: It can't be written.
     """
-    partial = path.with_name(f'.{path.name}.partial')
     try:
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(partial, format='png', metadata=metadata)
-        os.replace(partial, path)
+        with atomic(path) as partial:
+            figure.savefig(partial, format='png', metadata=metadata)
     except OSError as error:
         raise TrainError(f"'{path}' can't be written: {error}") from error
     return path

@@ -24,7 +24,7 @@ from ..config.differences import differences
 from ..data.labels import Labels
 from ..data.splits import Splits
 from ..errors import TrainError, require
-from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, atomic
+from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, write_text
 
 LOCK_SECONDS = 10
 """How long to wait for a folder: the workers of a killed process hold its lock for some seconds more."""
@@ -206,20 +206,7 @@ class RunFolder:
         self._write(SUMMARY, json.dumps(summary, indent=2) + '\n')
 
     def _write(self, name: str, text: str) -> None:
-        write_whole(self.path / name, text)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, its folder too.
-
-    Raises:
-        TrainError: It can't be written.
-    """
-    try:
-        with atomic(path) as partial:
-            partial.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise TrainError(f"'{path}' can't be written: {error}") from error
+        write_text(self.path / name, text)
 
 
 def _in_words(labels: Labels) -> list[Any]:

@@ -3,23 +3,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 
 from ..build import build_model
 from ..config import TrainConfig
 from ..config.parse import parse_config
 from ..errors import TrainError, require
 from ..paths import CONFIG, SUMMARY, TREE
-
-KEPT_HEAD = 'kept_head'
+from .save import KEPT_HEAD
 
 
 @dataclass(frozen=True)
@@ -68,19 +65,6 @@ class SavedRun:
             raise TrainError(f"run '{self.path}' is damaged: {TREE} does not hold the weights of its recipe's tree"
                              f' ({reason[:300]})') from error
         return model.eval()
-
-
-def save_tree(model: nn.Module, folder: Path) -> None:
-    """Write the whole tree into a run's folder, whole or not at all.
-
-    Args:
-        model: `CollabModel`.
-        folder: The run's folder.
-    """
-    partial = folder / f'.{TREE}.partial'
-    save_model(model, str(partial), metadata={KEPT_HEAD: str(model.kept_head)})
-    shutil.copymode(folder / CONFIG, partial)  # safetensors makes a file that only its owner can read
-    os.replace(partial, folder / TREE)
 
 
 def read_run(folder: str | Path) -> SavedRun:

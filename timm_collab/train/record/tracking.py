@@ -19,8 +19,8 @@ from accelerate.tracking import filter_trackers
 from ..config import TrainConfig
 from ..errors import TrainError, require
 from ..metrics.metric import metric_of
+from ..paths import TRACKING
 
-TRACKING = 'tracking'
 RUN_ID = 'id'
 
 
