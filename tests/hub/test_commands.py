@@ -15,6 +15,7 @@ from tests.hub.conftest import ROOT, TOKEN, client_environment, python
 from timm_collab.cli import build_parser
 from timm_collab.hub import HubError
 from timm_collab.train.config.parse import parse_config
+from timm_collab.train.errors import TrainError
 from timm_collab.train.run import train
 
 MEASURE = """
@@ -114,11 +115,11 @@ def test_a_dry_run_needs_no_token_and_makes_no_request(hub, trained, monkeypatch
     ('push {run} --repo digits --license mit', "--repo 'digits': a repository is user/name"),
     ('push {run} --repo ann/digits', '--license is missing'),
     ('push {run}/nowhere --repo ann/digits', 'there is no such folder'),
-    ('push {run} --repo ann/digits --license mit --head 7', '--head 7: this tree has heads 0 to 1'),
+    ('push {run} --repo ann/digits --license mit --head 7', "--head '7': write best, or a number from 0 to 1"),
     ('export {run} --license mit --tree --head 1 --labels {run}/summary.json', r'names for 10 classes'),
 ])
 def test_bad_input_makes_no_request(hub, trained, line, message) -> None:
-    with pytest.raises(HubError, match=message):
+    with pytest.raises(TrainError, match=message):
         timm_collab(line.format(run=trained))
     assert hub.requests == [] and not (trained / 'export').exists()
 

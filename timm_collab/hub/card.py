@@ -15,11 +15,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..pretrained.catalogue import shipped_folder
 from ..train.metrics.metric import MAP
 from ..train.paths import CARD, PLOTS
+from ..train.record.finished_run import Run
+from ..train.record.summary import RunSummary, TeacherSummary
 from ..tree import HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
 from .options import ExportOptions
-from .run import FinishedRun
 
 TEMPLATE = 'card.md'
 DIGITS = 'builtin:digits'
@@ -43,8 +44,8 @@ DATASET_NAMES = {DIGITS: 'Optical Recognition of Handwritten Digits (UCI)'}
 
 def write_card(
         folder: Path,
-        run: FinishedRun,
-        summary: Mapping[str, Any],
+        run: Run,
+        summary: RunSummary,
         recipe: Mapping[str, Any],
         config: Mapping[str, Any],
         options: ExportOptions,
@@ -70,15 +71,15 @@ def write_card(
         template_path=str(shipped / TEMPLATE),
         name=data.model_name,
         what=_what(run, summary, config),
-        method=_method(run, recipe),
-        trained=_trained(run, recipe),
-        how=_how(run, summary, recipe),
-        picture=HeadTree.parse(run.summary['tree']).draw() if run.num_heads > 1 else '',
+        method=_method(summary, recipe),
+        trained=_trained(summary, recipe),
+        how=_how(summary, recipe),
+        picture=HeadTree.parse(summary.tree).draw() if summary.num_heads > 1 else '',
         usage=_usage(run),
         plugin=run.needs_plugin,
         transformers=not run.needs_plugin,
-        tree=_tree_cost(run) if options.tree else '',
-        results=results_table(summary, head=summary['export']['head'], dtype=summary['export']['dtype']),
+        tree=_tree_cost(summary) if options.tree else '',
+        results=results_table(summary),
         plots=[{'title': plot.stem, 'path': f'{PLOTS}/{plot.name}'} for plot in run.plots()],
         training=training_list(summary, recipe),
         limits=limits_text(summary, recipe, _license(options), options.note),
@@ -90,16 +91,15 @@ def write_card(
 
 
 def card_data(
-        run: FinishedRun,
-        summary: Mapping[str, Any],
+        run: Run,
+        summary: RunSummary,
         recipe: Mapping[str, Any],
         options: ExportOptions,
 ) -> ModelCardData:
     """The metadata that the Hub shows and searches."""
-    path = str(summary['data']['path'])
-    split = re.search(r"split '(.+?)'", summary['error_on'])
-    metric = run.metric
-    final = summary[f'{metric.final}_heads'][summary['export']['head']]
+    assert summary.export is not None
+    path, metric = summary.data.path, summary.metric
+    split = re.search(r"split '(.+?)'", summary.error_on)
     result = EvalResult(
         task_type='image-classification',
         task_name='Image classification',
@@ -107,10 +107,10 @@ def card_data(
         dataset_name=DATASET_NAMES.get(path, path),
         metric_type=METRICS[metric.key][0],
         metric_name=METRICS[metric.key][1],
-        metric_value=metric.in_final(final),
+        metric_value=metric.in_final(summary.scores.heads[summary.export.head]),
         dataset_split=split[1] if split else None,
     )
-    method = _method(run, recipe)
+    method = _method(summary, recipe)
     tags = ['image-classification', 'timm', *([METHODS[method][0]] if method else [])]
     tags += [] if run.needs_plugin else ['transformers']
     base = _base_model(recipe)
@@ -120,7 +120,7 @@ def card_data(
         license_link=options.license_link,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=tags + ['noisy-labels'] * bool(summary['noise']['realised_rate']) + ['multi-label'] * (metric is MAP),
+        tags=tags + ['noisy-labels'] * bool(summary.noise.realised_rate) + ['multi-label'] * (metric is MAP),
         datasets=[path] if HUB_ID.fullmatch(path) else None,
         base_model=base,
         metrics=[METRICS[metric.key][0]],
@@ -129,8 +129,8 @@ def card_data(
     )
 
 
-def _name(run: FinishedRun, summary: Mapping[str, Any]) -> str:
-    data = str(summary['data']['path']).removeprefix('builtin:').split('/')[-1]
+def _name(run: Run, summary: RunSummary) -> str:
+    data = summary.data.path.removeprefix('builtin:').split('/')[-1]
     return f'{run.architecture} trained on {data}'
 
 
@@ -143,12 +143,12 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
     return None if cfg is None or not cfg.hf_hub_id else str(cfg.hf_hub_id).split('@')[0]
 
 
-def _what(run: FinishedRun, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _what(run: Run, summary: RunSummary, config: Mapping[str, Any]) -> str:
     size = 'x'.join(map(str, config['pretrained_cfg']['input_size'][1:]))
     channels = {1: 'grey', 3: 'colour'}.get(config['pretrained_cfg']['input_size'][0], 'multi-channel')
-    path, several = str(summary['data']['path']), run.metric is MAP
-    text = (f'`{run.architecture}` with {summary["parameters"]["kept"] / 1e6:.2f} M parameters, for'
-            f' {run.num_classes} {"labels, any number of which" if several else "classes of"}'
+    path, several = summary.data.path, summary.metric is MAP
+    text = (f'`{run.architecture}` with {summary.parameters.kept / 1e6:.2f} M parameters, for'
+            f' {summary.data.num_classes} {"labels, any number of which" if several else "classes of"}'
             f' {channels} images of {size} pixels{" may have" * several}, trained on'
             f' {DATASET_NAMES.get(path, path)}.')
     names = config.get('label_names')
@@ -157,23 +157,23 @@ def _what(run: FinishedRun, summary: Mapping[str, Any], config: Mapping[str, Any
     return text
 
 
-def _method(run: FinishedRun, recipe: Mapping[str, Any]) -> str | None:
+def _method(summary: RunSummary, recipe: Mapping[str, Any]) -> str | None:
     """The objective.kind by which heads learnt from each other, None where they didn't."""
     objective = recipe['objective']
     kind = str(objective.get('kind', 'collaborative'))
     # With all weight on the labels only a gated ensemble is left: it learns from them, and its heads through it.
-    return None if run.num_heads == 1 or (objective['beta'] == 1 and kind != 'gated') else kind
+    return None if summary.num_heads == 1 or (objective['beta'] == 1 and kind != 'gated') else kind
 
 
-def _trained(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
-    method = _method(run, recipe)
+def _trained(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
+    method = _method(summary, recipe)
     if method is not None:
         return f'by {METHODS[method][1]}'
-    return 'alone' if run.num_heads == 1 else 'as one of several heads'
+    return 'alone' if summary.num_heads == 1 else 'as one of several heads'
 
 
-def _how(run: FinishedRun, summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    if run.num_heads == 1:
+def _how(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
+    if summary.num_heads == 1:
         return f'this is the network without a tree of heads, which learnt from the labels{_taught(summary, recipe)}.'
     objective = recipe['objective']
     soft = 1 - objective['beta']
@@ -187,17 +187,17 @@ def _how(run: FinishedRun, summary: Mapping[str, Any], recipe: Mapping[str, Any]
     learn = ('from the labels alone' if objective['beta'] == 1 else
              f'from the labels and, with a weight of {soft:g}, from {source}'
              f' (temperature {objective["temperature"]:g})')
-    return (f'{run.num_heads} heads grew on a tree (`{run.summary["tree"]}`), each learning {learn}; one of them was'
+    return (f'{summary.num_heads} heads grew on a tree (`{summary.tree}`), each learning {learn}; one of them was'
             ' kept, which is this network.')
 
 
-def _taught(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def _taught(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
     """What else a network alone learnt from."""
-    asked, facts = recipe.get('teacher') or {}, summary.get('teacher') or {}
-    name = facts.get('architecture') or asked.get('name') or asked.get('path')
+    asked, teacher = recipe.get('teacher') or {}, summary.teacher or TeacherSummary()
+    name = teacher.architecture or asked.get('name') or asked.get('path')
     if name is None:
         return ''
-    size = f' with {facts["parameters"] / 1e6:.2f} M parameters' if 'parameters' in facts else ''
+    size = '' if teacher.parameters is None else f' with {teacher.parameters / 1e6:.2f} M parameters'
     temperature = f' (temperature {asked["temperature"]:g})' if 'temperature' in asked else ''
     return f' and from the predictions of a teacher, `{name}`{size}{temperature}'
 
@@ -209,9 +209,9 @@ def _license(options: ExportOptions) -> str:
     return f'`{options.license}`'
 
 
-def _usage(run: FinishedRun) -> str:
+def _usage(run: Run) -> str:
     plugin = '  # registers the architecture' if run.needs_plugin else ''
-    activation = 'sigmoid()' if run.metric is MAP else 'softmax(dim=-1)'
+    activation = 'sigmoid()' if run.summary.metric is MAP else 'softmax(dim=-1)'
     return '\n'.join([
         f'import timm, timm_collab{plugin}' if run.needs_plugin else 'import timm',
         "model = timm.create_model('hf-hub:user/name', pretrained=True).eval()",
@@ -220,8 +220,8 @@ def _usage(run: FinishedRun) -> str:
     ])
 
 
-def _tree_cost(run: FinishedRun) -> str:
-    parameters = run.summary['parameters']
-    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' * (run.metric is MAP)
-    return (f'All heads together have {parameters["trained"] / 1e6:.2f} M parameters,'
-            f' {parameters["trained"] / parameters["kept"]:.1f} times those of one.{sigmoid}')
+def _tree_cost(summary: RunSummary) -> str:
+    trained, kept = summary.parameters.trained, summary.parameters.kept
+    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' * (summary.metric is MAP)
+    return (f'All heads together have {trained / 1e6:.2f} M parameters,'
+            f' {trained / kept:.1f} times those of one.{sigmoid}')

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 from ..train.paths import CONFIG, PRUNED
+from ..train.record.finished_run import load_run
+from ..train.record.save import needs_plugin
 from .check import check_reload, folder_logits
 from .entry import add_entry
 from .errors import require
@@ -17,7 +19,6 @@ from .export import export_run
 from .folder import check_folder
 from .options import ExportOptions
 from .push import PushOptions, access_token, push_folder
-from .run import FinishedRun, needs_plugin
 
 _EXPORT_OPTIONS = (
     'license', 'license_name', 'license_link', 'head', 'half', 'tree', 'labels', 'dataset', 'baseline', 'note')
@@ -25,12 +26,13 @@ _EXPORT_OPTIONS = (
 
 def run_export(args: argparse.Namespace) -> int:
     """Run `timm-collab export`."""
-    run = FinishedRun.read(args.run)
+    run = load_run(args.run)
     options = _export_options(args, formats=tuple(args.formats))
     folder = export_run(run, args.output or args.run / 'export', options)
     print(*check_folder(folder).listing(), sep='\n')
     modules = 'timm, timm_collab' if run.needs_plugin else 'timm'
-    print(f"{modules} in another process gave the logits of head {run.head(options.head)}, bit for bit. To use it:\n"
+    print(f'{modules} in another process gave the logits of head {run.find_head(options.head)}, bit for bit. To use'
+          ' it:\n'
           f"import {modules}; model = timm.create_model('local-dir:{folder.as_posix()}', pretrained=True)")
     return 0
 
@@ -49,7 +51,7 @@ def run_push(args: argparse.Namespace) -> int:
     if not args.dry_run:
         access_token()  # before the work of an export
     if (args.run / CONFIG).is_file() or (args.run / PRUNED).is_dir():
-        run = FinishedRun.read(args.run)
+        run = load_run(args.run)
         with tempfile.TemporaryDirectory() as scratch:
             return _push(export_run(run, Path(scratch, 'export'), _export_options(args)), options, args.dry_run)
     given = [name for name in _EXPORT_OPTIONS if getattr(args, name) not in (None, False, 'best')]

@@ -5,6 +5,7 @@ The folder appears under its name only when everything in it has been checked.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,24 +18,24 @@ from .. import __version__
 from ..pretrained.download import sha256_of
 from ..train.config import COLLAB_PREFIX
 from ..train.config.differences import differences
-from ..train.config.parse import parse_config
-from ..train.errors import TrainError
-from ..train.paths import CONFIG, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
+from ..train.paths import MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
+from ..train.record.finished_run import Run, load_run
 from ..train.record.run_folder import check_writable
+from ..train.record.summary import ExportSummary, RunSummary, TeacherSummary
 from .card import write_card
 from .check import check_reload, trained_logits
 from .errors import HubError, require
+from .folder import check_label_names
 from .formats import write_formats
 from .licenses import check_license
 from .options import ExportOptions
-from .run import FinishedRun, check_labels
 from .weights import sort_metadata, write_head
 
 ALONE = ('model.heads', 'model.pattern', 'model.tree', 'seed')
 """Keys in which the recipe of a network alone may differ from a tree's, and still be the same."""
 
 
-def export_run(run: FinishedRun, folder: Path, options: ExportOptions) -> Path:
+def export_run(run: Run, folder: Path, options: ExportOptions) -> Path:
     """Export a run and check that plain timm gets the trained head back, in a process of its own.
 
     Args:
@@ -60,7 +61,7 @@ def export_run(run: FinishedRun, folder: Path, options: ExportOptions) -> Path:
     return folder
 
 
-def write_folder(run: FinishedRun, folder: Path, options: ExportOptions) -> int:
+def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
     """Write the folder, unchecked.
 
     Returns:
@@ -70,46 +71,48 @@ def write_folder(run: FinishedRun, folder: Path, options: ExportOptions) -> int:
         HubError: The options don't fit the run.
     """
     check_license(options.license, options.license_name, options.license_link)
-    head = run.head(options.head)
-    labels = run.label_names
+    head = run.find_head(options.head)
+    labels = run.class_names
     if options.labels is not None:
         labels = _read_labels(options.labels)
-        check_labels(labels, run.num_classes, f"--labels '{options.labels}'")
+    origin = f"label_names of '{run.path / SUMMARY}'" if options.labels is None else f"--labels '{options.labels}'"
+    check_label_names(labels, run.summary.data.num_classes, origin)
     require(not options.tree or run.tree_file is not None, f"--tree: '{run.path}' has no {TREE}")
     baseline = None if options.baseline is None else _baseline(run, options.baseline)
-    single = run.single if baseline is None else baseline.summary
+    single = run.summary.single if baseline is None else baseline.summary
 
     folder.mkdir(parents=True)
     metadata = {
         'format': 'pt',
         'architecture': run.architecture,
         'head': str(head),
-        'tree': str(run.summary['tree']),
+        'tree': run.summary.tree,
         'timm_collab': __version__,
     }
     write_head(run, head, folder / WEIGHTS, options.half, metadata)
-    config = {**run.config, **({'label_names': labels} if labels else {})}
+    config = {**run.model_config, **({'label_names': labels} if labels else {})}
     if 'model_args' in config:
         config['model_args'] = _without_folders(config['model_args'])
     if options.tree:
         assert run.tree_file is not None
         shutil.copyfile(run.tree_file, folder / TREE)
         sort_metadata(folder / TREE)
-        config['head_tree'] = {'tree': run.summary['tree'], 'kept_head': head}
-    summary = public_summary(run.summary, options.dataset)
-    if single is not None:
-        summary['single'] = public_summary(single, options.dataset)
-    summary['export'] = {
-        'head': head,
-        'dtype': 'float16' if options.half else 'float32',
-        'sha256': sha256_of(folder / WEIGHTS),
-        'timm_collab': __version__,
-    }
-    if baseline is not None and not _same_recipe(run, baseline):
-        summary['export']['baseline'] = baseline.path.resolve().name
-    recipe = public_recipe(run.recipe, options.dataset)
+        config['head_tree'] = {'tree': run.summary.tree, 'kept_head': head}
+    other_recipe = baseline is not None and not _same_recipe(run, baseline)
+    summary = dataclasses.replace(
+        public_summary(run.summary, options.dataset),
+        single=None if single is None else public_summary(single, options.dataset),
+        export=ExportSummary(
+            head=head,
+            dtype='float16' if options.half else 'float32',
+            sha256=sha256_of(folder / WEIGHTS),
+            timm_collab=__version__,
+            baseline=baseline.path.resolve().name if baseline is not None and other_recipe else None,
+        ),
+    )
+    recipe = public_recipe(run.config.to_dict(), options.dataset)
     _write_json(folder / MODEL_CONFIG, config)
-    _write_json(folder / SUMMARY, summary)
+    _write_json(folder / SUMMARY, summary.to_dict())
     (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding='utf-8')
     for plot in run.plots():
         (folder / PLOTS).mkdir(exist_ok=True)
@@ -126,12 +129,13 @@ def public_path(path: str | None, dataset: str | None) -> str | None:
     return _last_name(path) if path is not None and local else path
 
 
-def public_summary(summary: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
+def public_summary(summary: RunSummary, dataset: str | None) -> RunSummary:
     """A summary without what it says of the machine's folders."""
-    told = {key: copy.deepcopy(value) for key, value in summary.items() if key not in ('load', 'single')}
-    told['data']['path'] = public_path(told['data'].get('path'), dataset)
-    _hide_folders(told.get('teacher') or {})
-    return told
+    data = dataclasses.replace(summary.data, path=str(public_path(summary.data.path, dataset)))
+    teacher = summary.teacher
+    if teacher is not None:
+        teacher = TeacherSummary(**_without_teacher_folders(dataclasses.asdict(teacher)))
+    return dataclasses.replace(summary, data=data, teacher=teacher, load=None, single=None)
 
 
 def public_recipe(recipe: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def public_recipe(recipe: Mapping[str, Any], dataset: str | None) -> dict[str, A
     for group in (model, optim):
         if 'kwargs' in group:
             group['kwargs'] = _without_folders(group['kwargs'])
-    _hide_folders(told.get('teacher') or {})
+    told['teacher'] = _without_teacher_folders(told.get('teacher') or {})
     return told
 
 
@@ -169,13 +173,15 @@ def _last_name(path: str) -> str:
     return PureWindowsPath(path).name
 
 
-def _hide_folders(teacher: dict[str, Any]) -> None:
-    """Leave the last names of the paths that say where a teacher lay."""
+def _without_teacher_folders(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep only the last names of the paths that a teacher was loaded from."""
+    public = dict(teacher)
     for key in ('path', 'name', 'checkpoint'):
-        told = str(teacher.get(key) or '')
+        value = str(public.get(key) or '')
         prefix = 'local-dir:' if key == 'name' else ''
-        if told and told.startswith(prefix):
-            teacher[key] = prefix + _last_name(told.removeprefix(prefix))
+        if value and value.startswith(prefix):
+            public[key] = prefix + _last_name(value.removeprefix(prefix))
+    return public
 
 
 def _read_labels(path: Path) -> list[str]:
@@ -187,27 +193,23 @@ def _read_labels(path: Path) -> list[str]:
         raise HubError(f"--labels '{path}' is no text in UTF-8 (byte {error.start}): save it as such") from None
 
 
-def _same_recipe(run: FinishedRun, baseline: FinishedRun) -> bool:
+def _same_recipe(run: Run, baseline: Run) -> bool:
     """Whether a network alone was trained as a run was, but for the tree and the seed."""
-    try:
-        asked = parse_config(['--config', str(run.path / CONFIG)])
-    except TrainError:  # it is of another version, and nobody can tell
-        return False
-    saved = copy.deepcopy(baseline.recipe)
-    name = str(asked.model.name)
+    saved, name = baseline.config.to_dict(), str(run.config.model.name)
     if str(saved['model']['name']).removeprefix(COLLAB_PREFIX) == name.removeprefix(COLLAB_PREFIX):
         saved['model']['name'] = name  # one head needs no prefix
-    return all(text.split()[0] in ALONE for text in differences(saved, asked))
+    return all(text.split()[0] in ALONE for text in differences(saved, run.config))
 
 
-def _baseline(run: FinishedRun, path: Path) -> FinishedRun:
-    baseline = FinishedRun.read(path.expanduser())
-    require(baseline.num_heads == 1, f"--baseline '{path}' is a tree of {baseline.num_heads} heads, no network alone")
-    require(baseline.architecture == run.architecture and baseline.summary['error_on'] == run.summary['error_on'],
-            f"--baseline '{path}' is {baseline.architecture} measured on {baseline.summary['error_on']}, the run is"
-            f" {run.architecture} measured on {run.summary['error_on']}: they can't be compared")
-    require(baseline.metric is run.metric, f"--baseline '{path}' has {baseline.metric.title}, the run"
-                                           f" {run.metric.title}: they can't be compared")
+def _baseline(run: Run, path: Path) -> Run:
+    baseline = load_run(path)
+    heads, error_on, metric = baseline.summary.num_heads, baseline.summary.error_on, baseline.summary.metric
+    require(heads == 1, f"--baseline '{path}' is a tree of {heads} heads, no network alone")
+    require(baseline.architecture == run.architecture and error_on == run.summary.error_on,
+            f"--baseline '{path}' is {baseline.architecture} measured on {error_on}, the run is"
+            f" {run.architecture} measured on {run.summary.error_on}: they can't be compared")
+    require(metric is run.summary.metric, f"--baseline '{path}' has {metric.title}, the run"
+                                          f" {run.summary.metric.title}: they can't be compared")
     return baseline
 
 

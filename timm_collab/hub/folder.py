@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from huggingface_hub import ModelCard
 
 from ..pretrained.download import sha256_of
 from ..train.paths import CARD, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS
+from ..train.record.summary import RunSummary
 from .errors import HubError, require
 from .licenses import check_license
-from .run import check_labels, tensor_names
+from .weights import tensor_names
 
 PLACEHOLDER = b'hf-hub:user/name'
 MAX_WEIGHTS = 50 * 10**9  # the Hub's own limit of a file
@@ -73,14 +74,25 @@ def check_folder(folder: Path, token: str | None = None, repo: str | None = None
     for file in (CARD, MODEL_CONFIG, WEIGHTS, SUMMARY):
         require(file in files, f"'{folder}' is no exported head: it has no {file}; make one with timm-collab export")
     config = json.loads((folder / MODEL_CONFIG).read_text(encoding='utf-8'))
-    check_labels(config.get('label_names'), config['num_classes'], f"label_names of '{folder / MODEL_CONFIG}'")
-    made = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
-    require(made.get('sha256') == sha256_of(folder / WEIGHTS),
+    check_label_names(config.get('label_names'), config['num_classes'], f"label_names of '{folder / MODEL_CONFIG}'")
+    exported = RunSummary.read(folder / SUMMARY).export
+    require(exported is not None and exported.sha256 == sha256_of(folder / WEIGHTS),
             f"'{folder / WEIGHTS}' is not the file that was checked when it was exported: export the run again")
     card = ModelCard.load(folder / CARD).data
     check_license(card.license, card.license_name, card.license_link)
     text = (folder / CARD).read_bytes()
     return Upload(folder, files, config, text if repo is None else text.replace(PLACEHOLDER, f'hf-hub:{repo}'.encode()))
+
+
+def check_label_names(names: Sequence[str] | None, num_classes: int, origin: str) -> None:
+    """Check that there is a name for each class.
+
+    Raises:
+        HubError: Names are missing, empty or too many.
+    """
+    require(names is None or len(names) == num_classes,
+            f'{origin}: {len(names or ())} names for {num_classes} classes: write one for each, in their order')
+    require(names is None or all(isinstance(name, str) and name for name in names), f'{origin}: a name is empty')
 
 
 def _check_file(path: Path, name: str, token: str | None) -> None:

@@ -8,18 +8,19 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..split.meta import named_tensors
 from ..split.points import create_without_weights
+from ..train.paths import SUMMARY
+from ..train.record.finished_run import Run
 from ..tree import HeadTree, node_name
 from .errors import HubError, require
-from .run import FinishedRun, tensor_names
 
 
-def write_head(run: FinishedRun, head: int, file: Path, half: bool, metadata: dict[str, str]) -> None:
+def write_head(run: Run, head: int, file: Path, half: bool, metadata: dict[str, str]) -> None:
     """Write the weights of a head under their names in the plain network.
 
     Args:
@@ -32,9 +33,9 @@ def write_head(run: FinishedRun, head: int, file: Path, half: bool, metadata: di
     Raises:
         HubError: The tree lacks a tensor of the head, or one has values that float16 can't hold.
     """
-    source, names = run.weights, {name: name for name in tensor_names(run.weights)}
-    if head != run.kept_head:
-        assert run.tree_file is not None  # `FinishedRun.head` has seen to it
+    source, names = run.weights_file, {name: name for name in tensor_names(run.weights_file)}
+    if head != run.summary.kept_head:
+        assert run.tree_file is not None  # checked by `Run.find_head`
         source, names = run.tree_file, _names_in_tree(run, head, list(names))
     with safe_open(source, framework='pt') as tensors:
         saved = {name: _rounded(name, tensors.get_tensor(key), half) for name, key in names.items()}
@@ -45,14 +46,14 @@ def write_head(run: FinishedRun, head: int, file: Path, half: bool, metadata: di
     save_file(saved, file, metadata)
     sort_metadata(file)
     # safetensors makes a file that only its owner can read; a model folder is there to be shared.
-    shutil.copymode(run.path / 'summary.json', file)
+    shutil.copymode(run.path / SUMMARY, file)
 
 
-def _names_in_tree(run: FinishedRun, head: int, names: list[str]) -> dict[str, str]:
+def _names_in_tree(run: Run, head: int, names: list[str]) -> dict[str, str]:
     """For each tensor of the plain network, its name in the tree: that of the node on the head's path which has it."""
     assert run.tree_file is not None
     present = set(tensor_names(run.tree_file))
-    leaf = HeadTree.parse(run.summary['tree']).leaves[head]
+    leaf = HeadTree.parse(run.summary.tree).leaves[head]
     nodes = [node_name(leaf[:depth]) for depth in range(len(leaf) + 1)]
 
     def find(names: list[str]) -> dict[str, str]:
@@ -69,9 +70,9 @@ def _names_in_tree(run: FinishedRun, head: int, names: list[str]) -> dict[str, s
     return {name: found[name] for name in names}
 
 
-def _tied_names(run: FinishedRun) -> list[list[str]]:
+def _tied_names(run: Run) -> list[list[str]]:
     """The names of each tensor of the plain network that has several, of which a tree may hold but one."""
-    network = create_without_weights(run.architecture, {**run.model_args, 'num_classes': run.num_classes})
+    network = create_without_weights(run.architecture, {**run.model_args, 'num_classes': run.summary.data.num_classes})
     names: dict[int, list[str]] = {}
     for name, tensor in named_tensors(network):
         names.setdefault(id(tensor), []).append(name)
@@ -85,6 +86,19 @@ def _rounded(name: str, tensor: Tensor, half: bool) -> Tensor:
     if not torch.isfinite(rounded).all():
         raise HubError(f'--half: {name} has values that float16 cannot hold; leave --half out')
     return rounded
+
+
+def tensor_names(file: Path) -> list[str]:
+    """Names of the tensors in a file.
+
+    Raises:
+        HubError: The file is missing or truncated.
+    """
+    try:
+        with safe_open(file, framework='pt') as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise HubError(f"'{file}' is missing or damaged: {error}") from None
 
 
 def sort_metadata(file: Path) -> None:

@@ -25,22 +25,23 @@ from .errors import TrainError, found_everywhere, require
 from .loop.meter import ExplodedLossError
 from .loop.teacher import teacher_line
 from .loop.trainer import Listener, Loaders, Trainer
-from .paths import BATCH, PLOTS, SINGLE
+from .paths import BATCH, PLOTS, SINGLE, SUMMARY
 from .prepare import Prepared, make_accelerator, prepare
 from .record.plots import HOW_TO_GET, can_plot, plot_run
-from .record.progress import peak_memory, reset_peak_memory
-from .record.provenance import commit, hardware, versions
+from .record.progress import reset_peak_memory
+from .record.provenance import commit, versions
 from .record.report import EpochTable, data_line, final_lines, model_lines, say
-from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
+from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder
 from .record.save import save_pruned, save_tree
-from .record.summary import run_summary
+from .record.summarize import summarize
+from .record.summary import RunSummary
 from .record.tracking import Tracking, check_trackers
 
 COMPARED_IMAGES = 32
 T = TypeVar('T')
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig) -> RunSummary:
     """Run a recipe, on every process of the launch, or what is left of it where `output` holds a part of the run.
 
     Returns:
@@ -64,7 +65,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     states = on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
     if all(state is RunState.FINISHED for state in states):
         say(accelerator, f"the run in '{folder}' is finished")
-        summary: dict[str, Any] = on_main(accelerator, lambda: read_summary(folder) or {})
+        summary = on_main(accelerator, lambda: RunSummary.read(folder / SUMMARY))
         say(accelerator, *final_lines(summary))
         return summary
     prepared = prepare([each for each, _ in runs], accelerator)
@@ -79,7 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         ]
         summary = summaries[0]
         if len(summaries) > 1:
-            summary['single'] = summaries[1]
+            summary = dataclasses.replace(summary, single=summaries[1])
             on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
     if config.plots:
         say(accelerator, '', on_main(accelerator, lambda: _plot(folder)))
@@ -119,18 +120,17 @@ class ModelRun:
         self.folder: RunFolder | None = None
         self.state = on_main(accelerator, self._open)
 
-    def train(self, model: nn.Module, prepared: Prepared, stop: StopRequest) -> dict[str, Any]:
+    def train(self, model: nn.Module, prepared: Prepared, stop: StopRequest) -> RunSummary:
         """Train the model, or what is left to train, and save its best head; see `train`."""
         if self.state is RunState.FINISHED:
-            summary: dict[str, Any] = self._on_folder(lambda folder: read_summary(folder.path) or {})
-            return summary
+            return self._on_folder(lambda folder: RunSummary.read(folder.path / SUMMARY))
         accelerator, config = self.accelerator, self.config
         self._on_folder(lambda folder: folder.write_labels(prepared.data.splits))
         say(accelerator, *model_lines(config, model))
 
         origin = {
             'data': prepared.data.splits.fingerprint,
-            'teacher': None if prepared.teacher is None else prepared.teacher.facts['sha256'],
+            'teacher': None if prepared.teacher is None else prepared.teacher.facts.sha256,
             'processes': accelerator.num_processes,
             'versions': versions(),
         }
@@ -162,15 +162,20 @@ class ModelRun:
         test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
         model = trainer.release()
 
-        facts = None if prepared.teacher is None else prepared.teacher.facts
-        summary = run_summary(config, model, prepared.data, rows, test, facts)
-        summary['num_processes'] = accelerator.num_processes
-        summary['device'] = str(accelerator.device)
-        summary['hardware'] = hardware(accelerator.device)
-        summary['commit'] = code
-        summary['peak_memory_mb'] = round(peak_memory(accelerator.device) / 2**20, 1) or None
-        summary['train_seconds'] = trainer.seconds
-        summary['load'] = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
+        summary = summarize(
+            config,
+            model,
+            prepared.data,
+            rows,
+            test,
+            teacher=None if prepared.teacher is None else prepared.teacher.facts,
+            num_processes=accelerator.num_processes,
+            device=accelerator.device,
+            commit=code,
+            train_seconds=trainer.seconds,
+        )
+        load = self._on_folder(lambda folder: self._finish(folder, model, prepared, summary))
+        summary = dataclasses.replace(summary, load=load)
         tracking.finish(summary)
         return summary
 
@@ -228,7 +233,7 @@ class ModelRun:
             f"{error}. The batch: {what} {few} of split '{split.name}', all in '{self.path / BATCH}'. "
             + (f"The last checkpoint is '{last}'" if last else 'There is no checkpoint yet'), error.epoch, error.step)
 
-    def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: dict[str, Any]) -> str:
+    def _finish(self, folder: RunFolder, model: nn.Module, prepared: Prepared, summary: RunSummary) -> str:
         """Save the kept head and the whole tree, and at last the summary; returns the line that loads the head."""
         save_tree(model, folder.path)
         fixed: Any = prepared.data.val if prepared.data.test is None else prepared.data.test
@@ -243,7 +248,7 @@ class ModelRun:
             from_scratch=not self.config.model.pretrained,
             multi_label=self.config.data.multi_label,
         )
-        folder.write_summary({**summary, 'load': load})
+        folder.write_summary(dataclasses.replace(summary, load=load))
         return load
 
 

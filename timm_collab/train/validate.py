@@ -10,10 +10,7 @@ import sys
 from typing import Any
 
 import datasets
-import timm
-import timm.data
 import torch
-import torch.nn as nn
 
 from .config import TrainConfig
 from .config.parse import from_mapping
@@ -24,13 +21,13 @@ from .data.sources import load_source, load_split
 from .data.splits import make_splits
 from .errors import TrainError, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
-from .paths import PRUNED, VALIDATION, write_text
-from .record.saved_run import SavedRun
+from .paths import VALIDATION, write_text
+from .record.finished_run import Run
 
 
 @torch.inference_mode()
 def validate(
-        run: SavedRun,
+        run: Run,
         split: str = 'test',
         overrides: dict[str, Any] | None = None,
         batch_size: int | None = None,
@@ -58,16 +55,14 @@ def validate(
     except (AssertionError, RuntimeError) as error:  # torch made without CUDA raises the former
         raise TrainError(f"device '{device}': {str(error).splitlines()[0]}") from error
     tree = run.load_tree()
-    pruned = _load_pruned(run)
+    pruned = run.load_pruned()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     images, names = _find_split(config, split, run)
-    transform = timm.data.create_transform(**run.data_config, is_training=False)
-    dataset = TransformedImages(images, transform, config.seed)
+    dataset = TransformedImages(images, run.transform, config.seed)
     loader = evaluation_loader(dataset, batch_size or config.batch_size, config.data.workers)
 
-    num_classes = run.summary['data']['num_classes']
-    num_heads = run.summary['num_heads']
+    num_classes, num_heads = run.summary.data.num_classes, run.summary.num_heads
     labels = [*(f'head {head}' for head in range(num_heads)), 'consensus', 'pruned']
     several = run.config.data.multi_label
     scorers: dict[str, Scorer | MultiLabelScorer] = {
@@ -75,7 +70,7 @@ def validate(
     tree, pruned = tree.to(where), pruned.to(where)
     for images_B, target in loader:
         images_B = images_B.to(where)
-        logits_HBC = tree.forward_heads(images_B).float()  # type: ignore[operator]
+        logits_HBC = tree.forward_heads(images_B).float()
         predictions = [*logits_HBC, logits_HBC.mean(dim=0), pruned(images_B)]
         for scorer, logits_BC in zip(scorers.values(), predictions, strict=True):
             scorer.add(logits_BC, target)
@@ -115,7 +110,7 @@ def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     return dataclasses.replace(config, data=data, noise=type(config.noise)())
 
 
-def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSplit, list[str] | None]:
+def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, list[str] | None]:
     data = config.data
     if split == 'val':
         # Held out again as it was, from a training split that needn't fill a batch.
@@ -131,25 +126,12 @@ def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSp
             source = load_source(dataclasses.replace(data, test_split=split))
             assert source.test is not None
             found, names = source.test, source.label_names
-    known = run.label_names
+    known = run.class_names
     require(not (names and known) or names == known,
             f"the classes of data.path '{data.path}' are not the run's: {names} instead of {known}")
-    num_classes = run.summary['data']['num_classes']
+    num_classes = run.summary.data.num_classes
     bad = outside(found.labels, num_classes)
     if bad is not None:
         raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, and the run"
                          f' {num_classes} classes, from 0')
     return found.with_labels(padded(found.labels, num_classes)), known or names
-
-
-def _load_pruned(run: SavedRun) -> nn.Module:
-    folder = run.path / PRUNED
-    again = f'write it again with `timm-collab prune {run.path} --output {folder}`'
-    require((folder / 'config.json').is_file() and (folder / 'model.safetensors').is_file(),
-            f"run '{run.path}' is damaged: {PRUNED}/, the saved plain network, is not whole: move it away and {again}")
-    try:
-        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    except Exception as error:  # timm's, safetensors' and json's, of many types
-        reason = ' '.join(str(error).split())[:300]
-        raise TrainError(f"run '{run.path}' is damaged: {PRUNED}/ can't be loaded ({reason}): move it away and"
-                         f' {again}') from error

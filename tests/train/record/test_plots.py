@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.runs import summary_values
 from timm_collab.cli import main
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record import plots
 from timm_collab.train.record.plots import draw_disagreement, draw_noise, draw_score, plot_run, read_rows
+from timm_collab.train.record.summary import RunSummary
 
 pytest.importorskip('matplotlib')
 
-SUMMARY = {
-    'model': 'collab_test_resnet', 'network': '2-head tree', 'data': {'path': 'builtin:digits'},
-    'noise': {'realised_rate': 0.4},
-}
+SUMMARY = RunSummary.from_dict(summary_values(), 'a test')
 
 
 def row(epoch: int, heads: int = 2) -> dict:
@@ -42,7 +41,7 @@ def run(tmp_path) -> Path:
     for folder, heads in ((tmp_path / 'run', 2), (tmp_path / 'run' / 'single', 1)):
         text = ''.join(json.dumps(row(epoch, heads)) + '\n' for epoch in range(3))
         (folder / 'metrics.jsonl').write_text(text)
-    (tmp_path / 'run' / 'summary.json').write_text(json.dumps(SUMMARY))
+    (tmp_path / 'run' / 'summary.json').write_text(json.dumps(SUMMARY.to_dict()))
     return tmp_path / 'run'
 
 
@@ -76,7 +75,7 @@ def test_names_at_the_ends_of_lines_do_not_cover_each_other():
     rows = [row(epoch, heads=8) for epoch in range(2)]
     for each in rows:
         each['val']['top1_heads'] = [90.0 + head / 100 for head in range(8)]
-    axes = draw_score(rows, {}, []).axes[0]
+    axes = draw_score(rows, None, []).axes[0]
     low, high = axes.get_ylim()
     heights = sorted(text.xyann[1] for text in axes.texts)
     assert len(heights) == 9 and heights[-1] <= high
@@ -87,8 +86,8 @@ def test_what_was_not_recorded_is_not_drawn():
     rows = [row(epoch, heads=1) for epoch in range(2)]
     for each in rows:
         del each['train_top1']
-    assert draw_disagreement(rows, {}, []) is None
-    assert draw_noise(rows, {}, []) is None
+    assert draw_disagreement(rows, None, []) is None
+    assert draw_noise(rows, None, []) is None
 
 
 def test_a_run_that_goes_on_is_drawn_too(run):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.runs import summary_values
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record import run_folder
 from timm_collab.train.record.run_folder import (
@@ -18,6 +19,11 @@ from timm_collab.train.record.run_folder import (
     inspect_folder,
     read_summary,
 )
+from timm_collab.train.record.summary import RunSummary
+
+
+def summary(**changes) -> RunSummary:
+    return RunSummary.from_dict(summary_values(**changes), 'a test')
 
 
 def test_default_folder_is_fresh(recipe, tmp_path, monkeypatch):
@@ -40,13 +46,13 @@ def test_folder_holds_config_metrics_and_summary(recipe, tmp_path):
     run.log({'epoch': 0})
     run.log({'epoch': 1})
     assert inspect_folder(run.path, config) is RunState.UNFINISHED
-    run.write_summary({'error_kept': 1.5})
-    run.write_summary({'error_kept': 2.5})
+    run.write_summary(summary(seed=1))
+    run.write_summary(summary(seed=2))
     assert inspect_folder(run.path, config) is RunState.FINISHED
     assert yaml.safe_load((run.path / 'config.yaml').read_text()) == config.to_dict()
     rows = [json.loads(line) for line in (run.path / 'metrics.jsonl').read_text().splitlines()]
     assert rows == [{'epoch': 0}, {'epoch': 1}]
-    assert read_summary(run.path) == {'error_kept': 2.5}
+    assert read_summary(run.path) == summary(seed=2)
     assert sorted(path.name for path in run.path.iterdir()) == ['config.yaml', 'metrics.jsonl', 'summary.json']
     run.write_log([{'epoch': 7}])
     assert (run.path / 'metrics.jsonl').read_text() == '{"epoch": 7}\n'
@@ -115,16 +121,16 @@ def test_unwritable_output(recipe, tmp_path, monkeypatch):
 
 def test_a_full_disk_is_one_error_and_leaves_what_was(recipe, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / 'run', recipe())
-    run.write_summary({'error_kept': 1.0})
+    run.write_summary(summary(seed=1))
 
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(Path, 'write_text', full)
     with pytest.raises(TrainError, match=r"summary.json' can't be written: .*No space left on device"):
-        run.write_summary({'error_kept': 2.0})
+        run.write_summary(summary(seed=2))
     monkeypatch.undo()
-    assert read_summary(run.path) == {'error_kept': 1.0}
+    assert read_summary(run.path) == summary(seed=1)
     monkeypatch.setattr('builtins.open', full)
     with pytest.raises(TrainError, match=r"metrics.jsonl' can't be written .*: make room, then run the same command"):
         run.log({'epoch': 0})

@@ -24,21 +24,18 @@ def run(args: argparse.Namespace) -> int:
     from ...train.build import model_args
     from ...train.errors import require
     from ...train.paths import TREE
+    from ...train.record.finished_run import load_run
     from ...train.record.run_folder import check_writable
     from ...train.record.save import ExportError, save_pruned
-    from ...train.record.saved_run import read_run
     path = Path(args.run).expanduser()
-    saved = read_run(path.parent if path.name == TREE else path)
-    heads = saved.summary['num_heads']
-    known = args.head == 'best' or (args.head.isdecimal() and int(args.head) < heads)
-    require(known, f"--head '{args.head}': write best, or a number from 0 to {heads - 1}")
-    head = saved.summary['kept_head'] if args.head == 'best' else int(args.head)
+    saved = load_run(path.parent if path.name == TREE else path)
+    head = saved.find_head(args.head)
     output = saved.path / f'head-{head}' if args.output is None else Path(args.output).expanduser()
     require(not output.exists(), f"output '{output}' exists: choose another folder with --output")
     check_writable(output)
 
     tree = saved.load_tree()
-    tree.kept_head = head  # type: ignore[assignment]
+    tree.kept_head = head
     output.parent.mkdir(parents=True, exist_ok=True)
     images = torch.randn(8, *saved.data_config['input_size'], generator=torch.Generator().manual_seed(0))
     try:
@@ -48,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             images,
             saved.data_config,
             model_args(saved.config.model, saved.config.data),
-            saved.label_names,
+            saved.class_names,
             from_scratch=not saved.config.model.pretrained,
             multi_label=saved.config.data.multi_label,
         )

@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from ...train.config.parse import parse_config
     from ...train.errors import require
     from ...train.paths import CONFIG, VALIDATION
-    from ...train.record.saved_run import read_run
+    from ...train.record.finished_run import load_run
     from ...train.validate import validate
     require(args.batch_size is None or args.batch_size >= 1, f'--batch-size must be at least 1, got {args.batch_size}')
-    saved = read_run(args.run)
+    saved = load_run(args.run)
     other = [word for word in args.rest if word.startswith('-') and not word.startswith('--data.')]
     require(not other, f"unknown option '{' '.join(other)}': of a recipe's keys only those of data can be given here,"
                        ' e.g. --data.path')
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=2))
         return 0
-    print(f"{saved.summary['network']} of {args.run} on split '{result['split']}' of {result['data']},"
+    print(f"{saved.summary.network} of {args.run} on split '{result['split']}' of {result['data']},"
           f' {result["count"]:,} images\n')
     print(_scores(result))
     print(f'\n{_legend(result)}\n')

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import TrainError, require
 from ..metrics.metric import metric_of
 from ..paths import METRICS, PLOTS, SINGLE, SUMMARY, atomic
+from .summary import RunSummary
 
 HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm-collab plot"
 
@@ -44,7 +45,7 @@ def plot_run(folder: Path) -> list[Path]:
     """
     require(can_plot(), HOW_TO_GET)
     rows = read_rows(folder)
-    summary = _read_summary(folder)
+    summary = RunSummary.read(folder / SUMMARY) if (folder / SUMMARY).is_file() else None  # still running
     single = read_rows(folder / SINGLE) if (folder / SINGLE / METRICS).is_file() else []
     written = []
     for name, draw in PICTURES.items():
@@ -76,16 +77,7 @@ def read_rows(folder: Path) -> Rows:
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        return {}  # still running
-    except ValueError as error:
-        raise TrainError(f"'{folder / SUMMARY}' is damaged: {error}") from error
-
-
-def draw_loss(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+def draw_loss(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     """Loss of training, and that of each head against the labels, in training and on the validation data."""
     heads = len(rows[0]['val']['loss_heads'])
     series: list[Series] = [
@@ -99,7 +91,7 @@ def draw_loss(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series)
 
 
-def draw_score(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     """Accuracy, or mean average precision, of each head and of the consensus on the validation data."""
     metric = metric_of(rows[0]['val'])
     heads = len(metric.heads(rows[0]['val']))
@@ -123,7 +115,7 @@ def draw_score(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series)
 
 
-def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+def draw_disagreement(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     """How often two heads predict different classes; None of a single head."""
     values = [row['val'].get('disagreement') for row in rows]
     if all(value is None for value in values):
@@ -134,14 +126,14 @@ def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{decisions} in %', rows, series, floor=0)
 
 
-def draw_lr(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+def draw_lr(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     """The learning rate at the start of each epoch."""
     series: list[Series] = [('learning rate', [row['lr'] for row in rows], {'color': COLORS[0], 'linewidth': 2})]
     title = 'Learning rate at the start of each epoch'
     return _lines(title + _subtitle(summary), 'learning rate', rows, series, floor=0)
 
 
-def draw_noise(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
+def draw_noise(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     """The score in training against the labels trained on and against the clean ones; None where they aren't known.
 
     Rows may hold it: `given` is measured by the labels that were trained on, `clean` by those before noise.
@@ -159,7 +151,7 @@ def draw_noise(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
 
 
 # By file name; that of the score is the metric's.
-PICTURES: dict[str, Callable[[Rows, dict[str, Any], Rows], Any]] = {
+PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
     'loss': draw_loss,
     'score': draw_score,
     'disagreement': draw_disagreement,
@@ -211,11 +203,11 @@ def _label_ends(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
                       color=color, fontsize=8, va='center', annotation_clip=False)
 
 
-def _subtitle(summary: dict[str, Any]) -> str:
-    if not summary:
+def _subtitle(summary: RunSummary | None) -> str:
+    if summary is None:
         return ''
-    text = f'\n{summary["model"]}, {summary["network"]}, {summary["data"]["path"]}'
-    rate = summary['noise']['realised_rate']
+    text = f'\n{summary.model}, {summary.network}, {summary.data.path}'
+    rate = summary.noise.realised_rate
     return text + f', {100 * rate:.1f} % of the training labels wrong' * (rate > 0)
 
 

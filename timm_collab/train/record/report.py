@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from ..config import ModelConfig, TrainConfig
 from ..data.splits import Splits
 from ..metrics.metric import metric_of
+from .summary import RunSummary
 
 
 def network_name(config: ModelConfig) -> str:
@@ -82,24 +83,23 @@ class EpochTable:
         return columns
 
 
-def _result(summary: dict[str, Any]) -> str:
-    final = metric_of(summary).final
-    text = f'{summary["network"]} {summary[f"{final}_kept"]:.1f} %'
-    if summary['num_heads'] > 1:
-        text += (f' (kept head {summary["kept_head"]} of 0-{summary["num_heads"] - 1},'
-                 f' consensus {summary[f"{final}_consensus"]:.1f} %)')
+def _result(summary: RunSummary) -> str:
+    text = f'{summary.network} {summary.scores.kept:.1f} %'
+    if summary.num_heads > 1:
+        text += (f' (kept head {summary.kept_head} of 0-{summary.num_heads - 1},'
+                 f' consensus {summary.scores.consensus:.1f} %)')
     return text
 
 
-def final_lines(summary: dict[str, Any]) -> list[str]:
-    """The errors, or other scores, side by side, and the line that loads the kept head."""
-    results = [summary[key] for key in ('single',) if key in summary] + [summary]
-    kind = 'validation' if summary['test'] is None else 'test'
+def final_lines(summary: RunSummary) -> list[str]:
+    """The final scores side by side, and the line that loads the kept head."""
+    results = [each for each in (summary.single, summary) if each is not None]
+    split = 'validation' if summary.test is None else 'test'
     return [
         '',
-        f'{kind} {metric_of(summary).final_name}: {"    ".join(map(_result, results))}',
+        f'{split} {summary.metric.final_name}: {"    ".join(map(_result, results))}',
         'The kept head is saved as a plain timm model, its logits checked bit for bit. To use it:',
-        summary.get('load', ''),
+        summary.load or '',
     ]
 
 

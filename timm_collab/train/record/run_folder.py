@@ -25,6 +25,7 @@ from ..data.labels import Labels
 from ..data.splits import Splits
 from ..errors import TrainError, require
 from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, write_text
+from .summary import RunSummary
 
 LOCK_SECONDS = 10
 """How long to wait for a folder: the workers of a killed process hold its lock for some seconds more."""
@@ -93,13 +94,17 @@ def check_writable(folder: Path) -> None:
                                                     f" '{ancestor}'")
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None where there is none, or a damaged one."""
+def read_summary(folder: Path) -> RunSummary | None:
+    """The summary of a finished run; None if the file is missing or can't be parsed.
+
+    Raises:
+        TrainError: The summary lacks keys, see `RunSummary.from_dict`.
+    """
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
+        values = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return None
-    return summary if isinstance(summary, dict) else None
+    return RunSummary.from_dict(values, str(folder / SUMMARY)) if isinstance(values, dict) else None
 
 
 def is_in_use(folder: Path) -> bool:
@@ -201,9 +206,9 @@ class RunFolder:
         """Write which batch made the loss explode."""
         self._write(BATCH, json.dumps(batch, indent=2) + '\n')
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, the last file of a run: where it is, the run is finished."""
-        self._write(SUMMARY, json.dumps(summary, indent=2) + '\n')
+    def write_summary(self, summary: RunSummary) -> None:
+        """Write `summary.json`, the last file of a run: where it exists, the run is finished."""
+        summary.write(self.path / SUMMARY)
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)

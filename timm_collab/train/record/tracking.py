@@ -18,8 +18,8 @@ from accelerate.tracking import filter_trackers
 
 from ..config import TrainConfig
 from ..errors import TrainError, require
-from ..metrics.metric import metric_of
 from ..paths import TRACKING
+from .summary import RunSummary
 
 RUN_ID = 'id'
 
@@ -79,15 +79,14 @@ class Tracking:
             values = {name: value for name, value in flatten(row).items() if isinstance(value, int | float)}
             self.accelerator.log(values, step=row['epoch'])
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: RunSummary) -> None:
         """Log the final scores, and close this run's trackers; another run may follow in this process."""
         if not self.active:
             return
-        finals = metric_of(summary).final
-        names = f'{finals}_kept', f'{finals}_consensus'
-        final = {f'final/{name}': summary[name] for name in names if name in summary}
+        name, scores = summary.metric.final, summary.scores
+        final = {f'final/{name}_kept': scores.kept, f'final/{name}_consensus': scores.consensus}
         with _silenced([tracker.name for tracker in self.accelerator.trackers]):
-            self.accelerator.log(final, step=summary['epochs'])
+            self.accelerator.log(final, step=summary.epochs)
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         self.accelerator.trackers = []
