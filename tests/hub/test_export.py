@@ -197,7 +197,7 @@ def test_a_recipe_keeps_the_last_names_of_local_paths(make_run, tmp_path, unchec
 
 def test_labels_that_are_no_utf8_are_one_error(make_run, tmp_path, unchecked) -> None:
     (tmp_path / 'labels.txt').write_bytes('Löwe\n'.encode('latin-1') * 10)
-    with pytest.raises(HubError, match=r"--labels '.*labels.txt' is no text in UTF-8 \(byte 1\)"):
+    with pytest.raises(HubError, match=r"--labels '.*labels.txt' is not UTF-8 text \(byte 1\)"):
         export_run(load_run(make_run()), tmp_path / 'out', ExportOptions(
             license='mit', labels=tmp_path / 'labels.txt'))
 

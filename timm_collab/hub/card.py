@@ -1,6 +1,6 @@
-"""The model card: what the run recorded, and nothing that it did not.
+"""The model card of an exported run, made of what the run recorded.
 
-The prose is the template `hub/card.md`; jinja2, which renders it for huggingface_hub, comes with torch.
+The prose is the template `hub/card.md`. huggingface_hub renders it with jinja2, which torch requires.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGITS = 'builtin:digits'
 METRICS = {'top1': ('accuracy', 'Top-1 accuracy (%)'), 'map': ('mean_average_precision', 'mAP (%)')}
 HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 
-# Of each objective.kind, its tag and its name.
+# Tag and name of each objective.kind.
 METHODS = {
     'collaborative': (
         'collaborative-learning', 'collaborative learning ([Song & Chai, 2018](https://arxiv.org/abs/1805.11761))'),
@@ -38,7 +38,7 @@ METHODS = {
         'a gated ensemble, On-the-Fly Native Ensemble ([Lan et al., 2018](https://arxiv.org/abs/1806.04606))'),
 }
 
-# What the recipe's names of embedded data stand for.
+# Full names of the embedded data.
 DATASET_NAMES = {DIGITS: 'Optical Recognition of Handwritten Digits (UCI)'}
 
 
@@ -50,21 +50,21 @@ def write_card(
         config: Mapping[str, Any],
         options: ExportOptions,
 ) -> None:
-    """Write a folder's `README.md`.
+    """Write the `README.md` of an exported folder.
 
     Args:
-        folder: The folder, all else of which is there.
-        run: The run it is of.
-        summary: Its summary, as published.
-        recipe: Its recipe, as published.
-        config: timm's config, as published.
-        options: What was asked for.
+        folder: The folder.
+        run: The run.
+        summary: The published summary.
+        recipe: The published recipe.
+        config: The published `config.json` of timm.
+        options: Options of the export.
 
     Raises:
-        HubError: The card does not say, read again, what it was given to say.
+        HubError: The metadata reads back differently from how it was written.
     """
     shipped = shipped_folder()
-    assert shipped is not None  # the package carries it
+    assert shipped is not None  # part of the package
     data = card_data(run, summary, recipe, options)
     card = ModelCard.from_template(
         data,
@@ -111,8 +111,15 @@ def card_data(
         dataset_split=split[1] if split else None,
     )
     method = _method(summary, recipe)
-    tags = ['image-classification', 'timm', *([METHODS[method][0]] if method else [])]
-    tags += [] if run.needs_plugin else ['transformers']
+    tags = ['image-classification', 'timm']
+    if method is not None:
+        tags.append(METHODS[method][0])
+    if not run.needs_plugin:
+        tags.append('transformers')
+    if summary.noise.realised_rate:
+        tags.append('noisy-labels')
+    if metric is MAP:
+        tags.append('multi-label')
     base = _base_model(recipe)
     return ModelCardData(
         license=options.license,
@@ -120,7 +127,7 @@ def card_data(
         license_link=options.license_link,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=tags + ['noisy-labels'] * bool(summary.noise.realised_rate) + ['multi-label'] * (metric is MAP),
+        tags=tags,
         datasets=[path] if HUB_ID.fullmatch(path) else None,
         base_model=base,
         metrics=[METRICS[metric.key][0]],
@@ -135,7 +142,7 @@ def _name(run: Run, summary: RunSummary) -> str:
 
 
 def _base_model(recipe: Mapping[str, Any]) -> str | None:
-    """The Hub's id of the weights that training began with."""
+    """Id on the Hub of the pretrained weights that training started from."""
     model = recipe['model']
     if not model.get('pretrained'):
         return None
@@ -146,22 +153,25 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
 def _what(run: Run, summary: RunSummary, config: Mapping[str, Any]) -> str:
     size = 'x'.join(map(str, config['pretrained_cfg']['input_size'][1:]))
     channels = {1: 'grey', 3: 'colour'}.get(config['pretrained_cfg']['input_size'][0], 'multi-channel')
-    path, several = summary.data.path, summary.metric is MAP
+    path = summary.data.path
+    what, may_have = 'classes of', ''
+    if summary.metric is MAP:
+        what, may_have = 'labels, any number of which', ' may have'
     text = (f'`{run.architecture}` with {summary.parameters.kept / 1e6:.2f} M parameters, for'
-            f' {summary.data.num_classes} {"labels, any number of which" if several else "classes of"}'
-            f' {channels} images of {size} pixels{" may have" * several}, trained on'
+            f' {summary.data.num_classes} {what}'
+            f' {channels} images of {size} pixels{may_have}, trained on'
             f' {DATASET_NAMES.get(path, path)}.')
     names = config.get('label_names')
     if names and len(names) <= 20:
-        text += f' The {"labels" if several else "classes"} are {", ".join(names)}.'
+        text += f' The {"labels" if summary.metric is MAP else "classes"} are {", ".join(names)}.'
     return text
 
 
 def _method(summary: RunSummary, recipe: Mapping[str, Any]) -> str | None:
-    """The objective.kind by which heads learnt from each other, None where they didn't."""
+    """The `objective.kind` by which heads learnt from each other; None if they didn't."""
     objective = recipe['objective']
     kind = str(objective.get('kind', 'collaborative'))
-    # With all weight on the labels only a gated ensemble is left: it learns from them, and its heads through it.
+    # With beta 1 the heads learn from labels alone, except those of a gated ensemble, which learn through the gate.
     return None if summary.num_heads == 1 or (objective['beta'] == 1 and kind != 'gated') else kind
 
 
@@ -192,7 +202,7 @@ def _how(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
 
 
 def _taught(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
-    """What else a network alone learnt from."""
+    """Describe the teacher of a single network; empty without one."""
     asked, teacher = recipe.get('teacher') or {}, summary.teacher or TeacherSummary()
     name = teacher.architecture or asked.get('name') or asked.get('path')
     if name is None:
@@ -203,7 +213,7 @@ def _taught(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
 
 
 def _license(options: ExportOptions) -> str:
-    """How the card's text names the licence."""
+    """The licence in Markdown."""
     if options.license == 'other':
         return f'[{options.license_name}]({options.license_link})'
     return f'`{options.license}`'
@@ -222,6 +232,6 @@ def _usage(run: Run) -> str:
 
 def _tree_cost(summary: RunSummary) -> str:
     trained, kept = summary.parameters.trained, summary.parameters.kept
-    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' * (summary.metric is MAP)
+    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' if summary.metric is MAP else ''
     return (f'All heads together have {trained / 1e6:.2f} M parameters,'
             f' {trained / kept:.1f} times those of one.{sigmoid}')

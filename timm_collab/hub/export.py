@@ -1,6 +1,6 @@
-"""A finished run as a folder that plain timm, and transformers, load: weights, config, card, recipe, what was measured.
+"""Export a finished run to a folder that plain timm and transformers load: weights, config, card, recipe, summary.
 
-The folder appears under its name only when everything in it has been checked.
+The folder is written atomically, after everything in it has been verified.
 """
 from __future__ import annotations
 
@@ -31,25 +31,24 @@ from .licenses import check_license
 from .options import ExportOptions
 from .weights import sort_metadata, write_head
 
-ALONE = ('model.heads', 'model.pattern', 'model.tree', 'seed')
-"""Keys in which the recipe of a network alone may differ from a tree's, and still be the same."""
+BASELINE_KEYS = ('model.heads', 'model.pattern', 'model.tree', 'seed')
+"""Keys in which the recipe of a single network may differ from a tree's and still count as the same recipe."""
 
 
 def export_run(run: Run, folder: Path, options: ExportOptions) -> Path:
-    """Export a run and check that plain timm gets the trained head back, in a process of its own.
+    """Export a run, and verify in another process that plain timm gives the logits of the trained head.
 
     Args:
         run: The run.
         folder: Folder to create.
-        options: What to make of it.
+        options: Options.
 
     Returns:
         The folder.
 
     Raises:
-        HubError: The options don't fit the run, the folder exists, or what was written isn't what was trained. Nothing
-            is left then.
-        TrainError: The folder can't be created.
+        TrainError: The options don't fit the run, the folder exists or can't be created, or the exported weights give
+            other logits. Nothing is left then.
     """
     folder = folder.expanduser()
     check_writable(folder)
@@ -62,13 +61,13 @@ def export_run(run: Run, folder: Path, options: ExportOptions) -> Path:
 
 
 def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
-    """Write the folder, unchecked.
+    """Write the folder, without verifying it.
 
     Returns:
-        The head that is in it.
+        Index of the exported head.
 
     Raises:
-        HubError: The options don't fit the run.
+        TrainError: The options don't fit the run.
     """
     check_license(options.license, options.license_name, options.license_link)
     head = run.find_head(options.head)
@@ -98,7 +97,6 @@ def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
         shutil.copyfile(run.tree_file, folder / TREE)
         sort_metadata(folder / TREE)
         config['head_tree'] = {'tree': run.summary.tree, 'kept_head': head}
-    other_recipe = baseline is not None and not _same_recipe(run, baseline)
     summary = dataclasses.replace(
         public_summary(run.summary, options.dataset),
         single=None if single is None else public_summary(single, options.dataset),
@@ -107,7 +105,7 @@ def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
             dtype='float16' if options.half else 'float32',
             sha256=sha256_of(folder / WEIGHTS),
             timm_collab=__version__,
-            baseline=baseline.path.resolve().name if baseline is not None and other_recipe else None,
+            baseline=None if baseline is None or _same_recipe(run, baseline) else baseline.path.resolve().name,
         ),
     )
     recipe = public_recipe(run.config.to_dict(), options.dataset)
@@ -121,17 +119,17 @@ def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
     return head
 
 
-def public_path(path: str | None, dataset: str | None) -> str | None:
-    """What the world is told of where the data lay: the data set's id, or the last name of a local path."""
+def public_path(path: str, dataset: str | None) -> str:
+    """The path of the data as it is published: the data set's id, or the last name of a local path."""
     if dataset is not None:
         return dataset
-    local = path is not None and (path.startswith(('.', '/', '~')) or '\\' in path or Path(path).exists())
-    return _last_name(path) if path is not None and local else path
+    local = path.startswith(('.', '/', '~')) or '\\' in path or Path(path).exists()
+    return _last_name(path) if local else path
 
 
 def public_summary(summary: RunSummary, dataset: str | None) -> RunSummary:
-    """A summary without what it says of the machine's folders."""
-    data = dataclasses.replace(summary.data, path=str(public_path(summary.data.path, dataset)))
+    """A summary without the paths of this machine."""
+    data = dataclasses.replace(summary.data, path=public_path(summary.data.path, dataset))
     teacher = summary.teacher
     if teacher is not None:
         teacher = TeacherSummary(**_without_teacher_folders(dataclasses.asdict(teacher)))
@@ -139,23 +137,22 @@ def public_summary(summary: RunSummary, dataset: str | None) -> RunSummary:
 
 
 def public_recipe(recipe: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
-    """A recipe without what it says of the machine's folders and of whose trackers it was followed on."""
-    told = {key: copy.deepcopy(value) for key, value in recipe.items() if key != 'project'}
-    data, model, optim = (told.setdefault(group, {}) for group in ('data', 'model', 'optim'))
-    data['path'] = public_path(data.get('path'), dataset)
-    data.pop('cache_dir', None)
+    """A recipe without the paths of this machine and the project of its trackers."""
+    public = {key: copy.deepcopy(value) for key, value in recipe.items() if key != 'project'}
+    data, model, optim = (public[group] for group in ('data', 'model', 'optim'))
+    data['path'] = public_path(data['path'], dataset)
+    del data['cache_dir']
     for group, key in ((data, 'root'), (model, 'checkpoint_path')):
-        if group.get(key):
+        if group[key]:
             group[key] = _last_name(str(group[key]))
     for group in (model, optim):
-        if 'kwargs' in group:
-            group['kwargs'] = _without_folders(group['kwargs'])
-    told['teacher'] = _without_teacher_folders(told.get('teacher') or {})
-    return told
+        group['kwargs'] = _without_folders(group['kwargs'])
+    public['teacher'] = _without_teacher_folders(public['teacher'])
+    return public
 
 
 def _without_folders(value: Any) -> Any:
-    """Plain data in which every text that is a path of this machine is its last name."""
+    """Plain data in which every absolute path is replaced by its last name."""
     if isinstance(value, Mapping):
         return {key: _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -169,7 +166,7 @@ def _is_absolute(path: str) -> bool:
 
 
 def _last_name(path: str) -> str:
-    # PureWindowsPath takes both kinds of slash, and leaves nothing of '/'.
+    # PureWindowsPath takes both slashes, and gives '' for '/'.
     return PureWindowsPath(path).name
 
 
@@ -190,21 +187,21 @@ def _read_labels(path: Path) -> list[str]:
     try:
         return path.read_text(encoding='utf-8').splitlines()
     except UnicodeDecodeError as error:
-        raise HubError(f"--labels '{path}' is no text in UTF-8 (byte {error.start}): save it as such") from None
+        raise HubError(f"--labels '{path}' is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
 def _same_recipe(run: Run, baseline: Run) -> bool:
-    """Whether a network alone was trained as a run was, but for the tree and the seed."""
+    """Whether a single network was trained by the recipe of a run, but for the tree and the seed."""
     saved, name = baseline.config.to_dict(), str(run.config.model.name)
     if str(saved['model']['name']).removeprefix(COLLAB_PREFIX) == name.removeprefix(COLLAB_PREFIX):
-        saved['model']['name'] = name  # one head needs no prefix
-    return all(text.split()[0] in ALONE for text in differences(saved, run.config))
+        saved['model']['name'] = name  # a single network needs no prefix
+    return all(text.split()[0] in BASELINE_KEYS for text in differences(saved, run.config))
 
 
 def _baseline(run: Run, path: Path) -> Run:
     baseline = load_run(path)
     heads, error_on, metric = baseline.summary.num_heads, baseline.summary.error_on, baseline.summary.metric
-    require(heads == 1, f"--baseline '{path}' is a tree of {heads} heads, no network alone")
+    require(heads == 1, f"--baseline '{path}' is a tree of {heads} heads: name a run with one head")
     require(baseline.architecture == run.architecture and error_on == run.summary.error_on,
             f"--baseline '{path}' is {baseline.architecture} measured on {error_on}, the run is"
             f" {run.architecture} measured on {run.summary.error_on}: they can't be compared")

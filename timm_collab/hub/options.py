@@ -1,4 +1,4 @@
-"""What to make of a run that is exported."""
+"""Options of an export."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What to make of a run.
+    """Options of an export.
 
     Args:
         license: The Hub's name of the licence of the weights; `other` needs the next two.
-        license_name: What another licence calls itself.
-        license_link: Where it is to be read.
-        head: `best`, the one that validation chose, or a number.
+        license_name: Name of a licence that the Hub doesn't list.
+        license_link: Its URL.
+        head: `best`, the kept head, or a number from 0.
         half: Round the weights to float16.
-        tree: Add the whole tree, to go on training, to prune another head, or to ask all heads.
-        labels: File with the name of a class on each line, in place of the run's.
+        tree: Add the tree with all heads, to continue training, prune another head, or average all heads.
+        labels: File with a class name per line, in place of the run's.
         dataset: Id on the Hub of the data set that the run read from a local folder.
-        baseline: Run of the network alone to compare with, where the run has none beside it.
-        note: What else a reader of the card must know, of the data for instance.
-        formats: `pt2` (torch.export) and `onnx`, to be written next to the folder.
+        baseline: Run of the single network to compare with, if the run has none of its own.
+        note: Further text for the card, e.g. on the data.
+        formats: `pt2` (torch.export) and `onnx`, written next to the folder.
     """
 
     license: str | None = None

@@ -1,4 +1,4 @@
-"""The tensors of a head, taken out of a run's files one by one: no second copy of the network is made."""
+"""Copy the tensors of a head from a run's files one by one, without a second copy of the network."""
 from __future__ import annotations
 
 import json
@@ -24,14 +24,14 @@ def write_head(run: Run, head: int, file: Path, half: bool, metadata: dict[str, 
     """Write the weights of a head under their names in the plain network.
 
     Args:
-        run: The run that trained it.
-        head: Which head.
-        file: The file to write.
+        run: The run.
+        head: Index of the head.
+        file: File to write.
         half: Round floating-point tensors to float16.
-        metadata: Written into the file's header.
+        metadata: Metadata for the file's header.
 
     Raises:
-        HubError: The tree lacks a tensor of the head, or one has values that float16 can't hold.
+        HubError: The tree lacks a tensor of the head, or a tensor has values outside of float16's range.
     """
     source, names = run.weights_file, {name: name for name in tensor_names(run.weights_file)}
     if head != run.summary.kept_head:
@@ -41,16 +41,16 @@ def write_head(run: Run, head: int, file: Path, half: bool, metadata: dict[str, 
         saved = {name: _rounded(name, tensors.get_tensor(key), half) for name, key in names.items()}
     users = Counter(names.values())
     for name, key in names.items():
-        if users[key] > 1:  # read twice, it may be the same memory, which safetensors doesn't write
+        if users[key] > 1:  # the same memory, perhaps, which safetensors doesn't write
             saved[name] = saved[name].clone()
     save_file(saved, file, metadata)
     sort_metadata(file)
-    # safetensors makes a file that only its owner can read; a model folder is there to be shared.
+    # safetensors makes files that only their owner can read; a model folder is there to be shared.
     shutil.copymode(run.path / SUMMARY, file)
 
 
 def _names_in_tree(run: Run, head: int, names: list[str]) -> dict[str, str]:
-    """For each tensor of the plain network, its name in the tree: that of the node on the head's path which has it."""
+    """For each tensor of the plain network, its name in the tree, under one of the nodes on the head's path."""
     assert run.tree_file is not None
     present = set(tensor_names(run.tree_file))
     leaf = HeadTree.parse(run.summary.tree).leaves[head]
@@ -66,12 +66,13 @@ def _names_in_tree(run: Run, head: int, names: list[str]) -> dict[str, str]:
             if known:
                 found = dict.fromkeys(tied, next(iter(known.values()))) | found
     missing = [name for name in names if name not in found]
-    require(not missing, f"'{run.tree_file}' has no {', '.join(missing[:3])} of head {head}: it is of another tree")
+    require(not missing,
+            f"'{run.tree_file}' has no {', '.join(missing[:3])} of head {head}: it belongs to another tree")
     return {name: found[name] for name in names}
 
 
 def _tied_names(run: Run) -> list[list[str]]:
-    """The names of each tensor of the plain network that has several, of which a tree may hold but one."""
+    """The names of each tied tensor of the plain network. A tree may store a tied tensor under one of its names."""
     network = create_without_weights(run.architecture, {**run.model_args, 'num_classes': run.summary.data.num_classes})
     names: dict[int, list[str]] = {}
     for name, tensor in named_tensors(network):
@@ -102,9 +103,9 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def sort_metadata(file: Path) -> None:
-    """Put the metadata of a safetensors file in order: the library writes it in a new one each time.
+    """Sort the metadata of a safetensors file, which the library writes in random order.
 
-    What is published again without a change then has the same checksum, and makes no commit.
+    An unchanged file then keeps its checksum, and pushing it again makes no commit.
     """
     with open(file, 'r+b') as stream:
         [length] = struct.unpack('<Q', stream.read(8))
@@ -112,6 +113,6 @@ def sort_metadata(file: Path) -> None:
         header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
         text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode()
         if len(text) > length:
-            raise HubError(f"'{file}': the header of this safetensors release can't be put in order")
+            raise HubError(f"'{file}': the header that this safetensors release wrote can't be sorted")
         stream.seek(8)
         stream.write(text.ljust(length))

@@ -16,7 +16,7 @@ from ..train.config.differences import fingerprint
 from ..train.errors import TrainError, require
 from ..train.metrics.metric import shortfall
 from ..train.paths import write_text
-from ..train.record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from ..train.record.cost import FORWARDS_PER_STEP, forward_multiply_adds
 from ..train.record.summary import RunSummary, TeacherSummary
 from .compare import mean_and_std
 from .grid import Cell, Study
@@ -223,7 +223,7 @@ def _row(cell: Cell, summary: RunSummary, known: dict[str, int | None]) -> Row:
         parameters_trained=summary.parameters.trained,
         parameters_kept=summary.parameters.kept,
         kept_head=summary.kept_head,
-        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_OF_A_STEP * forward + of_teacher,
+        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_PER_STEP * forward + of_teacher,
         train_seconds=summary.train_seconds,
         teacher_multiply_adds=teacher.train_multiply_adds,
         teacher_seconds=teacher.train_seconds,

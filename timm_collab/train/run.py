@@ -30,7 +30,7 @@ from .prepare import Prepared, make_accelerator, prepare
 from .record.plots import HOW_TO_GET, can_plot, plot_run
 from .record.progress import reset_peak_memory
 from .record.provenance import commit, versions
-from .record.report import EpochTable, data_line, final_lines, model_lines, say
+from .record.report import EpochTable, data_line, final_lines, model_lines, print_on_main
 from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder
 from .record.save import save_pruned, save_tree
 from .record.summarize import summarize
@@ -64,14 +64,14 @@ def train(config: TrainConfig) -> RunSummary:
         runs.append((single, folder / SINGLE))
     states = on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
     if all(state is RunState.FINISHED for state in states):
-        say(accelerator, f"the run in '{folder}' is finished")
+        print_on_main(accelerator, f"the run in '{folder}' is finished")
         summary = on_main(accelerator, lambda: RunSummary.read(folder / SUMMARY))
-        say(accelerator, *final_lines(summary))
+        print_on_main(accelerator, *final_lines(summary))
         return summary
     prepared = prepare([each for each, _ in runs], accelerator)
-    say(accelerator, data_line(config, prepared.data.splits))
+    print_on_main(accelerator, data_line(config, prepared.data.splits))
     if prepared.teacher is not None:
-        say(accelerator, teacher_line(prepared.teacher))
+        print_on_main(accelerator, teacher_line(prepared.teacher))
 
     with on_main_only(accelerator, RunLock(folder)), StopRequest() as stop:
         summaries = [
@@ -83,8 +83,8 @@ def train(config: TrainConfig) -> RunSummary:
             summary = dataclasses.replace(summary, single=summaries[1])
             on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
     if config.plots:
-        say(accelerator, '', on_main(accelerator, lambda: _plot(folder)))
-    say(accelerator, *final_lines(summary))
+        print_on_main(accelerator, '', on_main(accelerator, lambda: _plot(folder)))
+    print_on_main(accelerator, *final_lines(summary))
     return summary
 
 
@@ -126,7 +126,7 @@ class ModelRun:
             return self._on_folder(lambda folder: RunSummary.read(folder.path / SUMMARY))
         accelerator, config = self.accelerator, self.config
         self._on_folder(lambda folder: folder.write_labels(prepared.data.splits))
-        say(accelerator, *model_lines(config, model))
+        print_on_main(accelerator, *model_lines(config, model))
 
         origin = {
             'data': prepared.data.splits.fingerprint,
@@ -141,7 +141,7 @@ class ModelRun:
         def on_epoch(row: dict[str, Any]) -> None:
             self._on_folder(lambda folder: folder.log(row))
             tracking.log(row)
-            say(accelerator, *table.lines(row))
+            print_on_main(accelerator, *table.lines(row))
 
         listener = Listener(
             on_epoch=on_epoch,
@@ -157,7 +157,7 @@ class ModelRun:
             raise self._explained(error, trainer, prepared) from None
         except StoppedError:
             again = 'the same command' if config.output else f'the same command with --output {self.path}'
-            say(accelerator, f'stopped and saved after {trainer.num_updates} updates; {again} goes on')
+            print_on_main(accelerator, f'stopped and saved after {trainer.num_updates} updates; {again} goes on')
             raise
         test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
         model = trainer.release()
@@ -218,7 +218,7 @@ class ModelRun:
         plain = self._on_folder(read)
         if plain is not None:
             trainer.load_state_dict(unpack(plain, share_tensors(self.accelerator, tensors)))
-            say(self.accelerator, f'going on after {trainer.num_updates} updates, in epoch'
+            print_on_main(self.accelerator, f'going on after {trainer.num_updates} updates, in epoch'
                                   f' {min(trainer.epoch + 1, self.config.epochs)}/{self.config.epochs}')
 
     def _explained(self, error: ExplodedLossError, trainer: Trainer, prepared: Prepared) -> ExplodedLossError:

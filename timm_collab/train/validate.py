@@ -1,4 +1,4 @@
-"""Measure a finished run again: every head, the consensus and the saved plain network, on any split.
+"""Evaluate a finished run: every head, the consensus and the pruned model, on any split.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -33,26 +33,26 @@ def validate(
         batch_size: int | None = None,
         device: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a run and write `validation.json` into its folder, whole or not at all.
+    """Evaluate a run and write `validation.json` into its folder, atomically.
 
     Args:
         run: The run.
-        split: `test` and `val` are the run's own, with `val` held out as it was; else the name of a split.
-        overrides: Keys of `data` to use instead of the run's, e.g. `path`.
-        batch_size: Images at a time, the run's batch size when left out.
-        device: Where to compute, a GPU if there is one when left out.
+        split: `test` or `val` for the run's own splits, or the name of a split of the data.
+        overrides: Keys of `data` that replace the run's, e.g. `path`.
+        batch_size: Images per batch; the run's batch size when left out.
+        device: Where to compute; a GPU if there is one when left out.
 
     Returns:
-        What `validation.json` holds.
+        The content of `validation.json`.
 
     Raises:
-        TrainError: A damaged run, or data that don't suit it.
+        TrainError: The run is damaged, or the data doesn't fit it.
     """
     config = _with_data(run.config, overrides or {})
     try:
         where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         torch.zeros((), device=where)
-    except (AssertionError, RuntimeError) as error:  # torch made without CUDA raises the former
+    except (AssertionError, RuntimeError) as error:  # a build of torch without CUDA raises AssertionError
         raise TrainError(f"device '{device}': {str(error).splitlines()[0]}") from error
     tree = run.load_tree()
     pruned = run.load_pruned()
@@ -64,9 +64,9 @@ def validate(
 
     num_classes, num_heads = run.summary.data.num_classes, run.summary.num_heads
     labels = [*(f'head {head}' for head in range(num_heads)), 'consensus', 'pruned']
-    several = run.config.data.multi_label
+    multi_label = run.config.data.multi_label
     scorers: dict[str, Scorer | MultiLabelScorer] = {
-        label: MultiLabelScorer() if several else Scorer(num_classes) for label in labels}
+        label: MultiLabelScorer() if multi_label else Scorer(num_classes) for label in labels}
     tree, pruned = tree.to(where), pruned.to(where)
     for images_B, target in loader:
         images_B = images_B.to(where)
@@ -76,7 +76,7 @@ def validate(
             scorer.add(logits_BC, target)
 
     kept = f'head {tree.kept_head}'
-    by_class = 'ap' if several else 'top1'
+    by_class = 'ap' if multi_label else 'top1'
     result = {
         'split': images.name,
         'data': config.data.path,
@@ -85,7 +85,7 @@ def validate(
         'heads': [scorers[label].result() for label in labels[:num_heads]],
         'consensus': scorers['consensus'].result(),
         'pruned': scorers['pruned'].result(),
-        **({} if several else {'ece_bins': BINS}),
+        **({} if multi_label else {'ece_bins': BINS}),
         'per_class': [
             {
                 'label': label,
@@ -106,14 +106,14 @@ def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     data = from_mapping(type(config.data), {**dataclasses.asdict(config.data), **overrides})
     require(data.multi_label == config.data.multi_label,
             f'data.multi_label must be what the run was trained with, {config.data.multi_label}')
-    # Test and validation labels carry no noise; a column of other labels needn't be there.
+    # Test and validation labels have no noise; a column of noisy labels may be missing.
     return dataclasses.replace(config, data=data, noise=type(config.noise)())
 
 
 def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, list[str] | None]:
     data = config.data
     if split == 'val':
-        # Held out again as it was, from a training split that needn't fill a batch.
+        # Split again as in training; the training split may be smaller than a batch here.
         splits = make_splits(load_source(data), dataclasses.replace(config, batch_size=1))
         found, names = splits.val, splits.label_names
     else:
@@ -121,7 +121,7 @@ def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, 
             require(data.test_split is not None, 'the run has no test split: write --split val, or the name of another')
             split = 'test' if data.test_split == 'auto' else str(data.test_split)
         if data.path != run.config.data.path or split == data.train_split:
-            found, names = load_split(data, split)  # other data need have nothing but this
+            found, names = load_split(data, split)  # other data may have this split alone
         else:
             source = load_source(dataclasses.replace(data, test_split=split))
             assert source.test is not None
@@ -132,6 +132,6 @@ def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, 
     num_classes = run.summary.data.num_classes
     bad = outside(found.labels, num_classes)
     if bad is not None:
-        raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, and the run"
-                         f' {num_classes} classes, from 0')
+        raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, but the run has"
+                         f' {num_classes} classes, numbered from 0')
     return found.with_labels(padded(found.labels, num_classes)), known or names

@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_is_drawn_too(run):
 
 
 @pytest.mark.parametrize(('damage', 'message'), [
-    (lambda run: (run / 'metrics.jsonl').unlink(), 'holds no run to draw'),
+    (lambda run: (run / 'metrics.jsonl').unlink(), 'holds no run to plot'),
     (lambda run: (run / 'metrics.jsonl').write_text(''), 'no epoch has ended'),
     (lambda run: (run / 'metrics.jsonl').write_text('{}\n' + json.dumps(row(0))), 'line 1 is no row of metrics'),
     (lambda run: (run / 'summary.json').write_text('{'), "summary.json' is damaged"),

@@ -1,4 +1,4 @@
-"""Make a folder that plain timm and transformers load of a finished run, and check it."""
+"""Export a finished run to a folder that plain timm and transformers load, and verify it."""
 from __future__ import annotations
 
 import argparse
@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, help='folder to create; RUN/export when left out')
     add_export_options(parser)
     parser.add_argument('--formats', nargs='+', default=[], choices=FORMATS, metavar='FORMAT',
-                        help="write pt2 (torch.export) or onnx as well, next to the folder; not for the Hub's")
+                        help='also write pt2 (torch.export) or onnx, next to the folder; not for the Hub')
 
 
 def run(args: argparse.Namespace) -> int:

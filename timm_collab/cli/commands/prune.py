@@ -1,6 +1,6 @@
 """Save a head of a finished run as a plain timm model.
 
-The saved model is loaded again by timm and its logits compared with the head's, bit for bit, before it gets its name.
+timm loads the saved model again, and its logits must equal the head's bit for bit before the folder appears.
 """
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument('run', metavar='RUN', help='folder that training wrote, or the tree.safetensors in it')
     parser.add_argument('--head', default='best', metavar='best|N',
-                        help='the head that did best on validation, or one by its number, from 0; best when left out')
+                        help='the head that is best on the validation data, or a number from 0; best when left out')
     parser.add_argument('--output', help='folder to create; RUN/head-N when left out')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rebuild the tree, prune it, save the head."""
+    """Load the tree, prune it, save the head."""
     import torch
 
     from ...train.build import model_args

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config import COLLAB_PREFIX, TeacherConfig
 from ..errors import TrainError, require
-from ..record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from ..record.cost import FORWARDS_PER_STEP, forward_multiply_adds
 from ..record.finished_run import Run, load_run
 from ..record.summary import TeacherSummary
 
@@ -123,7 +123,7 @@ def _of_run(run: Run) -> tuple[nn.Module, Sequence[str] | None, dict[str, Any], 
                                              ' predicts no distribution over classes')
     tree: Any = run.load_tree()
     summary, earlier = run.summary, run.summary.teacher or TeacherSummary()
-    step = FORWARDS_OF_A_STEP * forward_multiply_adds(tree, run.data_config['input_size'])
+    step = FORWARDS_PER_STEP * forward_multiply_adds(tree, run.data_config['input_size'])
     step += earlier.multiply_adds or 0
     facts = {
         'architecture': run.config.model.architecture,

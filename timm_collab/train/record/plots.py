@@ -1,4 +1,4 @@
-"""Pictures of a run, made of its `metrics.jsonl` and `summary.json` alone, so that any run can be drawn again.
+"""Plots of a run, from its `metrics.jsonl` and `summary.json` alone, so that any run can be plotted again.
 
 Needs matplotlib, the extra `plots`.
 """
@@ -17,28 +17,28 @@ from .summary import RunSummary
 
 HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm-collab plot"
 
-# Okabe and Ito's colours, which people who can't tell red from green can tell apart; black is kept for the consensus.
+# Okabe and Ito's palette, which is safe for colour-blind readers; black is reserved for the consensus.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8C6D1F', '#7F7F7F')
 BLACK, GREY = '#000000', '#7F7F7F'
 
 Rows = list[dict[str, Any]]
 Series = tuple[str, Sequence[float | None], dict[str, Any]]
-"""Label, a value for each row, and how to draw it."""
+"""Label, a value per row, and matplotlib's style of the line."""
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is there."""
+    """Whether matplotlib is installed."""
     return importlib.util.find_spec('matplotlib') is not None
 
 
 def plot_run(folder: Path) -> list[Path]:
-    """Draw what a run's folder records into `plots/`, each picture whole or not at all.
+    """Plot a run into its folder `plots/`; each file is written atomically.
 
     Args:
         folder: A run's folder, finished or not.
 
     Returns:
-        The pictures.
+        The files.
 
     Raises:
         TrainError: matplotlib is missing, or the folder has no metrics that can be read.
@@ -57,13 +57,15 @@ def plot_run(folder: Path) -> list[Path]:
 
 
 def read_rows(folder: Path) -> Rows:
-    """The rows of a run's `metrics.jsonl`, one an epoch: of an epoch that was trained twice, the later one.
+    """Read a run's `metrics.jsonl`: a row per epoch, the later one of an epoch that was trained twice.
+
+    A last line that was cut off is ignored.
 
     Raises:
-        TrainError: There is none, or a line of it is none; a last line that was cut off in writing is left out.
+        TrainError: The file is missing, empty or damaged.
     """
     path = folder / METRICS
-    require(path.is_file(), f"'{folder}' holds no run to draw: it has no {METRICS}")
+    require(path.is_file(), f"'{folder}' holds no run to plot: it has no {METRICS}")
     lines = path.read_text(encoding='utf-8').splitlines()
     by_epoch: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
@@ -78,26 +80,26 @@ def read_rows(folder: Path) -> Rows:
 
 
 def draw_loss(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
-    """Loss of training, and that of each head against the labels, in training and on the validation data."""
+    """Plot the training loss per head, and the mean loss of the heads against training and validation labels."""
     heads = len(rows[0]['val']['loss_heads'])
     series: list[Series] = [
-        ('training loss a head', [row['train_loss'] / heads for row in rows], {'color': BLACK, 'linewidth': 2}),
+        ('training loss per head', [row['train_loss'] / heads for row in rows], {'color': BLACK, 'linewidth': 2}),
         ('training labels', [_mean(row['train_hard_heads']) for row in rows], {'color': COLORS[0]}),
     ]
     if heads > 1:
         series.append(('other heads', [_mean(row['train_soft_heads']) for row in rows], {'color': COLORS[1]}))
     series.append(('validation labels', [_mean(row['val']['loss_heads']) for row in rows], {'color': COLORS[2]}))
-    title = 'Loss' + ', mean of the heads' * (heads > 1)
+    title = 'Loss, mean of the heads' if heads > 1 else 'Loss'
     return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series)
 
 
 def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
-    """Accuracy, or mean average precision, of each head and of the consensus on the validation data."""
+    """Plot accuracy, or mean average precision, of each head and of the consensus on the validation data."""
     metric = metric_of(rows[0]['val'])
     heads = len(metric.heads(rows[0]['val']))
     kept = rows[-1]['kept_head']
     series: list[Series] = [
-        (f'head {head}' + ' (kept)' * (head == kept) if heads > 1 else 'network',
+        (_head_label(head, heads, kept),
          [metric.heads(row['val'])[head] for row in rows],
          {'color': COLORS[head % len(COLORS)], 'linewidth': 2 if head == kept else 1.2})
         for head in range(heads)
@@ -116,7 +118,7 @@ def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
 
 
 def draw_disagreement(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
-    """How often two heads predict different classes; None of a single head."""
+    """Plot how often two heads predict different classes; None for a single head."""
     values = [row['val'].get('disagreement') for row in rows]
     if all(value is None for value in values):
         return None
@@ -127,16 +129,16 @@ def draw_disagreement(rows: Rows, summary: RunSummary | None, single: Rows) -> A
 
 
 def draw_lr(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
-    """The learning rate at the start of each epoch."""
+    """Plot the learning rate at the start of each epoch."""
     series: list[Series] = [('learning rate', [row['lr'] for row in rows], {'color': COLORS[0], 'linewidth': 2})]
     title = 'Learning rate at the start of each epoch'
     return _lines(title + _subtitle(summary), 'learning rate', rows, series, floor=0)
 
 
 def draw_noise(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
-    """The score in training against the labels trained on and against the clean ones; None where they aren't known.
+    """Plot the training score against the noisy and against the clean labels; None where the run didn't record both.
 
-    Rows may hold it: `given` is measured by the labels that were trained on, `clean` by those before noise.
+    In a row `given` is measured against the labels that were trained on, `clean` against those before noise.
     """
     metric = metric_of(rows[0]['val'])
     recorded = [row.get(metric.train_key) or {} for row in rows]
@@ -150,7 +152,7 @@ def draw_noise(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{metric.train_name} in %, mean of the heads', rows, series)
 
 
-# By file name; that of the score is the metric's.
+# By file name; the file of the score is named after the metric.
 PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
     'loss': draw_loss,
     'score': draw_score,
@@ -161,8 +163,8 @@ PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
 
 
 def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: float | None = None) -> Any:
-    """A line for each series over the epochs, named at its end as well as in the legend."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no state that others share
+    """A figure with a line per series over the epochs, labelled at its end and in the legend."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.ticker import MaxNLocator
     figure = Figure(figsize=(8, 4.5), dpi=120, layout='constrained')
     axes = figure.add_subplot()
@@ -189,7 +191,7 @@ def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: f
 
 
 def _label_ends(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
-    """Name the lines at their ends, names that would cover each other moved apart, and none above the frame."""
+    """Label the lines at their ends; labels that would overlap are moved, and none is above the frame."""
     low, high = axes.get_ylim()
     gap = 0.05 * (high - low)
     ends = sorted(ends, key=lambda end: end[1])
@@ -203,12 +205,18 @@ def _label_ends(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
                       color=color, fontsize=8, va='center', annotation_clip=False)
 
 
+def _head_label(head: int, heads: int, kept: int) -> str:
+    if heads == 1:
+        return 'network'
+    return f'head {head} (kept)' if head == kept else f'head {head}'
+
+
 def _subtitle(summary: RunSummary | None) -> str:
     if summary is None:
         return ''
     text = f'\n{summary.model}, {summary.network}, {summary.data.path}'
     rate = summary.noise.realised_rate
-    return text + f', {100 * rate:.1f} % of the training labels wrong' * (rate > 0)
+    return f'{text}, {100 * rate:.1f} % of the training labels wrong' if rate > 0 else text
 
 
 def _mean(values: Sequence[float]) -> float:
