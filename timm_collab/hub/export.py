@@ -18,7 +18,7 @@ from .. import __version__
 from ..pretrained.download import sha256_of
 from ..train.config import COLLAB_PREFIX
 from ..train.config.differences import differences
-from ..train.paths import MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
+from ..train.paths import CONFIG, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
 from ..train.record.finished_run import Run, load_run
 from ..train.record.run_folder import check_writable
 from ..train.record.summary import ExportSummary, RunSummary, TeacherSummary
@@ -108,7 +108,8 @@ def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
             baseline=None if baseline is None or _same_recipe(run, baseline) else baseline.path.resolve().name,
         ),
     )
-    recipe = public_recipe(run.config.to_dict(), options.dataset)
+    saved = yaml.safe_load((run.path / CONFIG).read_text(encoding='utf-8'))  # without keys that came after the run
+    recipe = public_recipe(saved, options.dataset)
     _write_json(folder / MODEL_CONFIG, config)
     _write_json(folder / SUMMARY, summary.to_dict())
     (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding='utf-8')
@@ -139,15 +140,17 @@ def public_summary(summary: RunSummary, dataset: str | None) -> RunSummary:
 def public_recipe(recipe: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
     """A recipe without the paths of this machine and the project of its trackers."""
     public = {key: copy.deepcopy(value) for key, value in recipe.items() if key != 'project'}
-    data, model, optim = (public[group] for group in ('data', 'model', 'optim'))
-    data['path'] = public_path(data['path'], dataset)
-    del data['cache_dir']
+    data, model, optim = (public.setdefault(group, {}) for group in ('data', 'model', 'optim'))
+    data['path'] = public_path(str(data.get('path')), dataset)
+    data.pop('cache_dir', None)
     for group, key in ((data, 'root'), (model, 'checkpoint_path')):
-        if group[key]:
+        if group.get(key):
             group[key] = _last_name(str(group[key]))
     for group in (model, optim):
-        group['kwargs'] = _without_folders(group['kwargs'])
-    public['teacher'] = _without_teacher_folders(public['teacher'])
+        if 'kwargs' in group:
+            group['kwargs'] = _without_folders(group['kwargs'])
+    if 'teacher' in public:
+        public['teacher'] = _without_teacher_folders(public['teacher'])
     return public
 
 
