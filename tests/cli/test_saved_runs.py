@@ -1,4 +1,4 @@
-"""The commands that read a finished run: validate and prune, on a whole one and on damaged ones."""
+"""The commands that read a finished run: validate and prune, on an intact one and on damaged ones."""
 from __future__ import annotations
 
 import json
@@ -29,7 +29,7 @@ def change(file: Path, edit) -> None:
     file.write_text(json.dumps(values))
 
 
-def test_the_saved_tree_is_the_one_that_was_tested(run):
+def test_the_kept_head_of_the_saved_tree_gives_the_pruned_logits(run):
     saved = load_run(run)
     tree = saved.load_tree()
     with safe_open(run / 'tree.safetensors', framework='pt') as file:
@@ -43,7 +43,7 @@ def test_the_saved_tree_is_the_one_that_was_tested(run):
 
 
 @pytest.mark.parametrize('split', ['test', 'val'])
-def test_validate_measures_what_training_measured(run, command, split):
+def test_validate_agrees_with_training(run, command, split):
     status, said, _ = command('validate', run, '--split', split, '--device=cpu')
     summary = json.loads((run / 'summary.json').read_text())
     result = json.loads((run / 'validation.json').read_text())
@@ -58,7 +58,7 @@ def test_validate_measures_what_training_measured(run, command, split):
     assert f'{result["consensus"]["ece"]:.2f}' in said and f'head {summary["kept_head"]} (kept)' in said
 
 
-def test_validate_on_other_data_speaks_json(run, command, tmp_path):
+def test_validate_on_other_data_prints_json(run, command, tmp_path):
     rows = datasets.load_dataset(str(Path(timm_collab.__file__).parent / 'data' / 'digits'))['test']
     rows = rows.rename_column('label', 'y')
     (tmp_path / 'other').mkdir()
@@ -104,7 +104,7 @@ def test_prune_writes_the_kept_head_as_training_did(run, command):
     (['validate', '--data.path=nowhere'], "data.path 'nowhere' does not exist"),
     (['validate', '--batch-size=0'], '--batch-size must be at least 1, got 0'),
 ])
-def test_what_can_not_be_is_refused(run, command, argv, message):
+def test_bad_options_are_refused(run, command, argv, message):
     status, said, error = command(argv[0], run, *argv[1:])
     assert (status, said) == (2, '')
     assert error.startswith(f'error: {message}') and error.count('\n') == 1

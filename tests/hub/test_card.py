@@ -43,7 +43,7 @@ def card_of_run(path, folder, **options) -> ModelCard:
      ('On-the-Fly Native Ensemble', 'the ensemble of all heads, weighted by a gate'), 'lan2018ensemble'),
     ({'beta': 1.0}, None, ('as one of several heads', 'from the labels alone'), None),
 ])
-def test_it_names_what_the_heads_learnt_from(make_run, tmp_path, objective, tag, said, cites) -> None:
+def test_the_card_names_the_method(make_run, tmp_path, objective, tag, said, cites) -> None:
     path = make_run()
     edit_recipe(path, objective=objective)
     card = card_of_run(path, tmp_path / 'out')
@@ -56,7 +56,7 @@ def test_it_names_what_the_heads_learnt_from(make_run, tmp_path, objective, tag,
 
 
 @pytest.mark.parametrize('teacher', [None, '/home/somebody/teacher'])
-def test_a_network_alone_is_not_called_collaborative(make_run, tmp_path, teacher) -> None:
+def test_a_single_network_is_not_called_collaborative(make_run, tmp_path, teacher) -> None:
     path = make_run(tree='head', kept_head=0)
     if teacher is not None:
         edit_recipe(path, teacher={'path': teacher}, model={'tree': None, 'heads': 1})
@@ -76,7 +76,7 @@ def test_a_network_alone_is_not_called_collaborative(make_run, tmp_path, teacher
     ({'optim': {'lr': 0.3}}, False),
     ({'data': {'path': 'ann/digits'}}, False),
 ])
-def test_another_run_is_called_the_same_recipe_only_if_it_is(make_run, tmp_path, changes, same) -> None:
+def test_a_baseline_with_another_recipe_is_named(make_run, tmp_path, changes, same) -> None:
     alone = make_run('alone', tree='head', kept_head=0)
     recipe = yaml.safe_load((alone / 'config.yaml').read_text())
     recipe['model'].update(heads=1, tree=None)
@@ -104,7 +104,7 @@ def test_the_hub_validates_it(hub, make_run, tmp_path) -> None:
     assert 'validate' in hub.kinds(200)
 
 
-def test_every_head_the_consensus_and_the_network_alone(make_run, tmp_path) -> None:
+def test_results_of_every_head_the_consensus_and_the_single_network(make_run, tmp_path) -> None:
     def with_single(summary) -> None:
         summary['single'] = {
             **summary, 'error_kept': 12.25, 'num_heads': 1, 'kept_head': 0, 'error_heads': [12.25]}
@@ -122,7 +122,7 @@ def test_a_note_is_among_the_limits(make_run, tmp_path) -> None:
     assert text.index('## Limits') < text.index('The images were JPEGs.') < text.index('## Citation')
 
 
-def test_what_was_not_measured_is_not_there(make_run, tmp_path) -> None:
+def test_missing_results_are_left_out(make_run, tmp_path) -> None:
     def without(summary) -> None:
         summary['noise']['realised_rate'] = 0.0
 
@@ -140,7 +140,7 @@ def test_other_licences_and_data_of_the_hub(make_run, tmp_path) -> None:
     assert 'The weights are published under the licence [mine](https://example.org/mine).' in card.text
 
 
-def test_use_is_four_lines_and_names_the_plugin_where_it_is_needed(make_run, tmp_path) -> None:
+def test_the_usage_example_has_four_lines_and_imports_the_plugin_if_needed(make_run, tmp_path) -> None:
     code = card_of(make_run, tmp_path).text.split('```python\n')[1].split('```')[0].splitlines()
     assert code[0] == 'import timm' and len(code) == 4
     run = load_run(make_run('cifar', arch='cifar_resnet20', in_chans=3))
@@ -150,7 +150,7 @@ def test_use_is_four_lines_and_names_the_plugin_where_it_is_needed(make_run, tmp
     assert 'one that timm alone does not have' in card.text and 'transformers' not in card.data.tags
 
 
-def test_a_checkpoint_that_it_started_from_is_named_without_its_folder(make_run, tmp_path) -> None:
+def test_the_initial_checkpoint_is_named_without_its_folder(make_run, tmp_path) -> None:
     path = make_run()
     edit_recipe(path, model={'checkpoint_path': '/home/somebody/weights.pth'})
     text = card_of_run(path, tmp_path / 'out').text
@@ -158,7 +158,7 @@ def test_a_checkpoint_that_it_started_from_is_named_without_its_folder(make_run,
 
 
 @pytest.mark.parametrize('tag', ['test_resnet.r160_in1k'])
-def test_a_fine_tuned_head_names_what_it_was_tuned_from(make_run, tmp_path, tag) -> None:
+def test_a_fine_tuned_head_names_its_base_model(make_run, tmp_path, tag) -> None:
     path = make_run()
     recipe = (path / 'config.yaml').read_text()
     recipe = recipe.replace('name: collab_test_resnet', f'name: collab_{tag}').replace('pretrained: false',

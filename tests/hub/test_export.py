@@ -33,7 +33,7 @@ def unchecked(monkeypatch) -> list:
     return calls
 
 
-def test_the_best_head_and_any_other_are_what_was_trained(tmp_path) -> None:
+def test_any_exported_head_gives_the_logits_of_the_trained_head(tmp_path) -> None:
     # One process that loads all of them, and refuses to have the plugin.
     run = load_run(finished_run(tmp_path / 'run', kept_head=1))
     folders, expected = [], []
@@ -50,7 +50,7 @@ def test_the_best_head_and_any_other_are_what_was_trained(tmp_path) -> None:
         check_reload(folders[:1], expected[1:2])
 
 
-def test_a_folder_holds_what_it_should_and_the_other_process_is_asked(make_run, tmp_path, unchecked) -> None:
+def test_files_of_an_export_and_its_check_in_another_process(make_run, tmp_path, unchecked) -> None:
     run = load_run(make_run(labels=[f'digit {i}' for i in range(10)]))
     (run.path / 'plots').mkdir()
     (run.path / 'plots' / 'errors.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
@@ -74,7 +74,7 @@ def test_the_same_run_gives_the_same_bytes(make_run, tmp_path, unchecked) -> Non
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def test_nothing_tells_where_the_teacher_lay(make_run, tmp_path, unchecked) -> None:
+def test_paths_of_the_teacher_are_not_published(make_run, tmp_path, unchecked) -> None:
     path = make_run(tree='head', kept_head=0)
     teacher = {'path': '/home/somebody/teacher', 'name': None, 'checkpoint': None, 'architecture': 'resnet18'}
     summary = json.loads((path / 'summary.json').read_text())
@@ -101,7 +101,7 @@ def test_half_precision_halves_the_file(make_run, tmp_path, unchecked) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
 
 
-def test_what_float16_cannot_hold_is_refused(make_run, tmp_path, unchecked) -> None:
+def test_values_outside_of_float16_are_refused(make_run, tmp_path, unchecked) -> None:
     run = load_run(make_run())
     tensors = load_file(run.weights_file)
     save_file({**tensors, 'fc.bias': tensors['fc.bias'] + 1e6}, run.weights_file)
@@ -110,7 +110,7 @@ def test_what_float16_cannot_hold_is_refused(make_run, tmp_path, unchecked) -> N
     assert not (tmp_path / 'out').exists()
 
 
-def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unchecked) -> None:
+def test_an_exported_tree_is_loaded_and_averaged(make_run, tmp_path, unchecked) -> None:
     run = load_run(make_run(kept_head=2))
     folder = export_run(run, tmp_path / 'out', ExportOptions(license='mit', head=3, tree=True))
     model = from_pretrained_tree(folder).eval()
@@ -128,7 +128,7 @@ def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unc
     assert '3.3 times those of one' in (folder / 'README.md').read_text()
 
 
-def test_a_tree_of_tied_tensors_gives_any_head(make_run, tmp_path, unchecked) -> None:
+def test_any_head_of_a_tree_with_tied_tensors_is_exported(make_run, tmp_path, unchecked) -> None:
     path = make_run(arch='coat_lite_tiny', img_size=32, kept_head=1, with_tree=False)
     torch.manual_seed(0)  # as the run was drawn
     model = CollabModel('coat_lite_tiny', num_classes=10, in_chans=1, img_size=32, kept_head=1).eval()
@@ -146,7 +146,7 @@ def test_a_tree_of_tied_tensors_gives_any_head(make_run, tmp_path, unchecked) ->
             assert torch.equal(from_pretrained_tree(folder).eval().forward_heads(images), logits)
 
 
-def test_other_formats_lie_next_to_the_folder(make_run, tmp_path, unchecked) -> None:
+def test_other_formats_are_written_next_to_the_folder(make_run, tmp_path, unchecked) -> None:
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
     run = load_run(make_run())
@@ -161,7 +161,7 @@ def test_other_formats_lie_next_to_the_folder(make_run, tmp_path, unchecked) -> 
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
 
 
-def test_nothing_tells_of_the_machine(make_run, tmp_path, unchecked) -> None:
+def test_local_paths_are_not_published(make_run, tmp_path, unchecked) -> None:
     path = make_run()
     recipe = yaml.safe_load((path / 'config.yaml').read_text())
     summary = json.loads((path / 'summary.json').read_text())
@@ -195,7 +195,7 @@ def test_a_recipe_keeps_the_last_names_of_local_paths(make_run, tmp_path, unchec
     assert not any(b'somebody' in file.read_bytes() for file in folder.rglob('*') if file.is_file())
 
 
-def test_labels_that_are_no_utf8_are_one_error(make_run, tmp_path, unchecked) -> None:
+def test_labels_that_are_not_utf8_are_one_error(make_run, tmp_path, unchecked) -> None:
     (tmp_path / 'labels.txt').write_bytes('Löwe\n'.encode('latin-1') * 10)
     with pytest.raises(HubError, match=r"--labels '.*labels.txt' is not UTF-8 text \(byte 1\)"):
         export_run(load_run(make_run()), tmp_path / 'out', ExportOptions(
@@ -208,7 +208,7 @@ def test_an_output_inside_a_file_is_one_error(make_run, tmp_path, unchecked) -> 
         export_run(load_run(make_run()), tmp_path / 'file' / 'out', MIT)
 
 
-def test_an_output_may_lie_at_home(make_run, tmp_path, unchecked, monkeypatch) -> None:
+def test_an_output_may_begin_with_a_tilde(make_run, tmp_path, unchecked, monkeypatch) -> None:
     monkeypatch.setenv('HOME', str(tmp_path))
     assert export_run(load_run(make_run()), Path('~/out'), MIT) == tmp_path / 'out'
 
@@ -250,14 +250,14 @@ def test_a_failed_check_leaves_nothing(make_run, tmp_path, monkeypatch) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ['run']
 
 
-def test_a_folder_is_not_written_over(make_run, tmp_path, unchecked) -> None:
+def test_an_existing_folder_is_not_overwritten(make_run, tmp_path, unchecked) -> None:
     run = load_run(make_run())
     export_run(run, tmp_path / 'out', MIT)
     with pytest.raises(HubError, match=r"out' exists: choose another --output"):
         export_run(run, tmp_path / 'out', MIT)
 
 
-def test_a_tree_of_another_run_is_found_out(make_run, tmp_path, unchecked) -> None:
+def test_a_tree_of_another_run_is_refused(make_run, tmp_path, unchecked) -> None:
     run, other = (load_run(make_run(name, tree=tree)) for name, tree in (('a', None), ('b', 'layer2:2')))
     os.replace(other.tree_file, run.tree_file)
     with pytest.raises(TrainError, match=r"tree.safetensors does not hold the weights of its recipe's tree"):

@@ -1,4 +1,4 @@
-"""Pictures of a run, from what its folder records."""
+"""Plots of a run, from the files in its folder."""
 from __future__ import annotations
 
 import json
@@ -45,7 +45,7 @@ def run(tmp_path) -> Path:
     return tmp_path / 'run'
 
 
-def test_a_run_is_drawn_from_two_files_and_can_be_drawn_again(run, capsys):
+def test_plots_need_two_files_and_are_reproducible(run, capsys):
     assert main(['plot', str(run)]) == 0
     files = [Path(line) for line in capsys.readouterr().out.split()]
     assert [file.name for file in files] == ['loss.png', 'accuracy.png', 'disagreement.png', 'lr.png', 'noise.png']
@@ -56,7 +56,7 @@ def test_a_run_is_drawn_from_two_files_and_can_be_drawn_again(run, capsys):
     assert not list((run / 'plots').glob('.*'))
 
 
-def test_the_lines_are_the_recorded_figures(run):
+def test_lines_show_the_recorded_scores(run):
     rows, single = read_rows(run), read_rows(run / 'single')
     figure = draw_score(rows, SUMMARY, single[:2])
     drawn = lines(figure)
@@ -71,7 +71,7 @@ def test_the_lines_are_the_recorded_figures(run):
                                                         'single network 51'}
 
 
-def test_names_at_the_ends_of_lines_do_not_cover_each_other():
+def test_labels_at_the_ends_of_lines_do_not_overlap():
     rows = [row(epoch, heads=8) for epoch in range(2)]
     for each in rows:
         each['val']['top1_heads'] = [90.0 + head / 100 for head in range(8)]
@@ -82,7 +82,7 @@ def test_names_at_the_ends_of_lines_do_not_cover_each_other():
     assert np.diff(heights).min() >= 0.05 * (high - low) * (1 - 1e-9)
 
 
-def test_what_was_not_recorded_is_not_drawn():
+def test_scores_that_were_not_recorded_are_not_plotted():
     rows = [row(epoch, heads=1) for epoch in range(2)]
     for each in rows:
         del each['train_top1']
@@ -90,7 +90,7 @@ def test_what_was_not_recorded_is_not_drawn():
     assert draw_noise(rows, None, []) is None
 
 
-def test_a_run_that_goes_on_is_drawn_too(run):
+def test_an_unfinished_run_is_plotted(run):
     (run / 'summary.json').unlink()
     with open(run / 'metrics.jsonl', 'a') as file:
         file.write(json.dumps({**row(2), 'lr': 0.5}) + '\n{"epoch": 3, "lr')
@@ -101,11 +101,11 @@ def test_a_run_that_goes_on_is_drawn_too(run):
 @pytest.mark.parametrize(('damage', 'message'), [
     (lambda run: (run / 'metrics.jsonl').unlink(), 'holds no run to plot'),
     (lambda run: (run / 'metrics.jsonl').write_text(''), 'no epoch has ended'),
-    (lambda run: (run / 'metrics.jsonl').write_text('{}\n' + json.dumps(row(0))), 'line 1 is no row of metrics'),
+    (lambda run: (run / 'metrics.jsonl').write_text('{}\n' + json.dumps(row(0))), 'line 1 is not a row of metrics'),
     (lambda run: (run / 'summary.json').write_text('{'), "summary.json' is damaged"),
     (lambda run: (run / 'plots').write_text(''), "can't be written"),
 ])
-def test_refusals(run, damage, message):
+def test_damaged_runs_are_refused(run, damage, message):
     damage(run)
     with pytest.raises(TrainError, match=message):
         plot_run(run)

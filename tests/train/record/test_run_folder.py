@@ -71,7 +71,7 @@ def test_a_part_of_a_run_without_its_recipe_is_left_alone(recipe, tmp_path, name
     assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == sorted([name, 'notes.txt'])
 
 
-def test_the_run_of_another_recipe_is_refused_with_the_difference(recipe, tmp_path):
+def test_a_run_of_another_recipe_is_refused_with_the_differences(recipe, tmp_path):
     RunFolder(tmp_path / 'run', recipe())
     with pytest.raises(TrainError, match=r'was -> you asked: seed 0 -> 1; optim.lr 0.02 -> 0.5. Ask for what it was'):
         inspect_folder(tmp_path / 'run', recipe('--optim.lr=0.5', '--seed=1'))
@@ -89,14 +89,14 @@ def test_a_damaged_recipe_is_an_error_and_a_damaged_summary_an_unfinished_run(re
         inspect_folder(run.path, recipe())
 
 
-def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path, monkeypatch):
+def test_the_second_process_in_a_folder_is_refused(tmp_path, monkeypatch):
     hold = (
         'import sys; from pathlib import Path; from timm_collab.train.record.run_folder import RunLock\n'
-        'with RunLock(Path(sys.argv[1])): print("held", flush=True); sys.stdin.read()'
+        'with RunLock(Path(sys.argv[1])): print("locked", flush=True); sys.stdin.read()'
     )
     other = subprocess.Popen(
         [sys.executable, '-c', hold, str(tmp_path / 'run')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == 'held\n'
+    assert other.stdout.readline() == 'locked\n'
     monkeypatch.setattr(run_folder, 'LOCK_SECONDS', 0)
     with pytest.raises(TrainError, match=r"run' is in use by another process: wait until it ends, or choose another"), \
             RunLock(tmp_path / 'run'):
@@ -119,7 +119,7 @@ def test_unwritable_output(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_full_disk_is_one_error_and_leaves_what_was(recipe, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_error_and_keeps_the_old_summary(recipe, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / 'run', recipe())
     run.write_summary(summary(seed=1))
 

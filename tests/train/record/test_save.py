@@ -28,7 +28,7 @@ def images():
     return torch.randn(4, 1, 32, 32)
 
 
-def test_plain_timm_gets_the_kept_head_back(model, images, tmp_path):
+def test_plain_timm_loads_the_kept_head(model, images, tmp_path):
     line = save_pruned(model, tmp_path / 'pruned', images, DATA_CONFIG, {'in_chans': 1}, ['a', 'b', 'c'])
     assert line == f"import timm; model = timm.create_model('local-dir:{tmp_path}/pruned', pretrained=True)"
     names: dict = {}
@@ -66,7 +66,7 @@ def test_weights_are_as_readable_as_the_config(model, images, tmp_path):
     assert len(modes) == 1
 
 
-def test_architecture_that_is_not_timms_own_names_the_plugin(tmp_path):
+def test_the_line_to_load_an_architecture_of_the_plugin_imports_it(tmp_path):
     model = timm.create_model('collab_cifar_resnet20', heads=2, num_classes=3)
     data_config = {**DATA_CONFIG, 'input_size': (3, 32, 32), 'mean': (0.5,) * 3, 'std': (0.5,) * 3}
     line = save_pruned(model, tmp_path / 'pruned', torch.randn(2, 3, 32, 32), data_config, {})
@@ -93,7 +93,7 @@ def test_tied_tensors_are_saved_under_all_their_names(tmp_path):
     assert reloaded.cpe1 is reloaded.serial_blocks1[1].cpe
 
 
-def test_different_logits_are_refused_and_nothing_is_left_under_the_final_name(model, images, tmp_path, monkeypatch):
+def test_different_logits_are_refused_and_no_folder_is_left(model, images, tmp_path, monkeypatch):
     save_for_hf = save.save_for_hf
 
     def damage(pruned, *args, **kwargs):

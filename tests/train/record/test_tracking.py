@@ -120,7 +120,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_training(recipe, tmp_
     (['--track=[clipboard]'], 'track: '),
     (['--track=[tensorboard]', '--project='], 'project'),
 ])
-def test_refusals(recipe, argv, message):
+def test_bad_trackers_are_refused(recipe, argv, message):
     with pytest.raises(TrainError, match=message):
         recipe(*argv)
 

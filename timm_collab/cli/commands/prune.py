@@ -36,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
 
     tree = saved.load_tree()
     tree.kept_head = head
-    output.parent.mkdir(parents=True, exist_ok=True)
     images = torch.randn(8, *saved.data_config['input_size'], generator=torch.Generator().manual_seed(0))
     try:
         line = save_pruned(

@@ -74,7 +74,7 @@ def read_rows(folder: Path) -> Rows:
             by_epoch[row['epoch']] = row
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                raise TrainError(f"'{path}' is damaged: line {number} is no row of metrics") from error
+                raise TrainError(f"'{path}' is damaged: line {number} is not a row of metrics") from error
     require(bool(by_epoch), f"'{path}' has no rows yet: no epoch has ended")
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
@@ -110,9 +110,9 @@ def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
         values = [metric.kept(row['val_without_ema']) for row in rows]
         series.append(('best head without EMA', values, {'color': GREY, 'linestyle': ':'}))
     if single:
-        alone: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
-        alone += [None] * (len(rows) - len(alone))
-        series.append(('single network', alone, {'color': GREY, 'linestyle': '--'}))
+        scores: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
+        scores += [None] * (len(rows) - len(scores))
+        series.append(('single network', scores, {'color': GREY, 'linestyle': '--'}))
     title = f'{metric.title.capitalize()} on the validation data'
     return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series)
 

@@ -1,4 +1,4 @@
-"""The summary of a finished run, `summary.json`: what was trained, how good it is, what it cost."""
+"""The summary of a finished run, `summary.json`: the model, its scores, its data and its cost."""
 from __future__ import annotations
 
 import dataclasses
@@ -12,7 +12,7 @@ from ..errors import TrainError, require
 from ..metrics.metric import Metric, metric_of
 from ..paths import write_text
 
-_LEFT_OUT = ('hardware', 'load', 'single', 'export', 'baseline')  # where they are None, as in older summaries
+_LEFT_OUT = ('hardware', 'load', 'single', 'export', 'baseline')  # of the file, where they are None
 T = TypeVar('T')
 
 
@@ -164,9 +164,9 @@ class ExportSummary:
 class RunSummary:
     """The summary of a finished run.
 
-    In JSON the fields are the keys. `scores` alone is spread over `error_kept`, `error_consensus` and `error_heads`,
-    or `map_...` where images have several labels. A key `format` comes first. Summaries of older versions lack it, and
-    have nothing else that differs but missing fields, which have defaults here.
+    In JSON the keys are the names of the fields, except for `scores`. Its values are `error_kept`, `error_consensus`
+    and `error_heads`, or `map_...` where images have several labels. The first key is `format`, the number of the
+    format. Summaries of older versions have none; other fields that they lack have defaults here.
 
     Args:
         network: `single network` or, e.g., `4-head tree`.
