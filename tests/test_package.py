@@ -38,7 +38,7 @@ APART = {
     'sweep': {room for room in ROOMS if room.startswith('train/')} | {'study', 'hub', 'cli'},
 }
 
-# Rooms that `timm_collab` exports names of without importing them.
+# Rooms whose names `timm_collab` exports on first use.
 LAZY = {'__init__': {'train/record'}}
 
 # Imported where they are needed, after a look whether they are there.

@@ -47,7 +47,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ('Run', 'load_run'):
-        # On first use: training imports accelerate and datasets, which the library itself doesn't need.
+        # Imported on first use, as the library itself doesn't need the training package.
         from importlib import import_module
         return getattr(import_module('.train.record.finished_run', __name__), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
