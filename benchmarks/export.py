@@ -17,7 +17,8 @@ from pathlib import Path
 CODE = """
 import sys, time
 from pathlib import Path
-from timm_collab.hub import ExportOptions, FinishedRun
+from timm_collab import load_run
+from timm_collab.hub import ExportOptions
 from timm_collab.hub.export import write_folder
 
 def memory(key):
@@ -28,7 +29,7 @@ run, folder = Path(sys.argv[1]), Path(sys.argv[2])
 Path('/proc/self/clear_refs').write_text('5')  # resets the peak
 before = memory('VmRSS')
 start = time.perf_counter()
-write_folder(FinishedRun.read(run), folder, ExportOptions(license='mit', head=sys.argv[3]))
+write_folder(load_run(run), folder, ExportOptions(license='mit', head=sys.argv[3]))
 seconds = time.perf_counter() - start
 weights = (folder / 'model.safetensors').stat().st_size
 rise = (memory('VmHWM') - before) / weights
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
 
-    from tests.hub.conftest import finished_run  # the tests' own
+    from tests.runs import finished_run  # the tests' own
 
     with tempfile.TemporaryDirectory() as scratch:
         run = finished_run(Path(scratch, 'run'), arch=args.arch, in_chans=3, size=64)

@@ -22,7 +22,7 @@ from timm_collab.study.grid import Cell, read_study
 from timm_collab.train.build import build_criterion, build_model
 from timm_collab.train.config import TrainConfig
 from timm_collab.train.data.preprocess import make_preprocessing
-from timm_collab.train.record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
+from timm_collab.train.record.cost import FORWARDS_PER_STEP, forward_multiply_adds
 
 CLASSES = 10
 
@@ -55,7 +55,7 @@ def work(config: TrainConfig) -> tuple[int, int]:
         criterion(model.train()(images), labels_B).backward()
         optimizer.step()
 
-    return operators(step), FORWARDS_OF_A_STEP * forward_multiply_adds(model, size)
+    return operators(step), FORWARDS_PER_STEP * forward_multiply_adds(model, size)
 
 
 def operators(run: Callable[[], None]) -> int:

@@ -1,4 +1,4 @@
-"""The commands that read a finished run: validate and prune, on a whole one and on damaged ones."""
+"""The commands that read a finished run: validate and prune, on an intact one and on damaged ones."""
 from __future__ import annotations
 
 import json
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import timm_collab
-from timm_collab.train.record.saved_run import read_run
+from timm_collab import load_run
 
 
 @pytest.fixture
@@ -29,20 +29,21 @@ def change(file: Path, edit) -> None:
     file.write_text(json.dumps(values))
 
 
-def test_the_saved_tree_is_the_one_that_was_tested(run):
-    saved = read_run(run)
+def test_the_kept_head_of_the_saved_tree_gives_the_pruned_logits(run):
+    saved = load_run(run)
     tree = saved.load_tree()
     with safe_open(run / 'tree.safetensors', framework='pt') as file:
-        assert file.metadata() == {'kept_head': str(saved.summary['kept_head'])}
-    assert tree.kept_head == saved.summary['kept_head']
-    plain = timm.create_model(f'local-dir:{run / "pruned"}', pretrained=True).eval()
+        assert file.metadata() == {'kept_head': str(saved.summary.kept_head)}
+    assert tree.kept_head == saved.summary.kept_head
+    plain = saved.load_pruned()
     images = torch.randn(2, *saved.data_config['input_size'])
     with torch.no_grad():
         assert torch.equal(tree(images), plain(images))
+        assert torch.equal(tree.forward_heads(images)[tree.kept_head], plain(images))
 
 
 @pytest.mark.parametrize('split', ['test', 'val'])
-def test_validate_measures_what_training_measured(run, command, split):
+def test_validate_agrees_with_training(run, command, split):
     status, said, _ = command('validate', run, '--split', split, '--device=cpu')
     summary = json.loads((run / 'summary.json').read_text())
     result = json.loads((run / 'validation.json').read_text())
@@ -57,7 +58,7 @@ def test_validate_measures_what_training_measured(run, command, split):
     assert f'{result["consensus"]["ece"]:.2f}' in said and f'head {summary["kept_head"]} (kept)' in said
 
 
-def test_validate_on_other_data_speaks_json(run, command, tmp_path):
+def test_validate_on_other_data_prints_json(run, command, tmp_path):
     rows = datasets.load_dataset(str(Path(timm_collab.__file__).parent / 'data' / 'digits'))['test']
     rows = rows.rename_column('label', 'y')
     (tmp_path / 'other').mkdir()
@@ -74,15 +75,15 @@ def test_validate_on_other_data_speaks_json(run, command, tmp_path):
 @pytest.mark.parametrize('head', ['best', '0', '1'])
 def test_prune_saves_any_head(run, command, head):
     status, said, _ = command('prune', run, '--head', head, '--output', run / 'other' / 'folder')
-    saved = read_run(run)
-    number = saved.summary['kept_head'] if head == 'best' else int(head)
+    saved = load_run(run)
+    number = saved.summary.kept_head if head == 'best' else int(head)
     assert status == 0 and said.startswith(f'Head {number} is saved')
     plain = timm.create_model(f'local-dir:{run / "other" / "folder"}', pretrained=True).eval()
     images = torch.randn(2, *saved.data_config['input_size'])
     with torch.no_grad():
         assert torch.equal(plain(images), saved.load_tree().forward_heads(images)[number])
     config = json.loads((run / 'other' / 'folder' / 'config.json').read_text())
-    assert config['label_names'] == saved.label_names
+    assert config['label_names'] == saved.class_names
     assert config['pretrained_cfg']['mean'] == list(saved.data_config['mean'])
 
 
@@ -103,7 +104,7 @@ def test_prune_writes_the_kept_head_as_training_did(run, command):
     (['validate', '--data.path=nowhere'], "data.path 'nowhere' does not exist"),
     (['validate', '--batch-size=0'], '--batch-size must be at least 1, got 0'),
 ])
-def test_what_can_not_be_is_refused(run, command, argv, message):
+def test_bad_options_are_refused(run, command, argv, message):
     status, said, error = command(argv[0], run, *argv[1:])
     assert (status, said) == (2, '')
     assert error.startswith(f'error: {message}') and error.count('\n') == 1
@@ -124,13 +125,14 @@ def _other_weights(run: Path) -> None:
     (lambda run: (run / 'config.yaml').unlink(), 'holds no run: it has no config.yaml'),
     (lambda run: (run / 'summary.json').unlink(), 'is not finished, it has no summary.json'),
     (lambda run: (run / 'tree.safetensors').unlink(), 'has no tree.safetensors'),
-    (lambda run: shutil.rmtree(run / 'pruned'), 'pruned/, the saved plain network, is not whole'),
-    (_truncate('summary.json'), "is damaged: summary.json can't be read"),
+    (lambda run: shutil.rmtree(run / 'pruned'), 'is damaged: pruned/, the pruned model, is incomplete'),
+    (_truncate('summary.json'), "summary.json' is damaged"),
     (_truncate('tree.safetensors'), 'is damaged: tree.safetensors does not hold'),
     (_truncate('pruned/model.safetensors'), "is damaged: pruned/ can't be loaded"),
     (_other_weights, "is damaged: tree.safetensors does not hold the weights of its recipe's tree"),
-    (lambda run: (run / 'config.yaml').write_text('epochs: ['), 'is damaged, or of another version: recipe'),
-    (lambda run: change(run / 'summary.json', lambda values: values['data'].pop('num_classes')), 'lacks num_classes'),
+    (lambda run: (run / 'config.yaml').write_text('epochs: ['), 'is damaged, or from another version: recipe'),
+    (lambda run: change(run / 'summary.json', lambda values: values['data'].pop('num_classes')),
+     'lacks data.num_classes'),
     (lambda run: change(run / 'summary.json', lambda values: values['data'].update(label_names=list('abcdefghij'))),
      "are not the run's"),
 ])

@@ -1,7 +1,6 @@
 """Fixtures: a Hub on the loopback interface for the real client, and finished runs without training."""
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,16 +12,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-import torch
-import yaml
-from safetensors.torch import save_file
 
 from tests.hub_server import HubServer, User
-from timm_collab import CollabModel
-from timm_collab.hub import ExportOptions, FinishedRun, push
+from tests.runs import finished_run
+from timm_collab import load_run
+from timm_collab.hub import ExportOptions, push
 from timm_collab.hub.export import write_folder
-from timm_collab.train.config.parse import parse_config
-from timm_collab.train.record.export import export_head
 
 ROOT = Path(__file__).parents[2]
 TOKEN = 'hf_' + 'SecretSecretSecret' * 2
@@ -80,34 +75,6 @@ def python(code: str, *argv: str, cwd: Path, **environment: str) -> subprocess.C
     )
 
 
-def finished_run(
-        path: Path,
-        arch: str = 'test_resnet',
-        tree: str | None = None,
-        classes: int = 10,
-        size: int | None = 32,
-        in_chans: int = 1,
-        kept_head: int = 1,
-        labels: list[str] | None = None,
-        with_tree: bool = True,
-        **kwargs: Any,
-) -> Path:
-    """Write the folder of a finished run with random weights and invented scores."""
-    torch.manual_seed(0)
-    model_args = {**kwargs, **({} if in_chans == 3 else {'in_chans': in_chans})}
-    model = CollabModel(arch, tree=tree, num_classes=classes, kept_head=kept_head, **model_args)
-    side = size or model.pretrained_cfg['input_size'][-1]
-    data_config = dict(input_size=(in_chans, side, side), mean=(0.5,) * in_chans, std=(0.25,) * in_chans,
-                       interpolation='bilinear', crop_pct=1.0, crop_mode='center')
-    path.mkdir()
-    export_head(model, path / 'pruned', torch.randn(2, in_chans, side, side), data_config, model_args, labels)
-    if with_tree:
-        state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-        save_file(state, path / 'tree.safetensors', {'kept_head': str(kept_head)})
-    write_record(path, arch, model, kept_head, classes, labels, data_config)
-    return path
-
-
 @pytest.fixture(scope='session')
 def usual_run(tmp_path_factory) -> Path:
     return finished_run(tmp_path_factory.mktemp('usual') / 'run')
@@ -116,7 +83,7 @@ def usual_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def usual_export(usual_run) -> Path:
     folder = usual_run.with_name('exported')
-    write_folder(FinishedRun.read(usual_run), folder, ExportOptions(license='cc-by-4.0'))
+    write_folder(load_run(usual_run), folder, ExportOptions(license='cc-by-4.0'))
     return folder
 
 
@@ -134,51 +101,3 @@ def make_run(tmp_path, usual_run) -> MakeRun:
 def exported(tmp_path, usual_export) -> Path:
     """An exported folder, without the verification in another process."""
     return shutil.copytree(usual_export, tmp_path / 'exported')
-
-
-def write_record(
-        path: Path,
-        arch: str,
-        model: CollabModel,
-        kept_head: int,
-        classes: int,
-        labels: list[str] | None,
-        data_config: dict[str, Any],
-) -> None:
-    heads = model.num_heads
-    config = parse_config([f'--model.name=collab_{arch}', f'--model.tree={model.tree}', '--data.path=builtin:digits'])
-    (path / 'config.yaml').write_text(yaml.safe_dump(config.to_dict()))
-    top1 = [90.0 + head for head in range(heads)]
-    scores = {'top1_heads': top1, 'top1_consensus': 95.5, 'top1_kept': top1[kept_head], 'loss_heads': [0.5] * heads,
-              'count': 500}
-    summary = {
-        'network': f'{heads}-head tree',
-        'model': f'collab_{arch}',
-        'tree': str(model.tree),
-        'num_heads': heads,
-        'kept_head': kept_head,
-        'kept_head_rule': 'highest validation accuracy',
-        'error_on': "split 'test'",
-        'error_kept': 100 - top1[kept_head],
-        'error_consensus': 4.5,
-        'error_heads': [100 - each for each in top1],
-        'test': scores,
-        'val': scores,
-        'best_epoch': {'epoch': 3, 'val': scores},
-        'parameters': {
-            'trained': sum(parameter.numel() for parameter in model.parameters()),
-            'kept': sum(parameter.numel() for parameter in model.prune().parameters()),
-        },
-        'data': {'path': 'builtin:digits', 'num_classes': classes, 'train': 1000, 'val': 130,
-                 'val_origin': "held out from split 'train'", 'test': 500, 'label_names': labels,
-                 'preprocessing': data_config},
-        'noise': {'kind': 'symmetric-exclude', 'rate': 0.4, 'column': None, 'realised_rate': 0.4, 'confusion': None},
-        'seed': 0,
-        'epochs': 5,
-        'versions': {'torch': '2.15.0', 'timm': '1.0.31'},
-        'num_processes': 1,
-        'device': 'cpu',
-        'train_seconds': 61.5,
-        'load': f"import timm; model = timm.create_model('local-dir:{path}/pruned', pretrained=True)",
-    }
-    (path / 'summary.json').write_text(json.dumps(summary))

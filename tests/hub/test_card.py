@@ -7,7 +7,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from timm_collab.hub import ExportOptions, FinishedRun
+from timm_collab import load_run
+from timm_collab.hub import ExportOptions
 from timm_collab.hub.export import write_folder
 
 
@@ -17,7 +18,7 @@ def card_of(make_run, tmp_path, edit=None, **options) -> ModelCard:
         summary = json.loads((path / 'summary.json').read_text())
         edit(summary)
         (path / 'summary.json').write_text(json.dumps(summary))
-    write_folder(FinishedRun.read(path), tmp_path / 'out', ExportOptions(**{'license': 'cc-by-4.0', **options}))
+    write_folder(load_run(path), tmp_path / 'out', ExportOptions(**{'license': 'cc-by-4.0', **options}))
     return ModelCard.load(tmp_path / 'out' / 'README.md')
 
 
@@ -29,7 +30,7 @@ def edit_recipe(path, **groups) -> None:
 
 
 def card_of_run(path, folder, **options) -> ModelCard:
-    write_folder(FinishedRun.read(path), folder, ExportOptions(license='mit', **options))
+    write_folder(load_run(path), folder, ExportOptions(license='mit', **options))
     return ModelCard.load(folder / 'README.md')
 
 
@@ -42,7 +43,7 @@ def card_of_run(path, folder, **options) -> ModelCard:
      ('On-the-Fly Native Ensemble', 'the ensemble of all heads, weighted by a gate'), 'lan2018ensemble'),
     ({'beta': 1.0}, None, ('as one of several heads', 'from the labels alone'), None),
 ])
-def test_it_names_what_the_heads_learnt_from(make_run, tmp_path, objective, tag, said, cites) -> None:
+def test_the_card_names_the_method(make_run, tmp_path, objective, tag, said, cites) -> None:
     path = make_run()
     edit_recipe(path, objective=objective)
     card = card_of_run(path, tmp_path / 'out')
@@ -55,7 +56,7 @@ def test_it_names_what_the_heads_learnt_from(make_run, tmp_path, objective, tag,
 
 
 @pytest.mark.parametrize('teacher', [None, '/home/somebody/teacher'])
-def test_a_network_alone_is_not_called_collaborative(make_run, tmp_path, teacher) -> None:
+def test_a_single_network_is_not_called_collaborative(make_run, tmp_path, teacher) -> None:
     path = make_run(tree='head', kept_head=0)
     if teacher is not None:
         edit_recipe(path, teacher={'path': teacher}, model={'tree': None, 'heads': 1})
@@ -75,7 +76,7 @@ def test_a_network_alone_is_not_called_collaborative(make_run, tmp_path, teacher
     ({'optim': {'lr': 0.3}}, False),
     ({'data': {'path': 'ann/digits'}}, False),
 ])
-def test_another_run_is_called_the_same_recipe_only_if_it_is(make_run, tmp_path, changes, same) -> None:
+def test_a_baseline_with_another_recipe_is_named(make_run, tmp_path, changes, same) -> None:
     alone = make_run('alone', tree='head', kept_head=0)
     recipe = yaml.safe_load((alone / 'config.yaml').read_text())
     recipe['model'].update(heads=1, tree=None)
@@ -103,9 +104,10 @@ def test_the_hub_validates_it(hub, make_run, tmp_path) -> None:
     assert 'validate' in hub.kinds(200)
 
 
-def test_every_head_the_consensus_and_the_network_alone(make_run, tmp_path) -> None:
+def test_results_of_every_head_the_consensus_and_the_single_network(make_run, tmp_path) -> None:
     def with_single(summary) -> None:
-        summary['single'] = {**summary, 'error_kept': 12.25, 'num_heads': 1, 'error_heads': [12.25]}
+        summary['single'] = {
+            **summary, 'error_kept': 12.25, 'num_heads': 1, 'kept_head': 0, 'error_heads': [12.25]}
 
     text = card_of(make_run, tmp_path, with_single, head=3).text
     for row in ('| head 0 | 10.00 |', '| head 3, **this model** | 7.00 |', "| mean of all heads' logits | 4.50 |",
@@ -120,14 +122,13 @@ def test_a_note_is_among_the_limits(make_run, tmp_path) -> None:
     assert text.index('## Limits') < text.index('The images were JPEGs.') < text.index('## Citation')
 
 
-def test_what_was_not_measured_is_not_there(make_run, tmp_path) -> None:
+def test_missing_results_are_left_out(make_run, tmp_path) -> None:
     def without(summary) -> None:
         summary['noise']['realised_rate'] = 0.0
-        del summary['best_epoch']
 
     card = card_of(make_run, tmp_path, without)
     assert 'noisy-labels' not in card.data.tags
-    for absent in ('trained alone', 'were wrong', 'lowest after any epoch', 'float16', 'None', '{{', 'whole tree is'):
+    for absent in ('trained alone', 'were wrong', 'float16', 'None', '{{', 'whole tree is'):
         assert absent not in card.text, absent
 
 
@@ -139,17 +140,17 @@ def test_other_licences_and_data_of_the_hub(make_run, tmp_path) -> None:
     assert 'The weights are published under the licence [mine](https://example.org/mine).' in card.text
 
 
-def test_use_is_four_lines_and_names_the_plugin_where_it_is_needed(make_run, tmp_path) -> None:
+def test_the_usage_example_has_four_lines_and_imports_the_plugin_if_needed(make_run, tmp_path) -> None:
     code = card_of(make_run, tmp_path).text.split('```python\n')[1].split('```')[0].splitlines()
     assert code[0] == 'import timm' and len(code) == 4
-    run = FinishedRun.read(make_run('cifar', arch='cifar_resnet20', in_chans=3))
+    run = load_run(make_run('cifar', arch='cifar_resnet20', in_chans=3))
     write_folder(run, tmp_path / 'cifar-out', ExportOptions(license='mit'))
     card = ModelCard.load(tmp_path / 'cifar-out' / 'README.md')
     assert 'import timm, timm_collab  # registers the architecture' in card.text
     assert 'one that timm alone does not have' in card.text and 'transformers' not in card.data.tags
 
 
-def test_a_checkpoint_that_it_started_from_is_named_without_its_folder(make_run, tmp_path) -> None:
+def test_the_initial_checkpoint_is_named_without_its_folder(make_run, tmp_path) -> None:
     path = make_run()
     edit_recipe(path, model={'checkpoint_path': '/home/somebody/weights.pth'})
     text = card_of_run(path, tmp_path / 'out').text
@@ -157,13 +158,13 @@ def test_a_checkpoint_that_it_started_from_is_named_without_its_folder(make_run,
 
 
 @pytest.mark.parametrize('tag', ['test_resnet.r160_in1k'])
-def test_a_fine_tuned_head_names_what_it_was_tuned_from(make_run, tmp_path, tag) -> None:
+def test_a_fine_tuned_head_names_its_base_model(make_run, tmp_path, tag) -> None:
     path = make_run()
     recipe = (path / 'config.yaml').read_text()
     recipe = recipe.replace('name: collab_test_resnet', f'name: collab_{tag}').replace('pretrained: false',
                                                                                      'pretrained: true')
     (path / 'config.yaml').write_text(recipe)
-    write_folder(FinishedRun.read(path), tmp_path / 'out', ExportOptions(license='mit'))
+    write_folder(load_run(path), tmp_path / 'out', ExportOptions(license='mit'))
     card = ModelCard.load(tmp_path / 'out' / 'README.md')
     assert card.data.base_model == f'timm/{tag}'
     assert 'have a licence of their own' in card.text and f'started from pretrained weights of `{tag}`' in card.text

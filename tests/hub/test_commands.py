@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 
 from tests.hub.conftest import ROOT, TOKEN, client_environment, python
 from timm_collab.cli import build_parser
-from timm_collab.cli.commands import export
-from timm_collab.hub import HubError, formats
+from timm_collab.hub import HubError
 from timm_collab.train.config.parse import parse_config
+from timm_collab.train.errors import TrainError
 from timm_collab.train.run import train
 
 MEASURE = """
@@ -59,10 +59,6 @@ def unchecked(monkeypatch) -> list:
     for module in ('check', 'export'):
         monkeypatch.setattr(f'timm_collab.hub.{module}.check_reload', lambda *args: calls.append(args))
     return calls
-
-
-def test_formats_of_the_command_match_the_library() -> None:
-    assert tuple(export.FORMATS) == tuple(formats.FORMATS)
 
 
 def test_trained_head_is_pushed_and_evaluated_in_another_process(hub, trained, tmp_path, capsys) -> None:
@@ -119,11 +115,11 @@ def test_dry_run_needs_no_token_and_makes_no_request(hub, trained, monkeypatch, 
     ('push {run} --repo digits --license mit', "--repo 'digits': a repository is user/name"),
     ('push {run} --repo ann/digits', '--license is missing'),
     ('push {run}/nowhere --repo ann/digits', 'there is no such folder'),
-    ('push {run} --repo ann/digits --license mit --head 7', '--head 7: this tree has heads 0 to 1'),
+    ('push {run} --repo ann/digits --license mit --head 7', "--head '7': write best, or a number from 0 to 1"),
     ('export {run} --license mit --tree --head 1 --labels {run}/summary.json', r'names for 10 classes'),
 ])
 def test_bad_input_makes_no_request(hub, trained, line, message) -> None:
-    with pytest.raises(HubError, match=message):
+    with pytest.raises(TrainError, match=message):
         timm_collab(line.format(run=trained))
     assert hub.requests == [] and not (trained / 'export').exists()
 

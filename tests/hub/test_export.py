@@ -11,15 +11,15 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.hub.conftest import finished_run
-from timm_collab import CollabModel, HeadEnsemble, from_pretrained_tree
-from timm_collab.hub import ExportOptions, FinishedRun, HubError, export, export_run
+from tests.runs import finished_run
+from timm_collab import CollabModel, HeadEnsemble, from_pretrained_tree, load_run
+from timm_collab.hub import ExportOptions, HubError, export, export_run
 from timm_collab.hub.check import check_reload, folder_logits, sample, trained_logits
 from timm_collab.hub.export import write_folder
 from timm_collab.hub.folder import check_folder
 from timm_collab.hub.options import check_license
 from timm_collab.train.errors import TrainError
-from timm_collab.train.record.saved_run import save_tree
+from timm_collab.train.record.save import save_tree
 
 MIT = ExportOptions(license='mit')
 FILES = ['README.md', 'config.json', 'model.safetensors', 'recipe.yaml', 'summary.json']
@@ -33,14 +33,14 @@ def unchecked(monkeypatch) -> list:
     return calls
 
 
-def test_the_best_head_and_any_other_are_what_was_trained(tmp_path) -> None:
+def test_any_exported_head_gives_the_logits_of_the_trained_head(tmp_path) -> None:
     # One process that loads all of them, and refuses to have the plugin.
-    run = FinishedRun.read(finished_run(tmp_path / 'run', kept_head=1))
+    run = load_run(finished_run(tmp_path / 'run', kept_head=1))
     folders, expected = [], []
     for head in ('best', 0, 3):
         folders.append(tmp_path / f'head-{head}')
         assert write_folder(run, folders[-1], ExportOptions(license='mit', head=head)) == {'best': 1}.get(head, head)
-        expected.append(trained_logits(run, run.head(head), half=False))
+        expected.append(trained_logits(run, run.find_head(head), half=False))
     folders.append(tmp_path / 'half')
     write_folder(run, folders[-1], ExportOptions(license='mit', half=True))
     expected.append(trained_logits(run, 1, half=True))
@@ -50,8 +50,8 @@ def test_the_best_head_and_any_other_are_what_was_trained(tmp_path) -> None:
         check_reload(folders[:1], expected[1:2])
 
 
-def test_a_folder_holds_what_it_should_and_the_other_process_is_asked(make_run, tmp_path, unchecked) -> None:
-    run = FinishedRun.read(make_run(labels=[f'digit {i}' for i in range(10)]))
+def test_files_of_an_export_and_its_check_in_another_process(make_run, tmp_path, unchecked) -> None:
+    run = load_run(make_run(labels=[f'digit {i}' for i in range(10)]))
     (run.path / 'plots').mkdir()
     (run.path / 'plots' / 'errors.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
     folder = export_run(run, tmp_path / 'out', MIT)
@@ -68,29 +68,30 @@ def test_a_folder_holds_what_it_should_and_the_other_process_is_asked(make_run, 
 
 
 def test_the_same_run_gives_the_same_bytes(make_run, tmp_path, unchecked) -> None:
-    run = FinishedRun.read(make_run())
+    run = load_run(make_run())
     first, second = (export_run(run, tmp_path / name, ExportOptions(license='mit', tree=True)) for name in 'ab')
     for file in check_folder(first).files:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
-def test_nothing_tells_where_the_teacher_lay(make_run, tmp_path, unchecked) -> None:
-    path = make_run()
+def test_paths_of_the_teacher_are_not_published(make_run, tmp_path, unchecked) -> None:
+    path = make_run(tree='head', kept_head=0)
     teacher = {'path': '/home/somebody/teacher', 'name': None, 'checkpoint': None, 'architecture': 'resnet18'}
     summary = json.loads((path / 'summary.json').read_text())
     (path / 'summary.json').write_text(json.dumps({**summary, 'teacher': teacher}))
     recipe = yaml.safe_load((path / 'config.yaml').read_text())
     recipe['teacher'] |= {'name': 'local-dir:somebody/network', 'checkpoint': '~/somebody/weights.pth'}
     (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
-    folder = export_run(FinishedRun.read(path), tmp_path / 'out', MIT)
-    assert json.loads((folder / 'summary.json').read_text())['teacher'] == {**teacher, 'path': 'teacher'}
+    folder = export_run(load_run(path), tmp_path / 'out', MIT)
+    public = json.loads((folder / 'summary.json').read_text())['teacher']
+    assert {**public, **teacher, 'path': 'teacher'} == public
     told = yaml.safe_load((folder / 'recipe.yaml').read_text())['teacher']
     assert (told['path'], told['name'], told['checkpoint']) == (None, 'local-dir:network', 'weights.pth')
     assert not any(b'somebody' in file.read_bytes() for file in folder.rglob('*') if file.is_file())
 
 
 def test_half_precision_halves_the_file(make_run, tmp_path, unchecked) -> None:
-    run = FinishedRun.read(make_run())
+    run = load_run(make_run())
     sizes = [
         (export_run(run, tmp_path / str(half), ExportOptions(license='mit', half=half)) / 'model.safetensors').stat()
         for half in (False, True)
@@ -100,20 +101,20 @@ def test_half_precision_halves_the_file(make_run, tmp_path, unchecked) -> None:
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int64}
 
 
-def test_what_float16_cannot_hold_is_refused(make_run, tmp_path, unchecked) -> None:
-    run = FinishedRun.read(make_run())
-    tensors = load_file(run.weights)
-    save_file({**tensors, 'fc.bias': tensors['fc.bias'] + 1e6}, run.weights)
+def test_values_outside_of_float16_are_refused(make_run, tmp_path, unchecked) -> None:
+    run = load_run(make_run())
+    tensors = load_file(run.weights_file)
+    save_file({**tensors, 'fc.bias': tensors['fc.bias'] + 1e6}, run.weights_file)
     with pytest.raises(HubError, match=r'--half: fc.bias has values that float16 cannot hold'):
         export_run(run, tmp_path / 'out', ExportOptions(license='mit', half=True))
     assert not (tmp_path / 'out').exists()
 
 
-def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unchecked) -> None:
-    run = FinishedRun.read(make_run(kept_head=2))
+def test_an_exported_tree_is_loaded_and_averaged(make_run, tmp_path, unchecked) -> None:
+    run = load_run(make_run(kept_head=2))
     folder = export_run(run, tmp_path / 'out', ExportOptions(license='mit', head=3, tree=True))
     model = from_pretrained_tree(folder).eval()
-    images = sample(run.config)
+    images = sample(run.model_config)
     with torch.inference_mode():
         assert model.kept_head == 3 and torch.equal(model(images), folder_logits(folder))
         heads = model.forward_heads(images)
@@ -127,13 +128,13 @@ def test_the_tree_beside_the_head_is_loaded_and_averaged(make_run, tmp_path, unc
     assert '3.3 times those of one' in (folder / 'README.md').read_text()
 
 
-def test_a_tree_of_tied_tensors_gives_any_head(make_run, tmp_path, unchecked) -> None:
+def test_any_head_of_a_tree_with_tied_tensors_is_exported(make_run, tmp_path, unchecked) -> None:
     path = make_run(arch='coat_lite_tiny', img_size=32, kept_head=1, with_tree=False)
     torch.manual_seed(0)  # as the run was drawn
     model = CollabModel('coat_lite_tiny', num_classes=10, in_chans=1, img_size=32, kept_head=1).eval()
     save_tree(model, path)
-    run = FinishedRun.read(path)
-    images = sample(run.config)
+    run = load_run(path)
+    images = sample(run.model_config)
     with torch.inference_mode():
         logits = model.forward_heads(images)
     for head, half in ((0, False), (1, False), (0, True)):
@@ -145,10 +146,10 @@ def test_a_tree_of_tied_tensors_gives_any_head(make_run, tmp_path, unchecked) ->
             assert torch.equal(from_pretrained_tree(folder).eval().forward_heads(images), logits)
 
 
-def test_other_formats_lie_next_to_the_folder(make_run, tmp_path, unchecked) -> None:
+def test_other_formats_are_written_next_to_the_folder(make_run, tmp_path, unchecked) -> None:
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
-    run = FinishedRun.read(make_run())
+    run = load_run(make_run())
     folder = export_run(run, tmp_path / 'out', ExportOptions(license='mit', formats=('pt2', 'onnx')))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out.onnx', 'out.pt2', 'run']
     images = torch.randn(5, 1, 32, 32)
@@ -160,7 +161,7 @@ def test_other_formats_lie_next_to_the_folder(make_run, tmp_path, unchecked) -> 
     assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)
 
 
-def test_nothing_tells_of_the_machine(make_run, tmp_path, unchecked) -> None:
+def test_local_paths_are_not_published(make_run, tmp_path, unchecked) -> None:
     path = make_run()
     recipe = yaml.safe_load((path / 'config.yaml').read_text())
     summary = json.loads((path / 'summary.json').read_text())
@@ -168,7 +169,7 @@ def test_nothing_tells_of_the_machine(make_run, tmp_path, unchecked) -> None:
     (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
     (path / 'summary.json').write_text(json.dumps({**summary, 'single': summary}))
     for name, dataset in (('a', None), ('b', 'ann/cats')):
-        folder = export_run(FinishedRun.read(path), tmp_path / name, ExportOptions(license='mit', dataset=dataset))
+        folder = export_run(load_run(path), tmp_path / name, ExportOptions(license='mit', dataset=dataset))
         for file in FILES:
             content = (folder / file).read_bytes()
             assert str(tmp_path).encode() not in content and b'secret-client' not in content, file
@@ -184,7 +185,7 @@ def test_a_recipe_keeps_the_last_names_of_local_paths(make_run, tmp_path, unchec
         'drop_path_rate': 0.1, 'act_layer': 'gelu', 'pretrained_cfg_overlay': {'file': '~/somebody/more.bin'}}}
     recipe['optim']['kwargs'] = {'betas': [0.9, 0.95], 'files': ['/home/somebody/a', r'C:\somebody\b']}
     (path / 'config.yaml').write_text(yaml.safe_dump(recipe))
-    folder = export_run(FinishedRun.read(path), tmp_path / 'out', MIT)
+    folder = export_run(load_run(path), tmp_path / 'out', MIT)
     told = yaml.safe_load((folder / 'recipe.yaml').read_text())
     assert told['data']['root'] == 'cats' and 'cache_dir' not in told['data'] and 'project' not in told
     assert told['model']['checkpoint_path'] == 'weights.pth'
@@ -194,22 +195,22 @@ def test_a_recipe_keeps_the_last_names_of_local_paths(make_run, tmp_path, unchec
     assert not any(b'somebody' in file.read_bytes() for file in folder.rglob('*') if file.is_file())
 
 
-def test_labels_that_are_no_utf8_are_one_error(make_run, tmp_path, unchecked) -> None:
+def test_labels_that_are_not_utf8_are_one_error(make_run, tmp_path, unchecked) -> None:
     (tmp_path / 'labels.txt').write_bytes('Löwe\n'.encode('latin-1') * 10)
-    with pytest.raises(HubError, match=r"--labels '.*labels.txt' is no text in UTF-8 \(byte 1\)"):
-        export_run(FinishedRun.read(make_run()), tmp_path / 'out', ExportOptions(
+    with pytest.raises(HubError, match=r"--labels '.*labels.txt' is not UTF-8 text \(byte 1\)"):
+        export_run(load_run(make_run()), tmp_path / 'out', ExportOptions(
             license='mit', labels=tmp_path / 'labels.txt'))
 
 
 def test_an_output_inside_a_file_is_one_error(make_run, tmp_path, unchecked) -> None:
     (tmp_path / 'file').write_text('')
     with pytest.raises(TrainError, match=r"out' can't be created: '.*file' is a file"):
-        export_run(FinishedRun.read(make_run()), tmp_path / 'file' / 'out', MIT)
+        export_run(load_run(make_run()), tmp_path / 'file' / 'out', MIT)
 
 
-def test_an_output_may_lie_at_home(make_run, tmp_path, unchecked, monkeypatch) -> None:
+def test_an_output_may_begin_with_a_tilde(make_run, tmp_path, unchecked, monkeypatch) -> None:
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert export_run(FinishedRun.read(make_run()), Path('~/out'), MIT) == tmp_path / 'out'
+    assert export_run(load_run(make_run()), Path('~/out'), MIT) == tmp_path / 'out'
 
 
 @pytest.mark.parametrize('license', ['apple-amlr', 'apple-ascl', 'fair-noncommercial-research-license', 'gemma'])
@@ -222,19 +223,19 @@ def test_licences_of_published_weights_are_known(license) -> None:
     ({'license': 'apache2.0'}, "'apache2.0' is not in this version's list.*; did you mean 'apache-2.0'"),
     ({'license': 'other'}, '--license-name and --license-link go together, and with --license other'),
     ({'license': 'mit', 'license_name': 'mine', 'license_link': 'https://example.org'}, 'go together'),
-    ({'license': 'mit', 'head': 9}, '--head 9: this tree has heads 0 to 3'),
+    ({'license': 'mit', 'head': 9}, "--head '9': write best, or a number from 0 to 3"),
     ({'license': 'mit', 'labels': 'nowhere.txt'}, "--labels: there is no file 'nowhere.txt'"),
     ({'license': 'mit', 'labels': 'labels.txt'}, '3 names for 10 classes: write one for each'),
     ({'license': 'mit', 'baseline': 'run'}, "--baseline 'run' is a tree of 4 heads"),
     ({'license': 'mit', 'formats': ('tflite',)}, "--formats: there is no format 'tflite'"),
 ])
 def test_bad_options_leave_nothing(make_run, tmp_path, unchecked, monkeypatch, options, message) -> None:
-    run = FinishedRun.read(make_run())
+    run = load_run(make_run())
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'labels.txt').write_text('a\nb\nc\n')
     given = {key: tmp_path.__class__(value) if key in ('labels', 'baseline') else value
              for key, value in options.items()}
-    with pytest.raises(HubError, match=message):
+    with pytest.raises(TrainError, match=message):
         export_run(run, tmp_path / 'out', ExportOptions(**given))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['labels.txt', 'run']
 
@@ -245,19 +246,19 @@ def test_a_failed_check_leaves_nothing(make_run, tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(export, 'check_reload', differ)
     with pytest.raises(HubError, match='they differ'):
-        export_run(FinishedRun.read(make_run()), tmp_path / 'out', MIT)
+        export_run(load_run(make_run()), tmp_path / 'out', MIT)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['run']
 
 
-def test_a_folder_is_not_written_over(make_run, tmp_path, unchecked) -> None:
-    run = FinishedRun.read(make_run())
+def test_an_existing_folder_is_not_overwritten(make_run, tmp_path, unchecked) -> None:
+    run = load_run(make_run())
     export_run(run, tmp_path / 'out', MIT)
     with pytest.raises(HubError, match=r"out' exists: choose another --output"):
         export_run(run, tmp_path / 'out', MIT)
 
 
-def test_a_tree_of_another_run_is_found_out(make_run, tmp_path, unchecked) -> None:
-    run, other = (FinishedRun.read(make_run(name, tree=tree)) for name, tree in (('a', None), ('b', 'layer2:2')))
+def test_a_tree_of_another_run_is_refused(make_run, tmp_path, unchecked) -> None:
+    run, other = (load_run(make_run(name, tree=tree)) for name, tree in (('a', None), ('b', 'layer2:2')))
     os.replace(other.tree_file, run.tree_file)
-    with pytest.raises(HubError, match=r"tree.safetensors' is of another tree than 'layer2:2,layer3:2'"):
+    with pytest.raises(TrainError, match=r"tree.safetensors does not hold the weights of its recipe's tree"):
         export_run(run, tmp_path / 'out', ExportOptions(license='mit', head=3))

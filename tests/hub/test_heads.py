@@ -14,8 +14,8 @@ from huggingface_hub import constants
 
 from tests.hub.conftest import TOKEN, client_environment, python
 from tests.hub_server import Fault, User
-from timm_collab import DownloadError, from_pretrained_tree, list_heads, load_head, register_heads
-from timm_collab.hub import ExportOptions, FinishedRun, PushOptions, push_folder
+from timm_collab import DownloadError, from_pretrained_tree, list_heads, load_head, load_run, register_heads
+from timm_collab.hub import ExportOptions, PushOptions, push_folder
 from timm_collab.hub.check import folder_logits, sample
 from timm_collab.hub.entry import add_entry
 from timm_collab.hub.export import write_folder
@@ -74,7 +74,7 @@ def test_pretrained_tag_loads_trunk_and_all_branches(hub, published, exported) -
 
 
 def test_load_tree_of_a_repository(hub, usual_run, tmp_path) -> None:
-    write_folder(FinishedRun.read(usual_run), tmp_path / 'out', ExportOptions(license='mit', tree=True))
+    write_folder(load_run(usual_run), tmp_path / 'out', ExportOptions(license='mit', tree=True))
     pushed = push_folder(tmp_path / 'out', PushOptions(repo='ann/tree'))
     for model in (from_pretrained_tree('ann/tree'), from_pretrained_tree('ann/tree', revision=pushed.commit)):
         assert (str(model.tree), model.kept_head) == ('layer2:2,layer3:2', 1)
@@ -90,7 +90,7 @@ def test_head_without_a_tree(hub, published, exported) -> None:
 
 def test_weights_of_another_tree(usual_run, tmp_path) -> None:
     folder = tmp_path / 'out'
-    write_folder(FinishedRun.read(usual_run), folder, ExportOptions(license='mit', tree=True))
+    write_folder(load_run(usual_run), folder, ExportOptions(license='mit', tree=True))
     config = json.loads((folder / 'config.json').read_text())
     (folder / 'config.json').write_text(json.dumps({**config, 'head_tree': {'tree': 'layer2:2', 'kept_head': 0}}))
     with pytest.raises(DownloadError, match="does not match the tree 'layer2:2'"):

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.hub.conftest import client_environment, finished_run, python, running_hub
-from timm_collab import HeadTree, split_points
-from timm_collab.hub import ExportOptions, FinishedRun, PushOptions, push_folder
+from tests.hub.conftest import client_environment, python, running_hub
+from tests.runs import finished_run
+from timm_collab import HeadTree, load_run, split_points
+from timm_collab.hub import ExportOptions, PushOptions, push_folder
 from timm_collab.hub.check import sample, trained_logits
 from timm_collab.hub.export import write_folder
 
@@ -83,12 +84,12 @@ def elsewhere(tmp_path_factory) -> Iterator[Elsewhere]:
             name, classes = f'{arch}-{shape}', 3 + number
             path = finished_run(folder / name, arch=arch, tree=tree, size=ARCHITECTURES[arch], in_chans=3,
                                 classes=classes, kept_head=1, labels=[f'class {label}' for label in range(classes)])
-            run = FinishedRun.read(path)
+            run = load_run(path)
             head = number % HEADS[shape]
             write_folder(run, folder / f'{name}-out', ExportOptions(license='mit', head=head, tree=number == 0))
             repo = f'ann/{name}'
             push_folder(folder / f'{name}-out', PushOptions(repo=repo))
-            expected[repo], images[repo] = trained_logits(run, head, half=False), sample(run.config)
+            expected[repo], images[repo] = trained_logits(run, head, half=False), sample(run.model_config)
             shutil.rmtree(path)
         save_file(images, folder / 'images.safetensors')
         by_transformers = [f'ann/{name}' for name in BY_TRANSFORMERS]

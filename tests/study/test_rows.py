@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.runs import summary_values
 from timm_collab.study import read_rows, rows_of
 from timm_collab.study.compare import by_seed, relative
 from timm_collab.study.report import RUNS_CSV
@@ -14,16 +15,17 @@ from timm_collab.train import TrainError
 
 from . import toys
 
-# The relevant part of a summary of the first release with studies.
-OLD = {
-    'error_on': "split 'test'", 'error_kept': 33.5, 'error_consensus': 32.0, 'kept_head': 2,
-    'test': {'top1_kept': 66.5, 'top1_consensus': 68.0},
-    'val': {'top1_kept': 66.28}, 'best_epoch': {'epoch': 21, 'val': {'top1_kept': 66.88}},
-    'parameters': {'trained': 1220000, 'kept': 373658},
-    'data': {'num_classes': 10, 'train': 10000, 'preprocessing': {'input_size': [1, 16, 16]}},
-    'noise': {'realised_rate': 0.4}, 'epochs': 24, 'device': 'cpu', 'train_seconds': 130.54816809699696,
-    'versions': {'torch': '2.15.0', 'timm': '1.0.31'},
-}
+SCORES = {'top1_heads': [66.0, 66.1, 66.5, 66.2], 'top1_consensus': 68.0, 'top1_kept': 66.5, 'count': 500}
+OLD = summary_values(
+    tree='layer2:2,layer3:2', num_heads=4, kept_head=2, error_kept=33.5, error_consensus=32.0,
+    error_heads=[34.0, 33.9, 33.5, 33.8], test=SCORES, val={'top1_kept': 66.28},
+    best_epoch={'epoch': 21, 'val': {'top1_kept': 66.88}}, parameters={'trained': 1220000, 'kept': 373658},
+    data={'path': 'builtin:digits', 'num_classes': 10, 'label_names': None,
+          'preprocessing': {'input_size': [1, 16, 16]}, 'train': 10000, 'val': 130,
+          'val_origin': 'somewhere', 'test': 500},
+    epochs=24, train_seconds=130.54816809699696,
+)
+"""As the first release that had studies wrote it: without format, hardware, commit, peak memory and teacher."""
 
 
 def test_rows_come_back_from_the_file_as_they_were(study, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from tests.runs import summary_values
 from timm_collab.cli import main
 from timm_collab.study.runner import run_folder
 from timm_collab.study.status import State, study_status
@@ -20,7 +21,7 @@ def folder(study, tmp_path):
     for run in (finished, running, stopped, failed, begun):
         run.mkdir(parents=True)
         (run / 'config.yaml').write_text('epochs: 10\n')
-    (finished / 'summary.json').write_text(json.dumps({'test': {'top1_kept': 87.655}}))
+    (finished / 'summary.json').write_text(json.dumps(summary_values(test={'top1_kept': 87.655})))
     (running / 'metrics.jsonl').write_text('{"epoch": 0}\n{"epoch": 1}\n{"epo')
     (stopped / 'metrics.jsonl').write_text('{"epoch": 6}\n')
     (stopped / '.lock').touch()

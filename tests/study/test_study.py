@@ -79,8 +79,8 @@ def test_study_runs_reports_and_skips_finished_runs(tmp_path, capsys):
     errors = {}
     for row, cell in zip(rows, read.cells, strict=True):
         summary = read_summary(run_folder(folder, cell))
-        assert float(row['error']) == summary['error_kept'] and summary['seed'] == cell.seed
-        errors[cell.method, cell.seed] = summary['error_kept']
+        assert float(row['error']) == summary.scores.kept and summary.seed == cell.seed
+        errors[cell.method, cell.seed] = summary.scores.kept
     report = (folder / 'report.md').read_text()
     difference = sum(errors['two', seed] - errors['single', seed] for seed in (0, 1)) / 2
     [line] = [line for line in report.splitlines() if line.startswith('| two |')]

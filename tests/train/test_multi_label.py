@@ -16,8 +16,9 @@ from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 
 from tests.train.toys import make_data, make_model, make_trainer
+from timm_collab import load_run
 from timm_collab.cli import main
-from timm_collab.hub import ExportOptions, FinishedRun
+from timm_collab.hub import ExportOptions
 from timm_collab.hub.export import write_folder
 from timm_collab.train.config.parse import parse_config
 from timm_collab.train.data.images import evaluation_loader
@@ -26,7 +27,6 @@ from timm_collab.train.loop.step import TrainState
 from timm_collab.train.metrics.metric import average_precision
 from timm_collab.train.prepare import prepare
 from timm_collab.train.record.plots import can_plot
-from timm_collab.train.record.saved_run import read_run
 from timm_collab.train.run import train
 
 KEYS = ('--data.multi_label=true', '--objective.hard=bce')
@@ -106,13 +106,13 @@ def test_validate_measures_what_training_measured(run, capsys):
 
 
 def test_another_head_is_pruned_with_its_kind_of_labels(run, tmp_path, capsys):
-    other = 1 - read_run(run).summary['kept_head']
+    other = 1 - load_run(run).summary.kept_head
     assert main(['prune', str(run), '--head', str(other), '--output', str(tmp_path / 'other')]) == 0
     assert json.loads((tmp_path / 'other' / 'config.json').read_text())['problem_type'] == 'multi_label_classification'
 
 
 def test_the_card_calls_it_by_its_name(run, tmp_path):
-    write_folder(FinishedRun.read(run), tmp_path / 'out', ExportOptions(license='mit', tree=True))
+    write_folder(load_run(run), tmp_path / 'out', ExportOptions(license='mit', tree=True))
     card = ModelCard.load(tmp_path / 'out' / 'README.md')
     summary = json.loads((run / 'summary.json').read_text())
     [result] = card.data.eval_results
@@ -138,7 +138,7 @@ def test_labels_written_otherwise_are_the_same(several, column):
 def test_other_labels_are_trained_on_and_recorded(several, tmp_path):
     summary = train(several('--noise.kind=column', '--noise.column=other', '--plots=false'))
     [row] = map(json.loads, (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines())
-    assert row['train_f1'].keys() == {'given', 'clean'} and summary['noise']['confusion'] is None
+    assert row['train_f1'].keys() == {'given', 'clean'} and summary.noise.confusion is None
     with open(tmp_path / 'run' / 'train_labels.csv', newline='') as file:
         lines = list(csv.DictReader(file))
     shifted = [sorted((int(each) + 1) % 12 for each in line['clean'].split()) for line in lines]

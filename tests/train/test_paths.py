@@ -7,6 +7,12 @@ import pytest
 from timm_collab.train.paths import atomic
 
 
+def write_and_fail(path: Path, text: str) -> None:
+    with atomic(path) as partial:
+        partial.write_text(text)
+        raise RuntimeError
+
+
 def test_a_file_is_there_completely_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / 'folder' / 'file.txt'
     with atomic(path) as partial:
@@ -14,9 +20,8 @@ def test_a_file_is_there_completely_or_as_it_was(tmp_path: Path) -> None:
         partial.write_text('first')
         assert not path.exists()
     assert path.read_text() == 'first'
-    with pytest.raises(RuntimeError), atomic(path) as partial:  # noqa: PT012
-        partial.write_text('second')
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_and_fail(path, 'second')
     assert path.read_text() == 'first'
     assert [each.name for each in path.parent.iterdir()] == ['file.txt']
 

@@ -186,8 +186,8 @@ def test_the_compared_single_network_is_resumed_as_well(recipe, tmp_path, kill_a
     summary = train(recipe(*argv))
     assert (tmp_path / 'run' / 'tree.safetensors').stat().st_mtime_ns == tree
     assert_same_run(tmp_path / 'whole' / 'single', tmp_path / 'run' / 'single')
-    assert summary['single']['epochs'] == 3
-    assert json.loads((tmp_path / 'run' / 'summary.json').read_text()) == summary
+    assert summary.single is not None and summary.single.epochs == 3
+    assert json.loads((tmp_path / 'run' / 'summary.json').read_text()) == summary.to_dict()
 
 
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -16,11 +16,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from timm_collab import load_run
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
 from timm_collab.train.record.plots import can_plot
 from timm_collab.train.record.provenance import commit
-from timm_collab.train.record.saved_run import read_run
 from timm_collab.train.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -128,8 +128,8 @@ def test_compared_single_network_is_the_one_trained_alone(recipe, tmp_path):
     both = train(recipe('--compare_single=true', '--noise.rate=0.4'))
     alone = train(recipe(
         '--model.heads=1', '--compare_single=true', '--noise.rate=0.4', f'--output={tmp_path / "alone"}'))
-    assert 'single' not in alone
-    assert both['single']['test'] == alone['test']
+    assert alone.single is None and both.single is not None
+    assert both.single.test == alone.test
     weights = [load_file(tmp_path / run / 'pruned' / 'model.safetensors') for run in ('run/single', 'alone')]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -140,8 +140,8 @@ def test_images_in_folders_with_augmentation_and_without_test_split(recipe, imag
         f'--data.path={folder}', '--data.in_chans=3', '--augment.no_aug=false', '--augment.crop=pad',
         '--batch_size=8', '--data.workers=1', '--data.max_train_samples=null', '--sched.name=multistep',
         '--sched.decay_milestones=[1]'))
-    assert summary['test'] is None and summary['data']['val'] == 2
-    assert summary['error_kept'] == pytest.approx(100 - summary['val']['top1_kept'])
+    assert summary.test is None and summary.data.val == 2
+    assert summary.scores.kept == pytest.approx(100 - summary.val['top1_kept'])
     config = json.loads((tmp_path / 'run' / 'pruned' / 'config.json').read_text())
     assert config['label_names'] == ['cat', 'dog'] and config['num_classes'] == 2
 
@@ -201,19 +201,19 @@ def test_broken_images_can_be_left_out_and_are_counted(recipe, image_folder, tmp
     argv = [f'--data.path={folder}', '--data.in_chans=3', '--noise.rate=0.1', '--data.max_train_samples=null',
             '--batch_size=38', '--augment.no_aug=false', '--data.on_bad_image=skip']
     summary = train(recipe(*argv))
-    assert (summary['data']['train'], summary['data']['val']) == (38, 5)
-    assert (summary['data']['skipped'], summary['data']['replaced']) == (3, 0)
+    assert (summary.data.train, summary.data.val) == (38, 5)
+    assert (summary.data.skipped, summary.data.replaced) == (3, 0)
     assert "; 3 that can't be decoded left out" in capsys.readouterr().out
     assert len((tmp_path / 'run' / 'train_labels.csv').read_text().splitlines()) == 1 + 38
     with pytest.raises(TrainError, match='batch_size 39 is larger than the training data, 38 images'):
         train(recipe(*argv, '--batch_size=39', f'--output={tmp_path / "other"}'))
     summary = train(recipe(*argv, '--data.cache_mb=0', '--data.workers=1', f'--output={tmp_path / "other"}'))
-    assert (summary['data']['skipped'], summary['data']['replaced']) == (0, 3)
+    assert (summary.data.skipped, summary.data.replaced) == (0, 3)
 
 
 def test_repeated_augmentation_trains(recipe):
     summary = train(recipe('--augment.no_aug=false', '--augment.crop=pad', '--augment.repeats=3'))
-    assert summary['data']['train'] == 128
+    assert summary.data.train == 128
 
 
 def test_second_run_into_one_folder_is_refused(recipe, tmp_path, capsys):
@@ -241,4 +241,4 @@ def test_a_run_from_a_checkpoint_of_ones_own(recipe, tmp_path, monkeypatch):
     folder = tmp_path / 'run'
     pruned = timm.create_model(f'local-dir:{folder / "pruned"}', pretrained=True)
     torch.testing.assert_close(pruned.conv1[0].weight, plain.conv1[0].weight)
-    assert read_run(folder).load_tree().num_heads == 2
+    assert load_run(folder).load_tree().num_heads == 2

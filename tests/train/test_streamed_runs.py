@@ -6,8 +6,8 @@ import json
 import datasets
 import pytest
 
+from timm_collab import load_run
 from timm_collab.train import TrainError
-from timm_collab.train.record.saved_run import read_run
 from timm_collab.train.run import train
 from timm_collab.train.validate import validate
 
@@ -24,22 +24,22 @@ def streamed(recipe, digit_shards):
 
 def test_summary_and_validation(streamed, tmp_path, capsys):
     summary = train(streamed('--epochs=2'))
-    data = summary['data']
-    assert (data['train'], data['val'], data['test'], data['num_classes']) == (128, 40, 40, 10)
-    assert data['val_origin'] == "split 'validation'"
-    assert data['replaced'] == data['skipped'] == 0
-    assert summary['noise']['confusion'] is None
-    assert summary['noise']['realised_rate'] == 0
+    data = summary.data
+    assert (data.train, data.val, data.test, data.num_classes) == (128, 40, 40, 10)
+    assert data.val_origin == "split 'validation'"
+    assert data.replaced == data.skipped == 0
+    assert summary.noise.confusion is None
+    assert summary.noise.realised_rate == 0
     assert '128 images to train on, 40 to choose the head by' in capsys.readouterr().out
     assert not (tmp_path / 'run' / 'train_labels.csv').exists()
-    run = read_run(tmp_path / 'run')
+    run = load_run(tmp_path / 'run')
     for split, count in (('test', 40), ('val', 40), ('train', 128)):
         result = validate(run, split, device='cpu')
         assert result['count'] == count
         if split == 'test':
-            assert 100 - result['pruned']['top1'] == pytest.approx(summary['error_kept'])
+            assert 100 - result['pruned']['top1'] == pytest.approx(summary.scores.kept)
         if split == 'val':
-            assert result['pruned']['top1'] == pytest.approx(summary['val']['top1_kept'])
+            assert result['pruned']['top1'] == pytest.approx(summary.val['top1_kept'])
 
 
 def test_the_batch_that_broke_it_is_known_by_its_places(streamed, tmp_path):
@@ -59,7 +59,7 @@ def test_numbers_of_classes_that_the_files_do_not_name(streamed, tmp_path):
     argv = [f'--data.path={folder}', '--data.num_train_samples=32']
     with pytest.raises(TrainError, match=r"split 'train' doesn't give the number of classes.* --model\.num_classes"):
         train(streamed(*argv))
-    assert train(streamed(*argv, '--model.num_classes=10'))['data']['num_classes'] == 10
+    assert train(streamed(*argv, '--model.num_classes=10')).data.num_classes == 10
 
 
 @pytest.mark.parametrize('argv', [['--noise.rate=0.2'], ['--noise.kind=column', '--noise.column=other']])

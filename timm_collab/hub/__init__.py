@@ -7,6 +7,5 @@ from .errors import HubError
 from .export import export_run
 from .options import ExportOptions
 from .push import PushOptions, push_folder
-from .run import FinishedRun
 
-__all__ = ['ExportOptions', 'FinishedRun', 'HubError', 'PushOptions', 'export_run', 'push_folder']
+__all__ = ['ExportOptions', 'HubError', 'PushOptions', 'export_run', 'push_folder']

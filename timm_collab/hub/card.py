@@ -1,6 +1,6 @@
-"""The model card: what the run recorded, and nothing that it did not.
+"""The model card of an exported run, made of what the run recorded.
 
-The prose is the template `hub/card.md`; jinja2, which renders it for huggingface_hub, comes with torch.
+The prose is the template `hub/card.md`. huggingface_hub renders it with jinja2, which torch requires.
 """
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..pretrained.catalogue import shipped_folder
 from ..train.metrics.metric import MAP
+from ..train.paths import CARD, PLOTS
+from ..train.record.finished_run import Run
+from ..train.record.summary import RunSummary, TeacherSummary
 from ..tree import PREFIX, HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
 from .options import ExportOptions
-from .run import PLOTS, FinishedRun
 
-CARD, TEMPLATE = 'README.md', 'card.md'
+TEMPLATE = 'card.md'
 DIGITS = 'builtin:digits'
 METRICS = {'top1': ('accuracy', 'Top-1 accuracy (%)'), 'map': ('mean_average_precision', 'mAP (%)')}
 HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 
-# Of each objective.kind, its tag and its name.
+# Tag and name of each objective.kind.
 METHODS = {
     'collaborative': (
         'collaborative-learning', 'collaborative learning ([Song & Chai, 2018](https://arxiv.org/abs/1805.11761))'),
@@ -36,48 +38,48 @@ METHODS = {
         'a gated ensemble, On-the-Fly Native Ensemble ([Lan et al., 2018](https://arxiv.org/abs/1806.04606))'),
 }
 
-# What the recipe's names of embedded data stand for.
+# Full names of the embedded data.
 DATASET_NAMES = {DIGITS: 'Optical Recognition of Handwritten Digits (UCI)'}
 
 
 def write_card(
         folder: Path,
-        run: FinishedRun,
-        summary: Mapping[str, Any],
+        run: Run,
+        summary: RunSummary,
         recipe: Mapping[str, Any],
         config: Mapping[str, Any],
         options: ExportOptions,
 ) -> None:
-    """Write a folder's `README.md`.
+    """Write the `README.md` of an exported folder.
 
     Args:
-        folder: The folder, all else of which is there.
-        run: The run it is of.
-        summary: Its summary, as published.
-        recipe: Its recipe, as published.
-        config: timm's config, as published.
-        options: What was asked for.
+        folder: The folder.
+        run: The run.
+        summary: The published summary.
+        recipe: The published recipe.
+        config: The published `config.json` of timm.
+        options: Options of the export.
 
     Raises:
-        HubError: The card does not say, read again, what it was given to say.
+        HubError: The metadata reads back differently from how it was written.
     """
     shipped = shipped_folder()
-    assert shipped is not None  # the package carries it
+    assert shipped is not None  # part of the package
     data = card_data(run, summary, recipe, options)
     card = ModelCard.from_template(
         data,
         template_path=str(shipped / TEMPLATE),
         name=data.model_name,
         what=_what(run, summary, config),
-        method=_method(run, recipe),
-        trained=_trained(run, recipe),
-        how=_how(run, summary, recipe),
-        picture=HeadTree.parse(run.summary['tree']).draw() if run.num_heads > 1 else '',
+        method=_method(summary, recipe),
+        trained=_trained(summary, recipe),
+        how=_how(summary, recipe),
+        picture=HeadTree.parse(summary.tree).draw() if summary.num_heads > 1 else '',
         usage=_usage(run),
         plugin=run.needs_plugin,
         transformers=not run.needs_plugin,
-        tree=_tree_cost(run) if options.tree else '',
-        results=results_table(summary, head=summary['export']['head'], dtype=summary['export']['dtype']),
+        tree=_tree_cost(summary) if options.tree else '',
+        results=results_table(summary),
         plots=[{'title': plot.stem, 'path': f'{PLOTS}/{plot.name}'} for plot in run.plots()],
         training=training_list(summary, recipe),
         limits=limits_text(summary, recipe, _license(options), options.note),
@@ -89,16 +91,15 @@ def write_card(
 
 
 def card_data(
-        run: FinishedRun,
-        summary: Mapping[str, Any],
+        run: Run,
+        summary: RunSummary,
         recipe: Mapping[str, Any],
         options: ExportOptions,
 ) -> ModelCardData:
     """The metadata that the Hub shows and searches."""
-    path = str(summary['data']['path'])
-    split = re.search(r"split '(.+?)'", summary['error_on'])
-    metric = run.metric
-    final = summary[f'{metric.final}_heads'][summary['export']['head']]
+    assert summary.export is not None
+    path, metric = summary.data.path, summary.metric
+    split = re.search(r"split '(.+?)'", summary.error_on)
     result = EvalResult(
         task_type='image-classification',
         task_name='Image classification',
@@ -106,12 +107,19 @@ def card_data(
         dataset_name=DATASET_NAMES.get(path, path),
         metric_type=METRICS[metric.key][0],
         metric_name=METRICS[metric.key][1],
-        metric_value=metric.in_final(final),
+        metric_value=metric.in_final(summary.scores.heads[summary.export.head]),
         dataset_split=split[1] if split else None,
     )
-    method = _method(run, recipe)
-    tags = ['image-classification', 'timm', *([METHODS[method][0]] if method else [])]
-    tags += [] if run.needs_plugin else ['transformers']
+    method = _method(summary, recipe)
+    tags = ['image-classification', 'timm']
+    if method is not None:
+        tags.append(METHODS[method][0])
+    if not run.needs_plugin:
+        tags.append('transformers')
+    if summary.noise.realised_rate:
+        tags.append('noisy-labels')
+    if metric is MAP:
+        tags.append('multi-label')
     base = _base_model(recipe)
     return ModelCardData(
         license=options.license,
@@ -119,7 +127,7 @@ def card_data(
         license_link=options.license_link,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=tags + ['noisy-labels'] * bool(summary['noise']['realised_rate']) + ['multi-label'] * (metric is MAP),
+        tags=tags,
         datasets=[path] if HUB_ID.fullmatch(path) else None,
         base_model=base,
         metrics=[METRICS[metric.key][0]],
@@ -128,13 +136,13 @@ def card_data(
     )
 
 
-def _name(run: FinishedRun, summary: Mapping[str, Any]) -> str:
-    data = str(summary['data']['path']).removeprefix('builtin:').split('/')[-1]
+def _name(run: Run, summary: RunSummary) -> str:
+    data = summary.data.path.removeprefix('builtin:').split('/')[-1]
     return f'{run.architecture} trained on {data}'
 
 
 def _base_model(recipe: Mapping[str, Any]) -> str | None:
-    """The Hub's id of the weights that training began with."""
+    """Id on the Hub of the pretrained weights that training started from."""
     model = recipe['model']
     if not model.get('pretrained'):
         return None
@@ -142,37 +150,40 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
     return None if cfg is None or not cfg.hf_hub_id else str(cfg.hf_hub_id).split('@')[0]
 
 
-def _what(run: FinishedRun, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _what(run: Run, summary: RunSummary, config: Mapping[str, Any]) -> str:
     size = 'x'.join(map(str, config['pretrained_cfg']['input_size'][1:]))
     channels = {1: 'grey', 3: 'colour'}.get(config['pretrained_cfg']['input_size'][0], 'multi-channel')
-    path, several = str(summary['data']['path']), run.metric is MAP
-    text = (f'`{run.architecture}` with {summary["parameters"]["kept"] / 1e6:.2f} M parameters, for'
-            f' {run.num_classes} {"labels, any number of which" if several else "classes of"}'
-            f' {channels} images of {size} pixels{" may have" * several}, trained on'
+    path = summary.data.path
+    what, may_have = 'classes of', ''
+    if summary.metric is MAP:
+        what, may_have = 'labels, any number of which', ' may have'
+    text = (f'`{run.architecture}` with {summary.parameters.kept / 1e6:.2f} M parameters, for'
+            f' {summary.data.num_classes} {what}'
+            f' {channels} images of {size} pixels{may_have}, trained on'
             f' {DATASET_NAMES.get(path, path)}.')
     names = config.get('label_names')
     if names and len(names) <= 20:
-        text += f' The {"labels" if several else "classes"} are {", ".join(names)}.'
+        text += f' The {"labels" if summary.metric is MAP else "classes"} are {", ".join(names)}.'
     return text
 
 
-def _method(run: FinishedRun, recipe: Mapping[str, Any]) -> str | None:
-    """The objective.kind by which heads learnt from each other, None where they didn't."""
+def _method(summary: RunSummary, recipe: Mapping[str, Any]) -> str | None:
+    """The `objective.kind` by which heads learnt from each other; None if they didn't."""
     objective = recipe['objective']
     kind = str(objective.get('kind', 'collaborative'))
-    # With all weight on the labels only a gated ensemble is left: it learns from them, and its heads through it.
-    return None if run.num_heads == 1 or (objective['beta'] == 1 and kind != 'gated') else kind
+    # With beta 1 the heads learn from labels alone, except those of a gated ensemble, which learn through the gate.
+    return None if summary.num_heads == 1 or (objective['beta'] == 1 and kind != 'gated') else kind
 
 
-def _trained(run: FinishedRun, recipe: Mapping[str, Any]) -> str:
-    method = _method(run, recipe)
+def _trained(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
+    method = _method(summary, recipe)
     if method is not None:
         return f'by {METHODS[method][1]}'
-    return 'alone' if run.num_heads == 1 else 'as one of several heads'
+    return 'alone' if summary.num_heads == 1 else 'as one of several heads'
 
 
-def _how(run: FinishedRun, summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    if run.num_heads == 1:
+def _how(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
+    if summary.num_heads == 1:
         return f'this is the network without a tree of heads, which learnt from the labels{_taught(summary, recipe)}.'
     objective = recipe['objective']
     soft = 1 - objective['beta']
@@ -186,31 +197,31 @@ def _how(run: FinishedRun, summary: Mapping[str, Any], recipe: Mapping[str, Any]
     learn = ('from the labels alone' if objective['beta'] == 1 else
              f'from the labels and, with a weight of {soft:g}, from {source}'
              f' (temperature {objective["temperature"]:g})')
-    return (f'{run.num_heads} heads grew on a tree (`{run.summary["tree"]}`), each learning {learn}; one of them was'
+    return (f'{summary.num_heads} heads grew on a tree (`{summary.tree}`), each learning {learn}; one of them was'
             ' kept, which is this network.')
 
 
-def _taught(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    """What else a network alone learnt from."""
-    asked, facts = recipe.get('teacher') or {}, summary.get('teacher') or {}
-    name = facts.get('architecture') or asked.get('name') or asked.get('path')
+def _taught(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
+    """Describe the teacher of a single network; empty without one."""
+    asked, teacher = recipe.get('teacher') or {}, summary.teacher or TeacherSummary()
+    name = teacher.architecture or asked.get('name') or asked.get('path')
     if name is None:
         return ''
-    size = f' with {facts["parameters"] / 1e6:.2f} M parameters' if 'parameters' in facts else ''
+    size = '' if teacher.parameters is None else f' with {teacher.parameters / 1e6:.2f} M parameters'
     temperature = f' (temperature {asked["temperature"]:g})' if 'temperature' in asked else ''
     return f' and from the predictions of a teacher, `{name}`{size}{temperature}'
 
 
 def _license(options: ExportOptions) -> str:
-    """How the card's text names the licence."""
+    """The licence in Markdown."""
     if options.license == 'other':
         return f'[{options.license_name}]({options.license_link})'
     return f'`{options.license}`'
 
 
-def _usage(run: FinishedRun) -> str:
+def _usage(run: Run) -> str:
     plugin = '  # registers the architecture' if run.needs_plugin else ''
-    activation = 'sigmoid()' if run.metric is MAP else 'softmax(dim=-1)'
+    activation = 'sigmoid()' if run.summary.metric is MAP else 'softmax(dim=-1)'
     return '\n'.join([
         f'import timm, timm_collab{plugin}' if run.needs_plugin else 'import timm',
         "model = timm.create_model('hf-hub:user/name', pretrained=True).eval()",
@@ -219,8 +230,8 @@ def _usage(run: FinishedRun) -> str:
     ])
 
 
-def _tree_cost(run: FinishedRun) -> str:
-    parameters = run.summary['parameters']
-    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' * (run.metric is MAP)
-    return (f'All heads together have {parameters["trained"] / 1e6:.2f} M parameters,'
-            f' {parameters["trained"] / parameters["kept"]:.1f} times those of one.{sigmoid}')
+def _tree_cost(summary: RunSummary) -> str:
+    trained, kept = summary.parameters.trained, summary.parameters.kept
+    sigmoid = ' `HeadEnsemble` takes `multi_label=True` here.' if summary.metric is MAP else ''
+    return (f'All heads together have {trained / 1e6:.2f} M parameters,'
+            f' {trained / kept:.1f} times those of one.{sigmoid}')

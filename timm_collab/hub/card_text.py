@@ -4,81 +4,80 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..train.metrics.metric import MAP, metric_of
+from ..train.metrics.metric import MAP
+from ..train.record.summary import RunSummary
 
 
-def results_table(summary: Mapping[str, Any], head: int, dtype: str) -> str:
+def results_table(summary: RunSummary) -> str:
     """Errors, or mean average precision, of every head, the consensus and, where it was trained, the network alone."""
-    measured, metric = summary['test'] or summary['val'], metric_of(summary)
-    final, what = metric.final, 'Mean average precision' if metric is MAP else 'Error'
+    assert summary.export is not None
+    metric, scores, head = summary.metric, summary.scores, summary.export.head
+    what = 'Mean average precision' if metric is MAP else 'Error'
     rows = [
         (f'head {number}' + ', **this model**' * (number == head), score)
-        for number, score in enumerate(summary[f'{final}_heads'])
+        for number, score in enumerate(scores.heads)
     ]
     if len(rows) > 1:
-        rows.append(("mean of all heads' logits", summary[f'{final}_consensus']))
+        rows.append(("mean of all heads' logits", scores.consensus))
     else:
-        rows = [('the network, **this model**', summary[f'{final}_kept'])]
-    single = summary.get('single')
+        rows = [('the network, **this model**', scores.kept)]
+    single = summary.single
     if single is not None:
-        other = summary['export'].get('baseline')
+        other = summary.export.baseline
         name = ('the network trained alone, same recipe' if other is None else
-                f'another run, {other}, of the network alone' + ' with a teacher' * bool(single.get('teacher')))
-        rows.append((name, single[f'{final}_kept']))
+                f'another run, {other}, of the network alone' + ' with a teacher' * (single.teacher is not None))
+        rows.append((name, single.scores.kept))
     lines = [
-        f'{what} on {summary["error_on"]}, {measured["count"]:,} images'
-        + ', clean labels' * bool(summary['noise']['realised_rate']),
+        f'{what} on {summary.error_on}, {summary.measured["count"]:,} images'
+        + ', clean labels' * bool(summary.noise.realised_rate),
         '',
         f'| | {"mAP" if metric is MAP else "top-1 error"}, % |',
         '|---|---|',
         *(f'| {name} | {score:.2f} |' for name, score in rows),
         '',
     ]
-    if summary['num_heads'] > 1:
-        chosen = 'It was chosen' if head == summary['kept_head'] else f'Training chose head {summary["kept_head"]}'
-        lines += [f'{chosen} by the rule: {summary["kept_head_rule"]}.'] if 'kept_head_rule' in summary else []
-    best = summary.get('best_epoch')
-    if best is not None:
-        lines.append(
-            f'On the validation data ({summary["data"]["val_origin"]}) head {summary["kept_head"]} had'
-            f' {metric.in_final(metric.kept(summary["val"])):.2f} % after the last of {summary["epochs"]} epochs; the'
-            f' {"highest" if metric is MAP else "lowest"} after any epoch was'
-            f' {metric.in_final(metric.kept(best["val"])):.2f} % (epoch {best["epoch"] + 1}).')
-    if dtype == 'float16':
+    if summary.num_heads > 1:
+        chosen = 'It was chosen' if head == summary.kept_head else f'Training chose head {summary.kept_head}'
+        lines.append(f'{chosen} by the rule: {summary.kept_head_rule}.')
+    best = summary.best_epoch
+    lines.append(
+        f'On the validation data ({summary.data.val_origin}) head {summary.kept_head} had'
+        f' {metric.in_final(metric.kept(summary.val)):.2f} % after the last of {summary.epochs} epochs; the'
+        f' {"highest" if metric is MAP else "lowest"} after any epoch was'
+        f' {metric.in_final(metric.kept(best.val)):.2f} % (epoch {best.epoch + 1}).')
+    if summary.export.dtype == 'float16':
         lines.append('The figures are those of the float32 weights; they were rounded to float16 afterwards.')
     return '\n'.join(lines)
 
 
-def training_list(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+def training_list(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
     """Data, noise, recipe, hardware and time."""
-    data, noise, optim, sched = summary['data'], summary['noise'], recipe['optim'], recipe['sched']
-    items = [f'{data["train"]:,} training images, {data["val"]:,} for validation ({data["val_origin"]})']
-    if noise['realised_rate']:
-        items.append(f'{100 * noise["realised_rate"]:.1f} % of the training labels were wrong: {noise["kind"]}')
+    data, noise, optim, sched = summary.data, summary.noise, recipe['optim'], recipe['sched']
+    items = [f'{data.train:,} training images, {data.val:,} for validation ({data.val_origin})']
+    if noise.realised_rate:
+        items.append(f'{100 * noise.realised_rate:.1f} % of the training labels were wrong: {noise.kind}')
     items.append(
-        f'{summary["epochs"]} epochs, batches of {recipe["batch_size"]}, {optim["name"]} with learning rate'
-        f' {optim["lr"]:g} ({sched["name"]}) and weight decay {optim["weight_decay"]:g}, seed {summary["seed"]}')
+        f'{summary.epochs} epochs, batches of {recipe["batch_size"]}, {optim["name"]} with learning rate'
+        f' {optim["lr"]:g} ({sched["name"]}) and weight decay {optim["weight_decay"]:g}, seed {summary.seed}')
     if recipe.get('ema', {}).get('decay') is not None:
         items.append(f'running average of the weights, decay {recipe["ema"]["decay"]:g}')
     if recipe['model'].get('pretrained'):
         items.append(f'started from pretrained weights of `{str(recipe["model"]["name"]).removeprefix("collab_")}`')
     if recipe['model'].get('checkpoint_path'):
         items.append(f'started from the weights of a checkpoint, `{recipe["model"]["checkpoint_path"]}`')
-    hardware = summary.get('hardware', summary['device'])
-    count = f'{summary["num_processes"]} processes on ' if summary['num_processes'] > 1 else ''
-    items.append(f'{summary["train_seconds"] / 60:.1f} minutes on {count}{hardware}')
-    items.append(', '.join(f'{name} {version}' for name, version in summary['versions'].items()))
+    items.append(f'{summary.train_seconds / 60:.1f} minutes on {summary.computed_on}')
+    items.append(', '.join(f'{name} {version}' for name, version in summary.versions.items()))
     return '\n'.join(f'- {item}' for item in items)
 
 
 def limits_text(
-    summary: Mapping[str, Any], recipe: Mapping[str, Any], license: str, note: str | None = None,
+    summary: RunSummary, recipe: Mapping[str, Any], license: str, note: str | None = None,
 ) -> str:
     """What was not measured, what else there is to know, and whose terms apply."""
     lines = [
-        f'Measured on {summary["error_on"]} of the data named above, in one run with one seed. Nothing else was'
+        f'Measured on {summary.error_on} of the data named above, in one run with one seed. Nothing else was'
         ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
-        + ' A classifier answers with one of its classes whatever it is shown.' * (metric_of(summary) is not MAP)
+        + ' A classifier answers with one of its classes whatever it is shown.' * (summary.metric is not MAP)
     ]
     if note:
         lines.append(note)
@@ -86,7 +85,7 @@ def limits_text(
         lines.append('The weights it was fine-tuned from have a licence of their own, which is on their card.')
     if recipe['model'].get('checkpoint_path'):
         lines.append('The checkpoint that training started from may have a licence of its own.')
-    if str(summary['data']['path']) == 'builtin:digits':
+    if summary.data.path == 'builtin:digits':
         lines.append(
             'The digits are by E. Alpaydin and C. Kaynak, from the UCI Machine Learning Repository, under CC BY 4.0:'
             ' name them when you pass this model on.')

@@ -16,13 +16,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..model.collab_model import CollabModel
-from ..pretrained.download import CONFIG, WEIGHTS
+from ..train.paths import MODEL_CONFIG, WEIGHTS
+from ..train.record.finished_run import Run
 from .errors import HubError, require
-from .run import FinishedRun
 
 BATCH = 4
 TIMEOUT = 600
@@ -36,24 +35,11 @@ def sample(config: dict[str, Any]) -> Tensor:
 
 
 @torch.inference_mode()
-def trained_logits(run: FinishedRun, head: int, half: bool) -> Tensor:
+def trained_logits(run: Run, head: int, half: bool) -> Tensor:
     """Logits [B, C] of a head, from the tree as it was trained; from the saved head where the tree was not kept."""
-    images = sample(run.config)
+    images = sample(run.model_config)
     with _one_thread():
-        model: Any
-        if run.tree_file is None:
-            model = timm.create_model(f'local-dir:{run.weights.parent}', pretrained=True).eval()
-        else:
-            model = CollabModel(
-                run.architecture,
-                tree=run.summary['tree'],
-                num_classes=run.num_classes,
-                **run.model_args,
-            ).eval()
-            try:
-                load_model(model, run.tree_file)  # the file has a tied tensor under one of its names
-            except RuntimeError:  # PyTorch lists every name
-                raise HubError(f"'{run.tree_file}' is of another tree than '{run.summary['tree']}'") from None
+        model: Any = run.load_pruned() if run.tree_file is None else run.load_tree()
         if half:
             for tensor in model.state_dict().values():
                 if tensor.is_floating_point():
@@ -112,7 +98,7 @@ def check_reload(folders: Sequence[Path], expected: Sequence[Tensor], plugin: bo
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+    config: dict[str, Any] = json.loads((folder / MODEL_CONFIG).read_text(encoding='utf-8'))
     return config
 
 

@@ -1,7 +1,6 @@
 """Add an exported folder to a catalogue of heads."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ from huggingface_hub import ModelCard
 from timm.models import _registry
 
 from ..pretrained.catalogue import CatalogueError, read_catalogue
-from ..pretrained.download import WEIGHTS, sha256_of
-from ..train.metrics.metric import metric_of
-from ..train.paths import SUMMARY, atomic
-from .card import CARD
+from ..pretrained.download import sha256_of
+from ..train.paths import CARD, SUMMARY, WEIGHTS, atomic
+from ..train.record.summary import RunSummary
 from .errors import HubError, require
 from .folder import check_folder
 
@@ -70,12 +68,12 @@ def add_entry(
 
 
 def _entry(folder: Path, config: dict[str, Any], shipped: str | None, repo: str | None, revision: str | None) -> Any:
-    summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
-    head = summary['export']['head']
-    measured, metric = summary['test'] or summary['val'], metric_of(summary)
-    metrics = {metric.key: metric.in_final(summary[f'{metric.final}_heads'][head]), 'images': measured['count']}
-    if 'single' in summary:
-        metrics[f'{metric.key}_alone'] = metric.in_final(summary['single'][f'{metric.final}_kept'])
+    summary = RunSummary.read(folder / SUMMARY)
+    assert summary.export is not None  # `check_folder` requires it
+    metric, score = summary.metric, summary.scores.heads[summary.export.head]
+    metrics = {metric.key: metric.in_final(score), 'images': summary.measured['count']}
+    if summary.single is not None:
+        metrics[f'{metric.key}_alone'] = metric.in_final(summary.single.scores.kept)
     keep = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode', 'first_conv', 'classifier',
             'fixed_input_size', 'pool_size')
     cfg = {key: config['pretrained_cfg'][key] for key in keep if key in config['pretrained_cfg']}
@@ -84,8 +82,8 @@ def _entry(folder: Path, config: dict[str, Any], shipped: str | None, repo: str 
         **({'repo': repo, 'revision': revision} if repo else {}),
         'sha256': sha256_of(folder / WEIGHTS),
         'license': ModelCard.load(folder / CARD).data.license,
-        'dataset': str(summary['data']['path']),
-        'tree': summary['tree'],
+        'dataset': summary.data.path,
+        'tree': summary.tree,
         'metrics': metrics,
         'pretrained_cfg': {**cfg, 'num_classes': config['num_classes']},
         'model_args': config.get('model_args', {}),

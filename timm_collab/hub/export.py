@@ -1,12 +1,12 @@
-"""A finished run as a folder that plain timm, and transformers, load: weights, config, card, recipe, what was measured.
+"""Export a finished run to a folder that plain timm and transformers load: weights, config, card, recipe, summary.
 
-The folder appears under its name only when everything in it has been checked.
+The folder is written atomically, after everything in it has been verified.
 """
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,108 +15,102 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
+from ..pretrained.download import sha256_of
 from ..train.config.differences import differences
-from ..train.config.parse import parse_config
-from ..train.errors import TrainError
-from ..train.paths import CONFIG as RUN_RECIPE
-from ..train.paths import SUMMARY
+from ..train.paths import CONFIG, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
+from ..train.record.finished_run import Run, load_run
 from ..train.record.run_folder import check_writable
+from ..train.record.summary import ExportSummary, RunSummary, TeacherSummary
 from ..tree import PREFIX
 from .card import write_card
 from .check import check_reload, trained_logits
 from .errors import HubError, require
+from .folder import check_label_names
 from .formats import write_formats
 from .options import ExportOptions, check_license
-from .run import PLOTS, FinishedRun, check_labels
 from .weights import sort_metadata, write_head
 
-RECIPE = 'recipe.yaml'
-ALONE = ('model.heads', 'model.pattern', 'model.tree', 'seed')
-"""Keys in which the recipe of a network alone may differ from a tree's, and still be the same."""
+BASELINE_KEYS = ('model.heads', 'model.pattern', 'model.tree', 'seed')
+"""Keys in which the recipe of a single network may differ from a tree's and still count as the same recipe."""
 
 
-def export_run(run: FinishedRun, folder: Path, options: ExportOptions) -> Path:
-    """Export a run and check that plain timm gets the trained head back, in a process of its own.
+def export_run(run: Run, folder: Path, options: ExportOptions) -> Path:
+    """Export a run, and verify in another process that plain timm gives the logits of the trained head.
 
     Args:
         run: The run.
         folder: Folder to create.
-        options: What to make of it.
+        options: Options.
 
     Returns:
         The folder.
 
     Raises:
-        HubError: The options don't fit the run, the folder exists, or what was written isn't what was trained. Nothing
-            is left then.
-        TrainError: The folder can't be created.
+        TrainError: The options don't fit the run, the folder exists or can't be created, or the exported weights give
+            other logits. Nothing is left then.
     """
     folder = folder.expanduser()
     check_writable(folder)
     require(not folder.exists(), f"'{folder}' exists: choose another --output, or delete it")
-    partial = folder.with_name(f'.{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic(folder) as partial:
         head = write_folder(run, partial, options)
         check_reload([partial], [trained_logits(run, head, options.half)], run.needs_plugin)
         write_formats(partial, folder, options.formats)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
-def write_folder(run: FinishedRun, folder: Path, options: ExportOptions) -> int:
-    """Write the folder, unchecked.
+def write_folder(run: Run, folder: Path, options: ExportOptions) -> int:
+    """Write the folder, without verifying it.
 
     Returns:
-        The head that is in it.
+        Index of the exported head.
 
     Raises:
-        HubError: The options don't fit the run.
+        TrainError: The options don't fit the run.
     """
     check_license(options.license, options.license_name, options.license_link)
-    head = run.head(options.head)
-    labels = run.label_names
+    head = run.find_head(options.head)
+    labels = run.class_names
     if options.labels is not None:
         labels = _read_labels(options.labels)
-        check_labels(labels, run.num_classes, f"--labels '{options.labels}'")
+    origin = f"label_names of '{run.path / SUMMARY}'" if options.labels is None else f"--labels '{options.labels}'"
+    check_label_names(labels, run.summary.data.num_classes, origin)
     require(not options.tree or run.tree_file is not None, f"--tree: '{run.path}' has no {TREE}")
     baseline = None if options.baseline is None else _baseline(run, options.baseline)
-    single = run.single if baseline is None else baseline.summary
+    single = run.summary.single if baseline is None else baseline.summary
 
     folder.mkdir(parents=True)
     metadata = {
         'format': 'pt',
         'architecture': run.architecture,
         'head': str(head),
-        'tree': str(run.summary['tree']),
+        'tree': run.summary.tree,
         'timm_collab': __version__,
     }
     write_head(run, head, folder / WEIGHTS, options.half, metadata)
-    config = {**run.config, **({'label_names': labels} if labels else {})}
+    config = {**run.model_config, **({'label_names': labels} if labels else {})}
     if 'model_args' in config:
         config['model_args'] = _without_folders(config['model_args'])
     if options.tree:
         assert run.tree_file is not None
         shutil.copyfile(run.tree_file, folder / TREE)
         sort_metadata(folder / TREE)
-        config['head_tree'] = {'tree': run.summary['tree'], 'kept_head': head}
-    summary = public_summary(run.summary, options.dataset)
-    if single is not None:
-        summary['single'] = public_summary(single, options.dataset)
-    summary['export'] = {
-        'head': head,
-        'dtype': 'float16' if options.half else 'float32',
-        'sha256': sha256_of(folder / WEIGHTS),
-        'timm_collab': __version__,
-    }
-    if baseline is not None and not _same_recipe(run, baseline):
-        summary['export']['baseline'] = baseline.path.resolve().name
-    recipe = public_recipe(run.recipe, options.dataset)
-    _write_json(folder / CONFIG, config)
-    _write_json(folder / SUMMARY, summary)
+        config['head_tree'] = {'tree': run.summary.tree, 'kept_head': head}
+    summary = dataclasses.replace(
+        public_summary(run.summary, options.dataset),
+        single=None if single is None else public_summary(single, options.dataset),
+        export=ExportSummary(
+            head=head,
+            dtype='float16' if options.half else 'float32',
+            sha256=sha256_of(folder / WEIGHTS),
+            timm_collab=__version__,
+            baseline=None if baseline is None or _same_recipe(run, baseline) else baseline.path.resolve().name,
+        ),
+    )
+    saved = yaml.safe_load((run.path / CONFIG).read_text(encoding='utf-8'))  # without keys that came after the run
+    recipe = public_recipe(saved, options.dataset)
+    _write_json(folder / MODEL_CONFIG, config)
+    _write_json(folder / SUMMARY, summary.to_dict())
     (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding='utf-8')
     for plot in run.plots():
         (folder / PLOTS).mkdir(exist_ok=True)
@@ -125,27 +119,28 @@ def write_folder(run: FinishedRun, folder: Path, options: ExportOptions) -> int:
     return head
 
 
-def public_path(path: str | None, dataset: str | None) -> str | None:
-    """What the world is told of where the data lay: the data set's id, or the last name of a local path."""
+def public_path(path: str, dataset: str | None) -> str:
+    """The path of the data as it is published: the data set's id, or the last name of a local path."""
     if dataset is not None:
         return dataset
-    local = path is not None and (path.startswith(('.', '/', '~')) or '\\' in path or Path(path).exists())
-    return _last_name(path) if path is not None and local else path
+    local = path.startswith(('.', '/', '~')) or '\\' in path or Path(path).exists()
+    return _last_name(path) if local else path
 
 
-def public_summary(summary: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
-    """A summary without what it says of the machine's folders."""
-    told = {key: copy.deepcopy(value) for key, value in summary.items() if key not in ('load', 'single')}
-    told['data']['path'] = public_path(told['data'].get('path'), dataset)
-    _hide_folders(told.get('teacher') or {})
-    return told
+def public_summary(summary: RunSummary, dataset: str | None) -> RunSummary:
+    """A summary without the paths of this machine."""
+    data = dataclasses.replace(summary.data, path=public_path(summary.data.path, dataset))
+    teacher = summary.teacher
+    if teacher is not None:
+        teacher = TeacherSummary(**_without_teacher_folders(dataclasses.asdict(teacher)))
+    return dataclasses.replace(summary, data=data, teacher=teacher, load=None, single=None)
 
 
 def public_recipe(recipe: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
-    """A recipe without what it says of the machine's folders and of whose trackers it was followed on."""
-    told = {key: copy.deepcopy(value) for key, value in recipe.items() if key != 'project'}
-    data, model, optim = (told.setdefault(group, {}) for group in ('data', 'model', 'optim'))
-    data['path'] = public_path(data.get('path'), dataset)
+    """A recipe without the paths of this machine and the project of its trackers."""
+    public = {key: copy.deepcopy(value) for key, value in recipe.items() if key != 'project'}
+    data, model, optim = (public.setdefault(group, {}) for group in ('data', 'model', 'optim'))
+    data['path'] = public_path(str(data.get('path')), dataset)
     data.pop('cache_dir', None)
     for group, key in ((data, 'root'), (model, 'checkpoint_path')):
         if group.get(key):
@@ -153,12 +148,13 @@ def public_recipe(recipe: Mapping[str, Any], dataset: str | None) -> dict[str, A
     for group in (model, optim):
         if 'kwargs' in group:
             group['kwargs'] = _without_folders(group['kwargs'])
-    _hide_folders(told.get('teacher') or {})
-    return told
+    if 'teacher' in public:
+        public['teacher'] = _without_teacher_folders(public['teacher'])
+    return public
 
 
 def _without_folders(value: Any) -> Any:
-    """Plain data in which every text that is a path of this machine is its last name."""
+    """Plain data in which every absolute path is replaced by its last name."""
     if isinstance(value, Mapping):
         return {key: _without_folders(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -172,17 +168,19 @@ def _is_absolute(path: str) -> bool:
 
 
 def _last_name(path: str) -> str:
-    # PureWindowsPath takes both kinds of slash, and leaves nothing of '/'.
+    # PureWindowsPath takes both slashes, and gives '' for '/'.
     return PureWindowsPath(path).name
 
 
-def _hide_folders(teacher: dict[str, Any]) -> None:
-    """Leave the last names of the paths that say where a teacher lay."""
+def _without_teacher_folders(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep only the last names of the paths that a teacher was loaded from."""
+    public = dict(teacher)
     for key in ('path', 'name', 'checkpoint'):
-        told = str(teacher.get(key) or '')
+        value = str(public.get(key) or '')
         prefix = 'local-dir:' if key == 'name' else ''
-        if told and told.startswith(prefix):
-            teacher[key] = prefix + _last_name(told.removeprefix(prefix))
+        if value and value.startswith(prefix):
+            public[key] = prefix + _last_name(value.removeprefix(prefix))
+    return public
 
 
 def _read_labels(path: Path) -> list[str]:
@@ -191,30 +189,26 @@ def _read_labels(path: Path) -> list[str]:
     try:
         return path.read_text(encoding='utf-8').splitlines()
     except UnicodeDecodeError as error:
-        raise HubError(f"--labels '{path}' is no text in UTF-8 (byte {error.start}): save it as such") from None
+        raise HubError(f"--labels '{path}' is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
-def _same_recipe(run: FinishedRun, baseline: FinishedRun) -> bool:
-    """Whether a network alone was trained as a run was, but for the tree and the seed."""
-    try:
-        asked = parse_config(['--config', str(run.path / RUN_RECIPE)])
-    except TrainError:  # it is of another version, and nobody can tell
-        return False
-    saved = copy.deepcopy(baseline.recipe)
-    name = str(asked.model.name)
+def _same_recipe(run: Run, baseline: Run) -> bool:
+    """Whether a single network was trained by the recipe of a run, but for the tree and the seed."""
+    saved, name = baseline.config.to_dict(), str(run.config.model.name)
     if str(saved['model']['name']).removeprefix(PREFIX) == name.removeprefix(PREFIX):
-        saved['model']['name'] = name  # one head needs no prefix
-    return all(text.split()[0] in ALONE for text in differences(saved, asked))
+        saved['model']['name'] = name  # a single network needs no prefix
+    return all(text.split()[0] in BASELINE_KEYS for text in differences(saved, run.config))
 
 
-def _baseline(run: FinishedRun, path: Path) -> FinishedRun:
-    baseline = FinishedRun.read(path.expanduser())
-    require(baseline.num_heads == 1, f"--baseline '{path}' is a tree of {baseline.num_heads} heads, no network alone")
-    require(baseline.architecture == run.architecture and baseline.summary['error_on'] == run.summary['error_on'],
-            f"--baseline '{path}' is {baseline.architecture} measured on {baseline.summary['error_on']}, the run is"
-            f" {run.architecture} measured on {run.summary['error_on']}: they can't be compared")
-    require(baseline.metric is run.metric, f"--baseline '{path}' has {baseline.metric.title}, the run"
-                                           f" {run.metric.title}: they can't be compared")
+def _baseline(run: Run, path: Path) -> Run:
+    baseline = load_run(path)
+    heads, error_on, metric = baseline.summary.num_heads, baseline.summary.error_on, baseline.summary.metric
+    require(heads == 1, f"--baseline '{path}' is a tree of {heads} heads: name a run with one head")
+    require(baseline.architecture == run.architecture and error_on == run.summary.error_on,
+            f"--baseline '{path}' is {baseline.architecture} measured on {error_on}, the run is"
+            f" {run.architecture} measured on {run.summary.error_on}: they can't be compared")
+    require(metric is run.summary.metric, f"--baseline '{path}' has {metric.title}, the run"
+                                          f" {run.summary.metric.title}: they can't be compared")
     return baseline
 
 

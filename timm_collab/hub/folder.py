@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ..errors import one_line
-from ..pretrained.download import CONFIG, TREE, WEIGHTS, sha256_of
-from ..train.paths import SUMMARY
-from .card import CARD
+from ..pretrained.download import sha256_of
+from ..train.paths import CARD, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS
+from ..train.record.summary import RunSummary
 from .errors import HubError, require
-from .export import RECIPE
 from .options import check_license
-from .run import PLOTS, check_labels, tensor_names
+from .weights import tensor_names
 
 PLACEHOLDER = b'hf-hub:user/name'
 MAX_WEIGHTS = 50 * 10**9  # the Hub's own limit per file
@@ -73,17 +72,28 @@ def check_folder(folder: Path, token: str | None = None, repo: str | None = None
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if not path.is_dir())
     for file in files:
         _check_file(folder / file, file, token)
-    for file in (CARD, CONFIG, WEIGHTS, SUMMARY):
+    for file in (CARD, MODEL_CONFIG, WEIGHTS, SUMMARY):
         require(file in files, f"'{folder}' is no exported head: it has no {file}; make one with timm-collab export")
-    config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-    check_labels(config.get('label_names'), config['num_classes'], f"label_names of '{folder / CONFIG}'")
-    made = json.loads((folder / SUMMARY).read_text(encoding='utf-8')).get('export', {})
-    require(made.get('sha256') == sha256_of(folder / WEIGHTS),
+    config = json.loads((folder / MODEL_CONFIG).read_text(encoding='utf-8'))
+    check_label_names(config.get('label_names'), config['num_classes'], f"label_names of '{folder / MODEL_CONFIG}'")
+    exported = RunSummary.read(folder / SUMMARY).export
+    require(exported is not None and exported.sha256 == sha256_of(folder / WEIGHTS),
             f"'{folder / WEIGHTS}' is not the file that was checked when it was exported: export the run again")
     card = ModelCard.load(folder / CARD).data
     check_license(card.license, card.license_name, card.license_link)
     text = (folder / CARD).read_bytes()
     return Upload(folder, files, config, text if repo is None else text.replace(PLACEHOLDER, f'hf-hub:{repo}'.encode()))
+
+
+def check_label_names(names: Sequence[str] | None, num_classes: int, origin: str) -> None:
+    """Check that there is a name for each class.
+
+    Raises:
+        HubError: Names are missing, empty or too many.
+    """
+    require(names is None or len(names) == num_classes,
+            f'{origin}: {len(names or ())} names for {num_classes} classes: write one for each, in their order')
+    require(names is None or all(isinstance(name, str) and name for name in names), f'{origin}: a name is empty')
 
 
 def _check_file(path: Path, name: str, token: str | None) -> None:
@@ -93,7 +103,7 @@ def _check_file(path: Path, name: str, token: str | None) -> None:
                                     ' are published; move it out of the folder')
     parsers: dict[str, Callable[[Path], object]] = {
         CARD: lambda file: ModelCard.load(file),
-        CONFIG: _json,
+        MODEL_CONFIG: _json,
         SUMMARY: _json,
         RECIPE: lambda file: yaml.safe_load(file.read_text(encoding='utf-8')),
         WEIGHTS: tensor_names,

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import one_line
-from ..pretrained.download import CONFIG
+from ..train.paths import FORMATS, MODEL_CONFIG
 from .check import sample
 from .errors import HubError, require
-
-FORMATS = ('pt2', 'onnx')
 
 
 def write_formats(source: Path, folder: Path, formats: Sequence[str]) -> list[Path]:
@@ -42,7 +40,7 @@ def write_formats(source: Path, folder: Path, formats: Sequence[str]) -> list[Pa
     if not formats:
         return written
     model = timm.create_model(f'local-dir:{source}', pretrained=True).eval()
-    images = sample(json.loads((source / CONFIG).read_text(encoding='utf-8')))
+    images = sample(json.loads((source / MODEL_CONFIG).read_text(encoding='utf-8')))
     try:
         for name in formats:
             written.append(folder.with_name(f'{folder.name}.{name}'))

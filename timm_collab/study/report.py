@@ -7,7 +7,7 @@ from typing import Any
 
 from ..train.errors import require
 from ..train.metrics.metric import MAP
-from ..train.record.run_folder import write_whole
+from ..train.paths import write_text
 from .compare import by_seed, mean_and_std, paired_difference, relative
 from .grid import Study
 from .pictures import TITLES, draw_pictures
@@ -30,7 +30,7 @@ def write_report(study: Study, folder: Path) -> Path:
     write_rows(rows, folder / RUNS_CSV)
     pictures = {name: f'{name}.png' for name in draw_pictures(study, rows, folder)}
     text = f'# {study.about or "Study"}\n\n' + report_text(study, rows, pictures, RUNS_CSV)
-    write_whole(folder / REPORT, text)
+    write_text(folder / REPORT, text)
     return folder / REPORT
 
 

@@ -14,9 +14,10 @@ from ..train.build import build_model
 from ..train.config import TrainConfig
 from ..train.config.differences import fingerprint
 from ..train.errors import TrainError, require
-from ..train.metrics.metric import metric_of, shortfall
-from ..train.record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
-from ..train.record.run_folder import write_whole
+from ..train.metrics.metric import shortfall
+from ..train.paths import write_text
+from ..train.record.cost import FORWARDS_PER_STEP, forward_multiply_adds
+from ..train.record.summary import RunSummary, TeacherSummary
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
 
@@ -135,7 +136,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Row)], lineterminator='\n')
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
-    write_whole(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def read_rows(study: Study, path: Path) -> list[Row]:
@@ -187,45 +188,42 @@ def _parsed(values: Mapping[str | None, Any], where: str) -> Row:
     return Row(**given)
 
 
-def _row(cell: Cell, summary: Mapping[str, Any], known: dict[str, int | None]) -> Row:
-    teacher = summary.get('teacher') or {}
-    forward = _forward(cell.config, summary, known)
-    processes = summary.get('num_processes', 1)
-    of_teacher = teacher.get('multiply_adds', 0)
-    measured = summary['test'] or summary['val']
+def _row(cell: Cell, summary: RunSummary, known: dict[str, int | None]) -> Row:
+    teacher = summary.teacher or TeacherSummary(multiply_adds=0)
+    forward, of_teacher = _forward(cell.config, summary, known), teacher.multiply_adds
     return Row(
         setting=cell.setting,
         method=cell.method,
         seed=cell.seed,
-        metric=metric_of(summary).key,
-        error=shortfall(measured),
-        error_consensus=shortfall(measured, 'consensus'),
-        error_on=summary['error_on'],
-        val_error_last=shortfall(summary['val']),
-        val_error_best=shortfall(summary['best_epoch']['val']),
-        best_epoch=summary['best_epoch']['epoch'] + 1,
-        epochs=summary['epochs'],
-        train_images=summary['data']['train'],
-        noise_rate=summary['noise']['realised_rate'],
-        parameters_trained=summary['parameters']['trained'],
-        parameters_kept=summary['parameters']['kept'],
-        kept_head=summary['kept_head'],
-        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_OF_A_STEP * forward + of_teacher,
-        train_seconds=summary['train_seconds'],
-        teacher_multiply_adds=teacher.get('train_multiply_adds'),
-        teacher_seconds=teacher.get('train_seconds'),
-        peak_memory_mb=summary.get('peak_memory_mb'),
-        device=f'{processes} processes on ' * (processes > 1) + summary.get('hardware', summary['device']),
-        versions=', '.join(f'{name} {version}' for name, version in sorted(summary['versions'].items())),
-        commit=summary.get('commit'),
+        metric=summary.metric.key,
+        error=shortfall(summary.measured),
+        error_consensus=shortfall(summary.measured, 'consensus'),
+        error_on=summary.error_on,
+        val_error_last=shortfall(summary.val),
+        val_error_best=shortfall(summary.best_epoch.val),
+        best_epoch=summary.best_epoch.epoch + 1,
+        epochs=summary.epochs,
+        train_images=summary.data.train,
+        noise_rate=summary.noise.realised_rate,
+        parameters_trained=summary.parameters.trained,
+        parameters_kept=summary.parameters.kept,
+        kept_head=summary.kept_head,
+        multiply_adds=None if forward is None or of_teacher is None else FORWARDS_PER_STEP * forward + of_teacher,
+        train_seconds=summary.train_seconds,
+        teacher_multiply_adds=teacher.train_multiply_adds,
+        teacher_seconds=teacher.train_seconds,
+        peak_memory_mb=summary.peak_memory_mb,
+        device=summary.computed_on,
+        versions=', '.join(f'{name} {version}' for name, version in sorted(summary.versions.items())),
+        commit=summary.commit,
         recipe=f'{RECIPES}/{cell.name}.yaml',
         fingerprint=fingerprint(cell.config),
     )
 
 
-def _forward(config: TrainConfig, summary: Mapping[str, Any], known: dict[str, int | None]) -> int | None:
+def _forward(config: TrainConfig, summary: RunSummary, known: dict[str, int | None]) -> int | None:
     """Multiply-adds of one forward pass of one image, None if the network can't be created here."""
-    num_classes, input_size = summary['data']['num_classes'], summary['data']['preprocessing']['input_size']
+    num_classes, input_size = summary.data.num_classes, summary.data.preprocessing['input_size']
     name = repr((config.model, config.data.in_chans, config.data.img_size, num_classes, input_size))
     if name not in known:
         # Weights don't matter here, and may have to be downloaded.

@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from tqdm import tqdm
@@ -20,8 +19,8 @@ from tqdm import tqdm
 from ..train.config import TrainConfig
 from ..train.distributed.signals import EX_TEMPFAIL, StoppedError, StopRequest
 from ..train.errors import TrainError, require
-from ..train.metrics.metric import metric_of
 from ..train.record.run_folder import RunLock, RunState, inspect_folder, is_in_use, read_summary
+from ..train.record.summary import RunSummary
 from .grid import Cell, Study, filled
 
 RUNS, RECIPES, LOGS = 'runs', 'recipes', 'logs'
@@ -117,7 +116,7 @@ def _run_cells(study: Study, folder: Path, jobs: int, threads: int, recorded: Co
     return failed
 
 
-def summaries(study: Study, folder: Path) -> dict[Cell, dict[str, Any]]:
+def summaries(study: Study, folder: Path) -> dict[Cell, RunSummary]:
     """Summaries of the finished cells."""
     found = {cell: read_summary(run_folder(folder, cell)) for cell in study.cells}
     return {cell: summary for cell, summary in found.items() if summary is not None}
@@ -163,9 +162,8 @@ def _outcome(folder: Path, ended: _Running) -> str:
     minutes = (time.perf_counter() - ended.started) / 60
     summary = read_summary(run_folder(folder, ended.cell))
     if ended.process.returncode == 0 and summary is not None:
-        metric = metric_of(summary)
-        score = summary[f'{metric.final}_kept']
-        return f'{ended.cell.name}: {metric.final_name} {score:.2f} % ({minutes:.1f} min)'
+        name, score = summary.metric.final_name, summary.scores.kept
+        return f'{ended.cell.name}: {name} {score:.2f} % ({minutes:.1f} min)'
     line, status = last_line(folder, ended.cell), ended.process.returncode
     failure = f'failed with status {status}: {line}'
     if status not in (0, EX_TEMPFAIL, 130) and not line.startswith('error:'):

@@ -70,7 +70,7 @@ def _status(folder: Path, cell: Cell) -> Status:
     summary = read_summary(run)
     epoch, epochs = _epochs_trained(run / METRICS), cell.config.epochs
     if summary is not None:
-        return Status(State.FINISHED, epochs, epochs, error=shortfall(summary['test'] or summary['val']))
+        return Status(State.FINISHED, epochs, epochs, error=shortfall(summary.measured))
     if is_in_use(run):
         return Status(State.RUNNING, epoch, epochs)
     line = last_line(folder, cell)

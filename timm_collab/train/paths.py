@@ -1,4 +1,4 @@
-"""The names of the files in a run's folder, and writing them atomically."""
+"""Names of the files of a run and of a folder with a timm model, and atomic writes."""
 from __future__ import annotations
 
 import os
@@ -7,23 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..pretrained.download import TREE
+from ..pretrained.download import CONFIG as MODEL_CONFIG
+from ..pretrained.download import TREE, WEIGHTS
+from .errors import TrainError
 
 __all__ = [
-    'BATCH', 'CHECKPOINTS', 'CONFIG', 'LABELS', 'LOCK', 'METRICS', 'PLOTS', 'PRUNED', 'SINGLE', 'SUMMARY', 'TREE',
-    'atomic',
+    'BATCH', 'CARD', 'CHECKPOINTS', 'CONFIG', 'FORMATS', 'LABELS', 'LOCK', 'METRICS', 'MODEL_CONFIG', 'PLOTS', 'PRUNED',
+    'RECIPE', 'SINGLE', 'SUMMARY', 'TRACKING', 'TREE', 'VALIDATION', 'WEIGHTS', 'atomic', 'write_text',
 ]
 
-CONFIG = 'config.yaml'
+# A run.
+CONFIG = 'config.yaml'  # the resolved recipe
 METRICS = 'metrics.jsonl'
-SUMMARY = 'summary.json'
-PRUNED = 'pruned'
+SUMMARY = 'summary.json'  # in an exported folder, too
+PRUNED = 'pruned'  # holds MODEL_CONFIG and WEIGHTS
 SINGLE = 'single'
 LABELS = 'train_labels.csv'
 CHECKPOINTS = 'checkpoints'
-PLOTS = 'plots'
+PLOTS = 'plots'  # in an exported folder, too
+TRACKING = 'tracking'
+VALIDATION = 'validation.json'
 BATCH = 'exploded_batch.json'
 LOCK = '.lock'
+
+# An exported folder; beside it may lie a file for each of FORMATS, with that suffix.
+RECIPE = 'recipe.yaml'
+CARD = 'README.md'
+FORMATS = ('pt2', 'onnx')
 
 
 @contextmanager
@@ -47,6 +57,19 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         _remove(partial)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, and create its folder.
+
+    Raises:
+        TrainError: The file can't be written.
+    """
+    try:
+        with atomic(path) as partial:
+            partial.write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise TrainError(f"'{path}' can't be written: {error}") from error
 
 
 def _remove(path: Path) -> None:

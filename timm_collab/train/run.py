@@ -26,23 +26,23 @@ from .errors import TrainError, found_everywhere, require
 from .loop.meter import ExplodedLossError
 from .loop.teacher import teacher_line
 from .loop.trainer import Callbacks, Loaders, Trainer
-from .paths import BATCH, SINGLE
+from .paths import BATCH, PLOTS, SINGLE, SUMMARY
 from .prepare import Prepared, make_accelerator, prepare
-from .record.export import export_head
-from .record.plots import HOW_TO_GET, PLOTS, can_plot, plot_run
-from .record.progress import peak_memory, reset_peak_memory
-from .record.provenance import commit, hardware, versions
-from .record.report import EpochTable, data_line, final_lines, model_lines, say
-from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder, read_summary
-from .record.saved_run import save_tree
-from .record.summary import run_summary
+from .record.plots import HOW_TO_GET, can_plot, plot_run
+from .record.progress import reset_peak_memory
+from .record.provenance import commit, versions
+from .record.report import EpochTable, data_line, final_lines, model_lines, print_on_main
+from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder
+from .record.save import save_pruned, save_tree
+from .record.summarize import summarize
+from .record.summary import RunSummary
 from .record.tracking import Tracking, check_trackers
 
 COMPARED_IMAGES = 32
 T = TypeVar('T')
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig) -> RunSummary:
     """Run a recipe on every process of the launch, or the rest of it where `output` holds an unfinished run.
 
     Returns:
@@ -65,14 +65,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         runs.append((single, folder / SINGLE))
     states = run_on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
     if all(state is RunState.FINISHED for state in states):
-        say(accelerator, f"the run in '{folder}' is finished")
-        summary: dict[str, Any] = run_on_main(accelerator, lambda: read_summary(folder) or {})
-        say(accelerator, *final_lines(summary))
+        print_on_main(accelerator, f"the run in '{folder}' is finished")
+        summary = run_on_main(accelerator, lambda: RunSummary.read(folder / SUMMARY))
+        print_on_main(accelerator, *final_lines(summary))
         return summary
     prepared = prepare([each for each, _ in runs], accelerator)
-    say(accelerator, data_line(config, prepared.data.splits))
+    print_on_main(accelerator, data_line(config, prepared.data.splits))
     if prepared.teacher is not None:
-        say(accelerator, teacher_line(prepared.teacher))
+        print_on_main(accelerator, teacher_line(prepared.teacher))
 
     summaries = []
     with enter_on_main(accelerator, RunLock(folder)), StopRequest() as stop:
@@ -86,11 +86,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
             summaries.append(run.summary())
         summary = summaries[0]
         if len(summaries) > 1:
-            summary['single'] = summaries[1]
+            summary = dataclasses.replace(summary, single=summaries[1])
             run_on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
     if config.plots:
-        say(accelerator, '', run_on_main(accelerator, lambda: _plot(folder)))
-    say(accelerator, *final_lines(summary))
+        print_on_main(accelerator, '', run_on_main(accelerator, lambda: _plot(folder)))
+    print_on_main(accelerator, *final_lines(summary))
     return summary
 
 
@@ -140,10 +140,10 @@ class ModelRun:
         """Make the trainer of a model, with the state of the newest checkpoint if there is one."""
         accelerator, config = self.accelerator, self.config
         self._with_folder(lambda folder: folder.write_labels(self.data.splits))
-        say(accelerator, *model_lines(config, model))
+        print_on_main(accelerator, *model_lines(config, model))
         self.origin = {
             'data': self.data.splits.fingerprint,
-            'teacher': None if self.teacher is None else self.teacher.facts['sha256'],
+            'teacher': None if self.teacher is None else self.teacher.facts.sha256,
             'processes': accelerator.num_processes,
             'versions': versions(),
         }
@@ -167,7 +167,8 @@ class ModelRun:
             raise self._with_batch(error, trainer) from None
         except StoppedError:
             command = 'the same command' if self.config.output else f'the same command with --output {self.path}'
-            say(self.accelerator, f'stopped and saved after {trainer.num_updates} updates; {command} resumes it')
+            print_on_main(
+                self.accelerator, f'stopped and saved after {trainer.num_updates} updates; {command} resumes it')
             raise
 
     def finish(self, trainer: Trainer) -> None:
@@ -176,25 +177,29 @@ class ModelRun:
         test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
         model = trainer.release()
         teacher = None if self.teacher is None else self.teacher.facts
-        summary = run_summary(self.config, model, self.data, trainer.rows, test, teacher)
-        summary['num_processes'] = accelerator.num_processes
-        summary['device'] = str(accelerator.device)
-        summary['hardware'] = hardware(accelerator.device)
-        summary['commit'] = self.commit
-        summary['peak_memory_mb'] = round(peak_memory(accelerator.device) / 2**20, 1) or None
-        summary['train_seconds'] = trainer.seconds
+        summary = summarize(
+            self.config,
+            model,
+            self.data,
+            trainer.rows,
+            test,
+            teacher=teacher,
+            num_processes=accelerator.num_processes,
+            device=accelerator.device,
+            commit=self.commit,
+            train_seconds=trainer.seconds,
+        )
         self._with_folder(lambda folder: self._save_model(folder, model, summary))
         self.tracking.finish(self.summary())
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> RunSummary:
         """The summary of the finished run."""
-        summary: dict[str, Any] = self._with_folder(lambda folder: read_summary(folder.path) or {})
-        return summary
+        return self._with_folder(lambda folder: RunSummary.read(folder.path / SUMMARY))
 
     def _log(self, row: dict[str, Any]) -> None:
         self._with_folder(lambda folder: folder.log(row))
         self.tracking.log(row)
-        say(self.accelerator, *self.table.lines(row))
+        print_on_main(self.accelerator, *self.table.lines(row))
 
     def _save(self, state: dict[str, Any], update: int, score: float | None) -> None:
         state = {**state, 'origin': self.origin}
@@ -222,7 +227,7 @@ class ModelRun:
             trainer.load_state_dict(unpack(plain, broadcast_tensors(self.accelerator, tensors)))
             epochs = self.config.epochs
             epoch = min(trainer.epoch + 1, epochs)
-            say(self.accelerator, f'resuming after {trainer.num_updates} updates, in epoch {epoch}/{epochs}')
+            print_on_main(self.accelerator, f'resuming after {trainer.num_updates} updates, in epoch {epoch}/{epochs}')
 
     def _check_origin(self, saved: dict[str, Any]) -> None:
         """Compare what a checkpoint was made from with what this run has.
@@ -256,11 +261,11 @@ class ModelRun:
             f"{error}. The batch: {what} {listed} of split '{split.name}', all in '{self.path / BATCH}'. {checkpoint}",
             error.epoch, error.step)
 
-    def _save_model(self, folder: RunFolder, model: CollabModel, summary: dict[str, Any]) -> None:
+    def _save_model(self, folder: RunFolder, model: CollabModel, summary: RunSummary) -> None:
         save_tree(model, folder.path)
         images: Any = self.data.val if self.data.test is None else self.data.test
         compared = torch.stack([images[index][0] for index in range(min(COMPARED_IMAGES, len(images)))]).cpu()
-        load = export_head(
+        load = save_pruned(
             model,
             folder.pruned,
             compared,
@@ -270,7 +275,7 @@ class ModelRun:
             from_scratch=not self.config.model.pretrained,
             multi_label=self.config.data.multi_label,
         )
-        folder.write_summary({**summary, 'load': load})
+        folder.write_summary(dataclasses.replace(summary, load=load))
 
 
 def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:

@@ -1,4 +1,4 @@
-"""Measure a finished run again: every head, the consensus and the saved plain network, on any split.
+"""Evaluate a finished run: every head, the consensus and the pruned model, on any split.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -10,10 +10,7 @@ import sys
 from typing import Any
 
 import datasets
-import timm
-import timm.data
 import torch
-import torch.nn as nn
 
 from .config import TrainConfig
 from .config.parse import from_mapping
@@ -22,69 +19,64 @@ from .data.images import TransformedImages, evaluation_loader
 from .data.labels import outside, padded
 from .data.sources import load_source, load_split
 from .data.splits import make_splits
-from .errors import TrainError, one_line, require
+from .errors import TrainError, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
-from .paths import PRUNED
-from .record.run_folder import write_whole
-from .record.saved_run import SavedRun
-
-VALIDATION = 'validation.json'
+from .paths import VALIDATION, write_text
+from .record.finished_run import Run
 
 
 @torch.inference_mode()
 def validate(
-        run: SavedRun,
+        run: Run,
         split: str = 'test',
         overrides: dict[str, Any] | None = None,
         batch_size: int | None = None,
         device: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a run and write `validation.json` into its folder, whole or not at all.
+    """Evaluate a run and write `validation.json` into its folder, atomically.
 
     Args:
         run: The run.
-        split: `test` and `val` are the run's own, with `val` held out as it was; else the name of a split.
-        overrides: Keys of `data` to use instead of the run's, e.g. `path`.
-        batch_size: Images at a time, the run's batch size when left out.
-        device: Where to compute, a GPU if there is one when left out.
+        split: `test` or `val` for the run's own splits, or the name of a split of the data.
+        overrides: Keys of `data` that replace the run's, e.g. `path`.
+        batch_size: Images per batch; the run's batch size when left out.
+        device: Where to compute; a GPU if there is one when left out.
 
     Returns:
-        What `validation.json` holds.
+        The content of `validation.json`.
 
     Raises:
-        TrainError: A damaged run, or data that don't suit it.
+        TrainError: The run is damaged, or the data doesn't fit it.
     """
     config = _with_data(run.config, overrides or {})
     try:
         where = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         torch.zeros((), device=where)
-    except (AssertionError, RuntimeError) as error:  # torch made without CUDA raises the former
+    except (AssertionError, RuntimeError) as error:  # a build of torch without CUDA raises AssertionError
         raise TrainError(f"device '{device}': {str(error).splitlines()[0]}") from error
     tree = run.load_tree()
-    pruned = _load_pruned(run)
+    pruned = run.load_pruned()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     images, names = _find_split(config, split, run)
-    transform = timm.data.create_transform(**run.data_config, is_training=False)
-    dataset = TransformedImages(images, transform, config.seed)
+    dataset = TransformedImages(images, run.transform, config.seed)
     loader = evaluation_loader(dataset, batch_size or config.batch_size, config.data.workers)
 
-    num_classes = run.summary['data']['num_classes']
-    num_heads = run.summary['num_heads']
+    num_classes, num_heads = run.summary.data.num_classes, run.summary.num_heads
     labels = [*(f'head {head}' for head in range(num_heads)), 'consensus', 'pruned']
-    several = run.config.data.multi_label
+    multi_label = run.config.data.multi_label
     scorers: dict[str, Scorer | MultiLabelScorer] = {
-        label: MultiLabelScorer() if several else Scorer(num_classes) for label in labels}
+        label: MultiLabelScorer() if multi_label else Scorer(num_classes) for label in labels}
     tree, pruned = tree.to(where), pruned.to(where)
     for images_B, target in loader:
         images_B = images_B.to(where)
-        logits_HBC = tree.forward_heads(images_B).float()  # type: ignore[operator]
+        logits_HBC = tree.forward_heads(images_B).float()
         predictions = [*logits_HBC, logits_HBC.mean(dim=0), pruned(images_B)]
         for scorer, logits_BC in zip(scorers.values(), predictions, strict=True):
             scorer.add(logits_BC, target)
 
     kept = f'head {tree.kept_head}'
-    by_class = 'ap' if several else 'top1'
+    by_class = 'ap' if multi_label else 'top1'
     result = {
         'split': images.name,
         'data': config.data.path,
@@ -93,7 +85,7 @@ def validate(
         'heads': [scorers[label].result() for label in labels[:num_heads]],
         'consensus': scorers['consensus'].result(),
         'pruned': scorers['pruned'].result(),
-        **({} if several else {'ece_bins': BINS}),
+        **({} if multi_label else {'ece_bins': BINS}),
         'per_class': [
             {
                 'label': label,
@@ -106,7 +98,7 @@ def validate(
                 scorers[kept].examples_C, scorers[kept].by_class_C, scorers['consensus'].by_class_C, strict=True))
         ],
     }
-    write_whole(run.path / VALIDATION, json.dumps(result, indent=2) + '\n')
+    write_text(run.path / VALIDATION, json.dumps(result, indent=2) + '\n')
     return result
 
 
@@ -114,14 +106,14 @@ def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     data = from_mapping(type(config.data), {**dataclasses.asdict(config.data), **overrides})
     require(data.multi_label == config.data.multi_label,
             f'data.multi_label must be what the run was trained with, {config.data.multi_label}')
-    # Test and validation labels carry no noise; a column of other labels needn't be there.
+    # Test and validation labels have no noise; a column of noisy labels may be missing.
     return dataclasses.replace(config, data=data, noise=type(config.noise)())
 
 
-def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSplit, list[str] | None]:
+def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, list[str] | None]:
     data = config.data
     if split == 'val':
-        # Held out again as it was, from a training split that needn't fill a batch.
+        # Split again as in training; the training split may be smaller than a batch here.
         splits = make_splits(load_source(data), dataclasses.replace(config, batch_size=1))
         found, names = splits.val, splits.label_names
     else:
@@ -129,30 +121,17 @@ def _find_split(config: TrainConfig, split: str, run: SavedRun) -> tuple[ImageSp
             require(data.test_split is not None, 'the run has no test split: write --split val, or the name of another')
             split = 'test' if data.test_split == 'auto' else str(data.test_split)
         if data.path != run.config.data.path or split == data.train_split:
-            found, names = load_split(data, split)  # other data need have nothing but this
+            found, names = load_split(data, split)  # other data may have this split alone
         else:
             source = load_source(dataclasses.replace(data, test_split=split))
             assert source.test is not None
             found, names = source.test, source.label_names
-    known = run.label_names
+    known = run.class_names
     require(not (names and known) or names == known,
             f"the classes of data.path '{data.path}' are not the run's: {names} instead of {known}")
-    num_classes = run.summary['data']['num_classes']
+    num_classes = run.summary.data.num_classes
     bad = outside(found.labels, num_classes)
     if bad is not None:
-        raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, and the run"
-                         f' {num_classes} classes, from 0')
+        raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, but the run has"
+                         f' {num_classes} classes, numbered from 0')
     return found.with_labels(padded(found.labels, num_classes)), known or names
-
-
-def _load_pruned(run: SavedRun) -> nn.Module:
-    folder = run.path / PRUNED
-    again = f'write it again with `timm-collab prune {run.path} --output {folder}`'
-    require((folder / 'config.json').is_file() and (folder / 'model.safetensors').is_file(),
-            f"run '{run.path}' is damaged: {PRUNED}/, the saved plain network, is not whole: move it away and {again}")
-    try:
-        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    except Exception as error:  # timm's, safetensors' and json's, of many types
-        reason = one_line(error)[:300]
-        raise TrainError(f"run '{run.path}' is damaged: {PRUNED}/ can't be loaded ({reason}): move it away and"
-                         f' {again}') from error

@@ -39,8 +39,8 @@ def test_the_gate_learns_with_the_heads(recipe, more: tuple[str, ...]) -> None:
 def test_a_gated_run_is_saved_as_any(recipe, tmp_path) -> None:
     summary = train(recipe('--objective.kind=gated', '--batch_size=64', '--compare_single=true'))
     model = timm.create_model(f'local-dir:{tmp_path / "run" / "pruned"}', pretrained=True)
-    assert sum(p.numel() for p in model.parameters()) == summary['parameters']['kept']
-    assert summary['single']['num_heads'] == 1
+    assert sum(p.numel() for p in model.parameters()) == summary.parameters.kept
+    assert summary.single is not None and summary.single.num_heads == 1
 
 
 @pytest.mark.parametrize('mixes', [False, True])

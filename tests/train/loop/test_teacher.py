@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
+from timm_collab import load_run
 from timm_collab.train import TrainError
 from timm_collab.train.config import TeacherConfig
 from timm_collab.train.loop.step import TrainState
 from timm_collab.train.loop.teacher import Teacher, load_teacher
 from timm_collab.train.record.cost import forward_multiply_adds
-from timm_collab.train.record.saved_run import read_run
+from timm_collab.train.record.summary import TeacherSummary
 from timm_collab.train.run import train
 
 from .. import toys
@@ -39,7 +40,7 @@ def teacher_run(tmp_path_factory):
 
 def make_teacher(mean: tuple[float, ...] = (0.5,), std: tuple[float, ...] = (0.25,)) -> Teacher:
     network = toys.make_model(1).prune().eval().requires_grad_(False)
-    return Teacher(network, mean, std, (0.5,), (0.5,), {})
+    return Teacher(network, mean, std, (0.5,), (0.5,), TeacherSummary())
 
 
 def update(config, teacher: Teacher, **accelerate) -> tuple[TrainState, torch.Tensor, torch.nn.Module, torch.Tensor]:
@@ -109,37 +110,38 @@ def test_model_and_teacher_compile(recipe) -> None:
 
 def test_a_run_records_its_teacher(recipe, teacher_run, tmp_path, capsys) -> None:
     summary = train(recipe(*STUDENT, f'--teacher.path={teacher_run}'))
-    assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['teacher'] == summary['teacher']
-    run, facts = read_run(teacher_run), summary['teacher']
+    run, facts = load_run(teacher_run), summary.teacher
+    assert facts is not None
+    assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['teacher'] == dataclasses.asdict(facts)
     tree = run.load_tree()
     kept = tree.prune()
-    assert facts['path'] == str(teacher_run) and facts['name'] is None and facts['architecture'] == 'test_resnet'
-    assert (facts['error'], facts['error_on']) == (run.summary['error_kept'], run.summary['error_on'])
-    assert facts['parameters'] == run.summary['parameters']['kept']
-    assert facts['train_seconds'] == run.summary['train_seconds']
-    assert facts['multiply_adds'] == forward_multiply_adds(kept, (1, 16, 16))
+    assert facts.path == str(teacher_run) and facts.name is None and facts.architecture == 'test_resnet'
+    assert (facts.error, facts.error_on) == (run.summary.scores.kept, run.summary.error_on)
+    assert facts.parameters == run.summary.parameters.kept
+    assert facts.train_seconds == run.summary.train_seconds
+    assert facts.multiply_adds == forward_multiply_adds(kept, (1, 16, 16))
     # Two epochs of 128 images, a step three forward passes through both heads.
-    assert facts['train_multiply_adds'] == 3 * forward_multiply_adds(tree, (1, 16, 16)) * 128 * 2
+    assert facts.train_multiply_adds == 3 * forward_multiply_adds(tree, (1, 16, 16)) * 128 * 2
     [row] = map(json.loads, (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines())
     assert row['train_loss'] == pytest.approx(row['train_hard_heads'][0] + row['train_soft_heads'][0], rel=1e-5)
-    assert summary['parameters']['trained'] == summary['parameters']['kept']
+    assert summary.parameters.trained == summary.parameters.kept
     assert f'teacher: {teacher_run}, test_resnet, ' in capsys.readouterr().out
 
 
 def test_the_teacher_of_a_run_is_its_kept_head(teacher_run) -> None:
-    run = read_run(teacher_run)
+    run = load_run(teacher_run)
     data_config = {**run.data_config, 'mean': (0.5,), 'std': (0.5,)}
-    teacher = load_teacher(TeacherConfig(path=str(teacher_run)), 10, run.label_names, data_config)
+    teacher = load_teacher(TeacherConfig(path=str(teacher_run)), 10, run.class_names, data_config)
     assert (teacher.mean, teacher.std, teacher.given_mean) == ((0.2,), (0.4,), (0.5,))
     plain = timm.create_model(f'local-dir:{teacher_run / "pruned"}', pretrained=True).eval()
     images = torch.randn(3, 1, 16, 16)
     assert torch.equal(teacher.network(images), plain(images))
     by_name = load_teacher(
-        TeacherConfig(name=f'local-dir:{teacher_run / "pruned"}'), 10, run.label_names, data_config)
+        TeacherConfig(name=f'local-dir:{teacher_run / "pruned"}'), 10, run.class_names, data_config)
     assert torch.equal(by_name.network(images), plain(images))
-    assert by_name.facts['sha256'] == teacher.facts['sha256'] and by_name.facts['train_seconds'] is None
+    assert by_name.facts.sha256 == teacher.facts.sha256 and by_name.facts.train_seconds is None
     assert (by_name.mean, by_name.std) == ((0.2,), (0.4,))
-    names = [*run.label_names[:3], 'four', *run.label_names[4:]]
+    names = [*run.class_names[:3], 'four', *run.class_names[4:]]
     with pytest.raises(TrainError, match="knows class 3 as '3', the data as 'four'"):
         load_teacher(TeacherConfig(path=str(teacher_run)), 10, names, data_config)
     with pytest.raises(TrainError, match='tells 10 classes apart, the data have 7'):
@@ -149,12 +151,12 @@ def test_the_teacher_of_a_run_is_its_kept_head(teacher_run) -> None:
 
 
 def test_a_checkpoint_is_loaded_into_its_architecture(teacher_run) -> None:
-    run = read_run(teacher_run)
+    run = load_run(teacher_run)
     weights = str(teacher_run / 'pruned' / 'model.safetensors')
     config = TeacherConfig(name='test_resnet', checkpoint=weights)
     loaded = load_teacher(config, 10, None, run.data_config)
     of_run = load_teacher(TeacherConfig(path=str(teacher_run)), 10, None, run.data_config)
-    assert loaded.facts['sha256'] == of_run.facts['sha256'] and math.isfinite(loaded.mean[0])
+    assert loaded.facts.sha256 == of_run.facts.sha256 and math.isfinite(loaded.mean[0])
 
 
 @pytest.mark.parametrize(('keys', 'message'), [

@@ -202,7 +202,7 @@ def test_lower_layers_learn_slower_with_layer_decay(recipe, data):
 def test_a_run_in_channels_last_is_saved_as_any(recipe, tmp_path):
     summary = train(recipe('--channels_last=true', '--grad_accum_steps=2', '--batch_size=16'))
     model = timm.create_model(f'local-dir:{tmp_path / "run" / "pruned"}', pretrained=True)
-    assert sum(p.numel() for p in model.parameters()) == summary['parameters']['kept']
+    assert sum(p.numel() for p in model.parameters()) == summary.parameters.kept
 
 
 @pytest.mark.parametrize('warmup', [False, True])

@@ -92,7 +92,7 @@ def test_evaluation_of_several_labels_matches_direct_computation(several, batch_
     row = scores.row(scores.best_head)
     assert scores.best_head == best and row['map_kept'] == scores.score_H[best] and row['count'] == 50
     assert metric_of(row) is MAP and shortfall(row) == pytest.approx(100 - row['map_kept'])
-    assert MAP.finals(row)['map_heads'] == pytest.approx(scores.score_H)
+    assert [MAP.in_final(score) for score in MAP.heads(row)] == pytest.approx(scores.score_H)
 
 
 def test_f1_in_training_and_validation(several):
@@ -120,6 +120,6 @@ def test_f1_in_training_and_validation(several):
 def test_accuracy_is_summarized_as_error():
     row = TOP1.row([90.1, 80.0], 91.0, 0)
     assert row == {'top1_heads': [90.1, 80.0], 'top1_consensus': 91.0, 'top1_kept': 90.1}
-    assert TOP1.finals(row) == {'error_kept': 9.9, 'error_consensus': 9.0, 'error_heads': [9.9, 20.0]}
-    assert metric_of(row) is TOP1 is metric_of(TOP1.finals(row)) and shortfall(row, 'consensus') == 9.0
+    assert [TOP1.in_final(score) for score in TOP1.heads(row)] == [9.9, 20.0]
+    assert metric_of(row) is TOP1 is metric_of({'error_kept': 9.9}) and shortfall(row, 'consensus') == 9.0
     assert TOP1.rule.startswith('highest validation accuracy after the last epoch; of equals the lowest cross-entropy')

@@ -1,4 +1,4 @@
-"""Pictures of a run, from what its folder records."""
+"""Plots of a run, from the files in its folder."""
 from __future__ import annotations
 
 import json
@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.runs import summary_values
 from timm_collab.cli import main
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record import plots
 from timm_collab.train.record.plots import draw_disagreement, draw_noise, draw_score, plot_run, read_rows
+from timm_collab.train.record.summary import RunSummary
 
 pytest.importorskip('matplotlib')
 
-SUMMARY = {
-    'model': 'collab_test_resnet', 'network': '2-head tree', 'data': {'path': 'builtin:digits'},
-    'noise': {'realised_rate': 0.4},
-}
+SUMMARY = RunSummary.from_dict(summary_values(), 'a test')
 
 
 def row(epoch: int, heads: int = 2) -> dict:
@@ -42,11 +41,11 @@ def run(tmp_path) -> Path:
     for folder, heads in ((tmp_path / 'run', 2), (tmp_path / 'run' / 'single', 1)):
         text = ''.join(json.dumps(row(epoch, heads)) + '\n' for epoch in range(3))
         (folder / 'metrics.jsonl').write_text(text)
-    (tmp_path / 'run' / 'summary.json').write_text(json.dumps(SUMMARY))
+    (tmp_path / 'run' / 'summary.json').write_text(json.dumps(SUMMARY.to_dict()))
     return tmp_path / 'run'
 
 
-def test_a_run_is_drawn_from_two_files_and_can_be_drawn_again(run, capsys):
+def test_plots_need_two_files_and_are_reproducible(run, capsys):
     assert main(['plot', str(run)]) == 0
     files = [Path(line) for line in capsys.readouterr().out.split()]
     assert [file.name for file in files] == ['loss.png', 'accuracy.png', 'disagreement.png', 'lr.png', 'noise.png']
@@ -57,7 +56,7 @@ def test_a_run_is_drawn_from_two_files_and_can_be_drawn_again(run, capsys):
     assert not list((run / 'plots').glob('.*'))
 
 
-def test_the_lines_are_the_recorded_figures(run):
+def test_lines_show_the_recorded_scores(run):
     rows, single = read_rows(run), read_rows(run / 'single')
     figure = draw_score(rows, SUMMARY, single[:2])
     drawn = lines(figure)
@@ -72,26 +71,26 @@ def test_the_lines_are_the_recorded_figures(run):
                                                         'single network 51'}
 
 
-def test_names_at_the_ends_of_lines_do_not_cover_each_other():
+def test_labels_at_the_ends_of_lines_do_not_overlap():
     rows = [row(epoch, heads=8) for epoch in range(2)]
     for each in rows:
         each['val']['top1_heads'] = [90.0 + head / 100 for head in range(8)]
-    axes = draw_score(rows, {}, []).axes[0]
+    axes = draw_score(rows, None, []).axes[0]
     low, high = axes.get_ylim()
     heights = sorted(text.xyann[1] for text in axes.texts)
     assert len(heights) == 9 and heights[-1] <= high
     assert np.diff(heights).min() >= 0.05 * (high - low) * (1 - 1e-9)
 
 
-def test_what_was_not_recorded_is_not_drawn():
+def test_scores_that_were_not_recorded_are_not_plotted():
     rows = [row(epoch, heads=1) for epoch in range(2)]
     for each in rows:
         del each['train_top1']
-    assert draw_disagreement(rows, {}, []) is None
-    assert draw_noise(rows, {}, []) is None
+    assert draw_disagreement(rows, None, []) is None
+    assert draw_noise(rows, None, []) is None
 
 
-def test_a_run_that_goes_on_is_drawn_too(run):
+def test_an_unfinished_run_is_plotted(run):
     (run / 'summary.json').unlink()
     with open(run / 'metrics.jsonl', 'a') as file:
         file.write(json.dumps({**row(2), 'lr': 0.5}) + '\n{"epoch": 3, "lr')
@@ -100,13 +99,13 @@ def test_a_run_that_goes_on_is_drawn_too(run):
 
 
 @pytest.mark.parametrize(('damage', 'message'), [
-    (lambda run: (run / 'metrics.jsonl').unlink(), 'holds no run to draw'),
+    (lambda run: (run / 'metrics.jsonl').unlink(), 'holds no run to plot'),
     (lambda run: (run / 'metrics.jsonl').write_text(''), 'no epoch has ended'),
-    (lambda run: (run / 'metrics.jsonl').write_text('{}\n' + json.dumps(row(0))), 'line 1 is no row of metrics'),
+    (lambda run: (run / 'metrics.jsonl').write_text('{}\n' + json.dumps(row(0))), 'line 1 is not a row of metrics'),
     (lambda run: (run / 'summary.json').write_text('{'), "summary.json' is damaged"),
     (lambda run: (run / 'plots').write_text(''), "can't be written"),
 ])
-def test_refusals(run, damage, message):
+def test_damaged_runs_are_refused(run, damage, message):
     damage(run)
     with pytest.raises(TrainError, match=message):
         plot_run(run)

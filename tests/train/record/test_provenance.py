@@ -13,7 +13,7 @@ def git(folder, *arguments):
     subprocess.run(['git', '-C', str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
-def test_the_commit_is_that_of_the_code_and_says_where_files_differ(tmp_path, monkeypatch):
+def test_the_commit_of_the_code_is_marked_dirty_where_files_differ(tmp_path, monkeypatch):
     code = tmp_path / 'timm_collab' / 'train' / 'record' / 'provenance.py'
     code.parent.mkdir(parents=True)
     code.write_text('1')
@@ -39,7 +39,7 @@ def test_without_git_there_is_no_commit(monkeypatch):
     ('processor: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Some CPU @ 2 GHz\n', 'Some CPU @ 2 GHz'),
     (None, None),
 ])
-def test_the_processor_is_named(tmp_path, monkeypatch, info, name):
+def test_hardware_names_the_processor(tmp_path, monkeypatch, info, name):
     path = tmp_path / 'cpuinfo'
     if info is not None:
         path.write_text(info)

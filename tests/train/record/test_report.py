@@ -1,4 +1,4 @@
-"""What people see: the table of epochs and the bar."""
+"""The table of epochs and the progress bar."""
 from __future__ import annotations
 
 import io
@@ -18,7 +18,7 @@ def row(epoch: int, top1: list[float], **more) -> dict:
     }
 
 
-def test_a_tree_has_a_column_a_head():
+def test_a_tree_has_a_column_per_head():
     table = EpochTable(20)
     head, line = table.lines(row(0, [85.0, 86.26], val_without_ema={'top1_kept': 80.0}))
     titles = 'epoch lr loss img/s head 0 head 1 consensus disagree no EMA'
@@ -27,14 +27,14 @@ def test_a_tree_has_a_column_a_head():
     assert len(head) == len(line) <= 100
 
 
-def test_a_network_alone_has_one():
+def test_a_single_network_has_one_column():
     head, line = EpochTable(100).lines(row(99, [85.0]))
     assert head.split() == ['epoch', 'lr', 'loss', 'img/s', 'val', 'top-1']
     assert line.split() == ['100/100', '5.00e-02', '1.5000', '1,234', '85.0']
     assert len(head) == len(line)
 
 
-def test_the_head_of_the_table_comes_back():
+def test_the_header_is_repeated():
     table = EpochTable(60)
     counts = [len(table.lines(row(epoch, [85.0]))) for epoch in range(10, 60)]
     assert [index for index, count in enumerate(counts) if count == 2] == [0, 25]
@@ -66,7 +66,7 @@ def test_no_bar_in_a_log_file_nor_on_other_processes(monkeypatch, stream, is_mai
     assert stream.getvalue() == ''
 
 
-def test_a_resumed_epoch_begins_where_it_was(monkeypatch):
+def test_a_resumed_epoch_starts_at_its_position(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', Terminal())
     with Progress(1000, 0, 1, torch.device('cpu'), is_main=True, done=300) as progress:
         assert (progress.bar.n, progress.bar.total) == (300, 1000)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.runs import summary_values
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record import run_folder
 from timm_collab.train.record.run_folder import (
@@ -18,6 +19,11 @@ from timm_collab.train.record.run_folder import (
     inspect_folder,
     read_summary,
 )
+from timm_collab.train.record.summary import RunSummary
+
+
+def summary(**changes) -> RunSummary:
+    return RunSummary.from_dict(summary_values(**changes), 'a test')
 
 
 def test_default_folder_is_fresh(recipe, tmp_path, monkeypatch):
@@ -40,13 +46,13 @@ def test_folder_holds_config_metrics_and_summary(recipe, tmp_path):
     run.log({'epoch': 0})
     run.log({'epoch': 1})
     assert inspect_folder(run.path, config) is RunState.UNFINISHED
-    run.write_summary({'error_kept': 1.5})
-    run.write_summary({'error_kept': 2.5})
+    run.write_summary(summary(seed=1))
+    run.write_summary(summary(seed=2))
     assert inspect_folder(run.path, config) is RunState.FINISHED
     assert yaml.safe_load((run.path / 'config.yaml').read_text()) == config.to_dict()
     rows = [json.loads(line) for line in (run.path / 'metrics.jsonl').read_text().splitlines()]
     assert rows == [{'epoch': 0}, {'epoch': 1}]
-    assert read_summary(run.path) == {'error_kept': 2.5}
+    assert read_summary(run.path) == summary(seed=2)
     assert sorted(path.name for path in run.path.iterdir()) == ['config.yaml', 'metrics.jsonl', 'summary.json']
     run.write_log([{'epoch': 7}])
     assert (run.path / 'metrics.jsonl').read_text() == '{"epoch": 7}\n'
@@ -65,7 +71,7 @@ def test_a_part_of_a_run_without_its_recipe_is_left_alone(recipe, tmp_path, name
     assert sorted(path.name for path in (tmp_path / 'run').iterdir()) == sorted([name, 'notes.txt'])
 
 
-def test_the_run_of_another_recipe_is_refused_with_the_difference(recipe, tmp_path):
+def test_a_run_of_another_recipe_is_refused_with_the_differences(recipe, tmp_path):
     RunFolder(tmp_path / 'run', recipe())
     with pytest.raises(TrainError, match=r'was -> you asked: seed 0 -> 1; optim.lr 0.02 -> 0.5. Ask for what it was'):
         inspect_folder(tmp_path / 'run', recipe('--optim.lr=0.5', '--seed=1'))
@@ -83,14 +89,14 @@ def test_a_damaged_recipe_is_an_error_and_a_damaged_summary_an_unfinished_run(re
         inspect_folder(run.path, recipe())
 
 
-def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path, monkeypatch):
+def test_the_second_process_in_a_folder_is_refused(tmp_path, monkeypatch):
     hold = (
         'import sys; from pathlib import Path; from timm_collab.train.record.run_folder import RunLock\n'
-        'with RunLock(Path(sys.argv[1])): print("held", flush=True); sys.stdin.read()'
+        'with RunLock(Path(sys.argv[1])): print("locked", flush=True); sys.stdin.read()'
     )
     other = subprocess.Popen(
         [sys.executable, '-c', hold, str(tmp_path / 'run')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == 'held\n'
+    assert other.stdout.readline() == 'locked\n'
     monkeypatch.setattr(run_folder, 'LOCK_SECONDS', 0)
     with pytest.raises(TrainError, match=r"run' is in use by another process: wait until it ends, or choose another"), \
             RunLock(tmp_path / 'run'):
@@ -113,18 +119,18 @@ def test_unwritable_output(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_full_disk_is_one_error_and_leaves_what_was(recipe, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_error_and_keeps_the_old_summary(recipe, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / 'run', recipe())
-    run.write_summary({'error_kept': 1.0})
+    run.write_summary(summary(seed=1))
 
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(Path, 'write_text', full)
     with pytest.raises(TrainError, match=r"summary.json' can't be written: .*No space left on device"):
-        run.write_summary({'error_kept': 2.0})
+        run.write_summary(summary(seed=2))
     monkeypatch.undo()
-    assert read_summary(run.path) == {'error_kept': 1.0}
+    assert read_summary(run.path) == summary(seed=1)
     monkeypatch.setattr('builtins.open', full)
     with pytest.raises(TrainError, match=r"metrics.jsonl' can't be written .*: make room, then run the same command"):
         run.log({'epoch': 0})

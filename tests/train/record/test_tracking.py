@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
+from tests.runs import summary_values
 from timm_collab.train.__main__ import main
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record import tracking
+from timm_collab.train.record.summary import RunSummary
 from timm_collab.train.record.tracking import Tracking, check_trackers, flatten
 
 ROW = {'epoch': 3, 'lr': 0.1, 'val': {'top1_heads': [80.0, 90.0], 'top1_kept': 90.0, 'disagreement': None}}
-SUMMARY = {'epochs': 5, 'error_kept': 10.0, 'error_consensus': 9.0}
+SUMMARY = RunSummary.from_dict(summary_values(), 'a test')
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -44,18 +46,18 @@ def test_tensorboard_gets_every_epoch_and_a_resumed_run_goes_on(recipe, tmp_path
     logged = scalars(tmp_path / 'tracking' / 'study')
     assert logged['lr'] == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 0.25)]
     assert logged['val/top1_heads/1'] == [(epoch, 90.0) for epoch in range(4)]
-    assert logged['final/error_kept'][-1] == (5, 10.0)
+    assert logged['final/error_kept'][-1] == (5, 9.0)
 
 
 def test_a_training_run_logs_its_metrics_and_those_of_the_single_network(recipe, tmp_path, monkeypatch):
     pytest.importorskip('tensorboard')
     from timm_collab.train.run import train
     summary = train(recipe('--track=[tensorboard]', '--compare_single=true', '--plots=false'))
-    for folder, result in ((tmp_path / 'run', summary), (tmp_path / 'run' / 'single', summary['single'])):
+    for folder, result in ((tmp_path / 'run', summary), (tmp_path / 'run' / 'single', summary.single)):
         row = json.loads((folder / 'metrics.jsonl').read_text())
         logged = scalars(folder / 'tracking' / 'timm-collab')
         assert logged['train_loss'] == [(0, pytest.approx(row['train_loss']))]
-        assert logged['final/error_kept'] == [(1, pytest.approx(result['error_kept']))]
+        assert logged['final/error_kept'] == [(1, pytest.approx(result.scores.kept))]
     assert len({(tmp_path / name / 'tracking' / 'id').read_text() for name in ('run', 'run/single')}) == 2
 
 
@@ -89,12 +91,15 @@ def test_trackio_prints_no_token(tmp_path):
     code = (
         'import sys; from pathlib import Path; from accelerate import Accelerator\n'
         'from timm_collab.train.config.parse import parse_config\n'
+        'from tests.runs import summary_values\n'
+        'from timm_collab.train.record.summary import RunSummary\n'
         'from timm_collab.train.record.tracking import Tracking\n'
         "config = parse_config(['--config=quickstart', '--track=[trackio]'])\n"
         "run = Tracking(Accelerator(cpu=True), config, Path('.')); run.log({'epoch': 0, 'lr': 0.1})\n"
-        "run.finish({'epochs': 1, 'error_kept': 5.0})\n"
+        "run.finish(RunSummary.from_dict(summary_values(), 'a test'))\n"
     )
-    environment = {**os.environ, 'TRACKIO_DIR': str(tmp_path / 'trackio'), 'HF_HUB_OFFLINE': '1', 'HOME': str(tmp_path)}
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[3]),
+                   'TRACKIO_DIR': str(tmp_path / 'trackio'), 'HF_HUB_OFFLINE': '1', 'HOME': str(tmp_path)}
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'token' not in (done.stdout + done.stderr).lower()
@@ -115,7 +120,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_training(recipe, tmp_
     (['--track=[clipboard]'], 'track: '),
     (['--track=[tensorboard]', '--project='], 'project'),
 ])
-def test_refusals(recipe, argv, message):
+def test_bad_trackers_are_refused(recipe, argv, message):
     with pytest.raises(TrainError, match=message):
         recipe(*argv)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...train.paths import FORMATS
 from ..export_options import add_export_options, export_options
-
-FORMATS = ('pt2', 'onnx')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +19,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, verify, and list the files."""
-    from ...hub import FinishedRun, export_run
+    from ...hub import export_run
     from ...hub.folder import check_folder
-    finished = FinishedRun.read(args.run)
+    from ...train.record.finished_run import load_run
+    finished = load_run(args.run)
     options = export_options(args, tuple(args.formats))
     folder = export_run(finished, args.output or args.run / 'export', options)
     print(*check_folder(folder).listing(), sep='\n')
     modules = 'timm, timm_collab' if finished.needs_plugin else 'timm'
-    head = finished.head(options.head)
+    head = finished.find_head(options.head)
     print(f'{modules} in another process gave the logits of head {head}, bit for bit. To use it:\n'
           f"import {modules}; model = timm.create_model('local-dir:{folder.as_posix()}', pretrained=True)")
     return 0

@@ -1,6 +1,6 @@
-"""Draw a run: loss, accuracy, disagreement of the heads, learning rate, into RUN/plots.
+"""Plot a run: loss, accuracy, disagreement of the heads, learning rate, into RUN/plots.
 
-Reads metrics.jsonl and summary.json alone, also of a run that hasn't ended.
+Reads metrics.jsonl and summary.json alone, also of a run that hasn't finished.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, and print the files."""
+    """Plot, and print the files."""
     from ...train.record.plots import plot_run
     for path in plot_run(Path(args.run).expanduser()):
         print(path)

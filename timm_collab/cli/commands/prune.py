@@ -1,6 +1,6 @@
 """Save a head of a finished run as a plain timm model.
 
-The saved model is loaded again by timm and its logits compared with the head's, bit for bit, before it gets its name.
+timm loads the saved model again, and its logits must equal the head's bit for bit before the folder appears.
 """
 from __future__ import annotations
 
@@ -13,41 +13,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument('run', metavar='RUN', help='folder that training wrote, or the tree.safetensors in it')
     parser.add_argument('--head', default='best', metavar='best|N',
-                        help='the head that did best on validation, or one by its number, from 0; best when left out')
+                        help='the head that is best on the validation data, or a number from 0; best when left out')
     parser.add_argument('--output', help='folder to create; RUN/head-N when left out')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Rebuild the tree, prune it, save the head."""
+    """Load the tree, prune it, save the head."""
     import torch
 
     from ...train.build import model_args
     from ...train.errors import require
-    from ...train.record.export import ExportError, export_head
+    from ...train.paths import TREE
+    from ...train.record.finished_run import load_run
     from ...train.record.run_folder import check_writable
-    from ...train.record.saved_run import TREE, read_run
+    from ...train.record.save import ExportError, save_pruned
     path = Path(args.run).expanduser()
-    saved = read_run(path.parent if path.name == TREE else path)
-    heads = saved.summary['num_heads']
-    known = args.head == 'best' or (args.head.isdecimal() and int(args.head) < heads)
-    require(known, f"--head '{args.head}': write best, or a number from 0 to {heads - 1}")
-    head = saved.summary['kept_head'] if args.head == 'best' else int(args.head)
+    saved = load_run(path.parent if path.name == TREE else path)
+    head = saved.find_head(args.head)
     output = saved.path / f'head-{head}' if args.output is None else Path(args.output).expanduser()
     require(not output.exists(), f"output '{output}' exists: choose another folder with --output")
     check_writable(output)
 
     tree = saved.load_tree()
-    tree.kept_head = head  # type: ignore[assignment]
-    output.parent.mkdir(parents=True, exist_ok=True)
+    tree.kept_head = head
     images = torch.randn(8, *saved.data_config['input_size'], generator=torch.Generator().manual_seed(0))
     try:
-        line = export_head(
+        line = save_pruned(
             tree,
             output,
             images,
             saved.data_config,
             model_args(saved.config.model, saved.config.data),
-            saved.label_names,
+            saved.class_names,
             from_scratch=not saved.config.model.pretrained,
             multi_label=saved.config.data.multi_label,
         )

@@ -31,13 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export a run if necessary, verify and push."""
-    from ...hub import FinishedRun, PushOptions, export_run
+    from ...hub import PushOptions, export_run
     from ...hub.check import check_reload, folder_logits
     from ...hub.errors import require
     from ...hub.folder import check_folder
     from ...hub.push import access_token
-    from ...hub.run import needs_plugin
     from ...train.paths import CONFIG, PRUNED
+    from ...train.record.finished_run import load_run
+    from ...train.record.save import needs_plugin
     options = PushOptions(
         repo=args.repo,
         public=args.public,
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         access_token()  # fails before the work of an export
     if (args.run / CONFIG).is_file() or (args.run / PRUNED).is_dir():
-        finished = FinishedRun.read(args.run)
+        finished = load_run(args.run)
         with tempfile.TemporaryDirectory() as scratch:
             folder = export_run(finished, Path(scratch, 'export'), export_options(args))
             return _push(folder, options, args.dry_run)

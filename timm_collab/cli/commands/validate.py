@@ -1,6 +1,6 @@
-"""Measure a finished run: every head, the consensus and the saved network, in all and by class.
+"""Evaluate a finished run: every head, the consensus and the pruned model, overall and by class.
 
-Reads the run's folder, computes on a GPU if there is one, writes validation.json into the folder.
+Reads the run's folder, computes on a GPU if there is one, and writes validation.json into the folder.
 """
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('run', metavar='RUN', help='folder that training wrote')
     parser.add_argument('--split', default='test',
                         help="test or val, the run's own, or the name of a split of the data; test when left out")
-    parser.add_argument('--batch-size', type=int, help="images at a time; the run's batch size when left out")
+    parser.add_argument('--batch-size', type=int, help="images per batch; the run's batch size when left out")
     parser.add_argument('--device', help='where to compute, e.g. cpu; a GPU if there is one when left out')
-    parser.add_argument('--json', action='store_true', help='print what validation.json holds')
+    parser.add_argument('--json', action='store_true', help='print the content of validation.json')
     parser.add_argument_group('data', "--data.path and any other key of the recipe's data replace the run's")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print a table."""
+    """Evaluate, and print a table."""
     import dataclasses
 
     from ...train.config.parse import parse_config
     from ...train.errors import require
-    from ...train.paths import CONFIG
-    from ...train.record.saved_run import read_run
-    from ...train.validate import VALIDATION, validate
+    from ...train.paths import CONFIG, VALIDATION
+    from ...train.record.finished_run import load_run
+    from ...train.validate import validate
     require(args.batch_size is None or args.batch_size >= 1, f'--batch-size must be at least 1, got {args.batch_size}')
-    saved = read_run(args.run)
+    saved = load_run(args.run)
     other = [word for word in args.rest if word.startswith('-') and not word.startswith('--data.')]
     require(not other, f"unknown option '{' '.join(other)}': of a recipe's keys only those of data can be given here,"
                        ' e.g. --data.path')
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=2))
         return 0
-    print(f"{saved.summary['network']} of {args.run} on split '{result['split']}' of {result['data']},"
+    print(f"{saved.summary.network} of {args.run} on split '{result['split']}' of {result['data']},"
           f' {result["count"]:,} images\n')
     print(_scores(result))
     print(f'\n{_legend(result)}\n')
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def _scores(result: dict[str, Any]) -> str:
     named = [
         *(
-            (f'head {head}' + ' (kept)' * (head == result['kept_head']), row)
+            (f'head {head} (kept)' if head == result['kept_head'] else f'head {head}', row)
             for head, row in enumerate(result['heads'])
         ),
         ('consensus', result['consensus']),

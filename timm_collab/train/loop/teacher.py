@@ -14,8 +14,9 @@ from torch import nn
 from ...tree import PREFIX
 from ..config import TeacherConfig
 from ..errors import TrainError, one_line, require, unknown_architecture
-from ..record.cost import FORWARDS_OF_A_STEP, forward_multiply_adds
-from ..record.saved_run import SavedRun, read_run
+from ..record.cost import FORWARDS_PER_STEP, forward_multiply_adds
+from ..record.finished_run import Run, load_run
+from ..record.summary import TeacherSummary
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Teacher:
     std: tuple[float, ...]
     given_mean: tuple[float, ...]
     given_std: tuple[float, ...]
-    facts: dict[str, Any]
+    facts: TeacherSummary
 
 
 def check_teacher(config: TeacherConfig) -> None:
@@ -88,52 +89,51 @@ def load_teacher(
         place = next(index for index, pair in enumerate(zip(labels, label_names, strict=True)) if pair[0] != pair[1])
         raise TrainError(f"{who} knows class {place} as '{labels[place]}', the data as '{label_names[place]}': choose"
                          ' one that was trained on the same classes in the same order')
-    facts = {
-        'path': config.path,
-        'name': config.name,
-        'checkpoint': config.checkpoint,
-        'parameters': sum(parameter.numel() for parameter in network.parameters()),
-        'multiply_adds': forward_multiply_adds(network, input_size),
-        'sha256': _fingerprint(network),
+    summary = TeacherSummary(
+        path=config.path,
+        name=config.name,
+        checkpoint=config.checkpoint,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        multiply_adds=forward_multiply_adds(network, input_size),
+        sha256=_fingerprint(network),
         **facts,
-    }
+    )
     mean, std, given_mean, given_std = (
         _by_channel(each[name], input_size[0]) for each in (own, data_config) for name in ('mean', 'std'))
-    return Teacher(network, mean, std, given_mean, given_std, facts)
+    return Teacher(network, mean, std, given_mean, given_std, summary)
 
 
 def teacher_line(teacher: Teacher) -> str:
     """The line that a run prints about its teacher."""
     facts = teacher.facts
-    error = '' if facts['error'] is None else f', error {facts["error"]:.1f} % on {facts["error_on"]}'
-    return (f'teacher: {facts["path"] or facts["name"]}, {facts["architecture"]},'
-            f' {facts["parameters"] / 1e6:.2f} M parameters{error}')
+    error = '' if facts.error is None else f', error {facts.error:.1f} % on {facts.error_on}'
+    return (f'teacher: {facts.path or facts.name}, {facts.architecture},'
+            f' {(facts.parameters or 0) / 1e6:.2f} M parameters{error}')
 
 
-def _read(path: str) -> SavedRun:
+def _read(path: str) -> Run:
     try:
-        return read_run(path)
+        return load_run(path)
     except TrainError as error:
         raise TrainError(f'teacher.path: {error}') from None
 
 
-def _of_run(run: SavedRun) -> tuple[nn.Module, Sequence[str] | None, dict[str, Any], dict[str, Any]]:
+def _of_run(run: Run) -> tuple[nn.Module, Sequence[str] | None, dict[str, Any], dict[str, Any]]:
     """The kept head of a run."""
     require(not run.config.data.multi_label, f"teacher.path: run '{run.path}' learnt several labels of an image, and"
                                              ' predicts no distribution over classes')
     tree: Any = run.load_tree()
-    summary, earlier = run.summary, run.summary.get('teacher') or {}
-    step = FORWARDS_OF_A_STEP * forward_multiply_adds(tree, run.data_config['input_size'])
-    step += earlier.get('multiply_adds', 0)
+    summary, earlier = run.summary, run.summary.teacher or TeacherSummary()
+    step = FORWARDS_PER_STEP * forward_multiply_adds(tree, run.data_config['input_size'])
+    step += earlier.multiply_adds or 0
     facts = {
         'architecture': run.config.model.architecture,
-        'error': summary['error_kept'],
-        'error_on': summary['error_on'],
-        'train_seconds': summary['train_seconds'] + (earlier.get('train_seconds') or 0),
-        'train_multiply_adds': step * summary['data']['train'] * summary['epochs']
-        + (earlier.get('train_multiply_adds') or 0),
+        'error': summary.scores.kept,
+        'error_on': summary.error_on,
+        'train_seconds': summary.train_seconds + (earlier.train_seconds or 0),
+        'train_multiply_adds': step * summary.data.train * summary.epochs + (earlier.train_multiply_adds or 0),
     }
-    return tree.prune(), run.label_names, run.data_config, facts
+    return tree.prune(), run.class_names, run.data_config, facts
 
 
 def _of_name(

@@ -70,14 +70,6 @@ class Metric(ABC):
         """Score of the consensus in a logged row."""
         return row[f'{self.key}_consensus']
 
-    def finals(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The scores of a logged row, as a summary has them."""
-        return {
-            f'{self.final}_kept': self.in_final(self.kept(row)),
-            f'{self.final}_consensus': self.in_final(self.consensus(row)),
-            f'{self.final}_heads': [self.in_final(score) for score in self.heads(row)],
-        }
-
     @abstractmethod
     def in_final(self, score: float) -> float:
         """Convert a score to its form in a summary. The conversion is its own inverse."""

@@ -1,4 +1,4 @@
-"""What a network costs, in multiply-adds."""
+"""The cost of a network in multiply-adds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,23 +8,23 @@ from torch import nn
 
 from ...split.meta import meta_twin, on_meta
 
-FORWARDS_OF_A_STEP = 3
-"""A backward pass computes the gradients of inputs and of weights, each for about what the forward pass costs."""
+FORWARDS_PER_STEP = 3
+"""Cost of a training step in forward passes: the gradients of inputs and of weights cost about one each."""
 
 
 def forward_multiply_adds(model: nn.Module, input_size: Sequence[int]) -> int:
-    """Multiply-adds of a forward pass of one image, through all heads of a tree; nothing is computed.
+    """Count the multiply-adds of a forward pass of one image, through all heads of a tree, on the meta device.
 
     Args:
         model: A head tree or any network, on any device.
         input_size: Channels, height, width.
     """
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
-    twin = meta_twin(model).eval().requires_grad_(False)  # the counter can't follow a parameter that is an input
+    twin = meta_twin(model).eval().requires_grad_(False)  # the counter fails on parameters that are inputs
     forward = getattr(twin, 'forward_heads', twin)
     with on_meta():
         image = torch.empty(1, *input_size, device='meta')
-        forward(image)  # a tree follows its network once for a new image size, and that isn't to be counted
+        forward(image)  # a tree traces its network once per image size, which must not be counted
         with FlopCounterMode(display=False) as counter:
             forward(image)
     return counter.get_total_flops() // 2

@@ -1,4 +1,4 @@
-"""Pictures of a run, made of its `metrics.jsonl` and `summary.json` alone, so that any run can be drawn again.
+"""Plots of a run, from its `metrics.jsonl` and `summary.json` alone, so that any run can be plotted again.
 
 Needs matplotlib, the extra `plots`.
 """
@@ -6,47 +6,46 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainError, require
 from ..metrics.metric import metric_of
-from ..paths import METRICS, SINGLE, SUMMARY
+from ..paths import METRICS, PLOTS, SINGLE, SUMMARY, atomic
+from .summary import RunSummary
 
-PLOTS = 'plots'
 HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm-collab plot"
 
-# Okabe and Ito's colours, which people who can't tell red from green can tell apart; black is kept for the consensus.
+# Okabe and Ito's palette, which is safe for colour-blind readers; black is reserved for the consensus.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8C6D1F', '#7F7F7F')
 BLACK, GREY = '#000000', '#7F7F7F'
 
 Rows = list[dict[str, Any]]
 Series = tuple[str, Sequence[float | None], dict[str, Any]]
-"""Label, a value for each row, and how to draw it."""
+"""Label, a value per row, and matplotlib's style of the line."""
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is there."""
+    """Whether matplotlib is installed."""
     return importlib.util.find_spec('matplotlib') is not None
 
 
 def plot_run(folder: Path) -> list[Path]:
-    """Draw what a run's folder records into `plots/`, each picture whole or not at all.
+    """Plot a run into its folder `plots/`; each file is written atomically.
 
     Args:
         folder: A run's folder, finished or not.
 
     Returns:
-        The pictures.
+        The files.
 
     Raises:
         TrainError: matplotlib is missing, or the folder has no metrics that can be read.
     """
     require(can_plot(), HOW_TO_GET)
     rows = read_rows(folder)
-    summary = _read_summary(folder)
+    summary = RunSummary.read(folder / SUMMARY) if (folder / SUMMARY).is_file() else None  # still running
     single = read_rows(folder / SINGLE) if (folder / SINGLE / METRICS).is_file() else []
     written = []
     for name, draw in PICTURES.items():
@@ -58,13 +57,15 @@ def plot_run(folder: Path) -> list[Path]:
 
 
 def read_rows(folder: Path) -> Rows:
-    """The rows of a run's `metrics.jsonl`, one an epoch: of an epoch that was trained twice, the later one.
+    """Read a run's `metrics.jsonl`: a row per epoch, the later one of an epoch that was trained twice.
+
+    A last line that was cut off is ignored.
 
     Raises:
-        TrainError: There is none, or a line of it is none; a last line that was cut off in writing is left out.
+        TrainError: The file is missing, empty or damaged.
     """
     path = folder / METRICS
-    require(path.is_file(), f"'{folder}' holds no run to draw: it has no {METRICS}")
+    require(path.is_file(), f"'{folder}' holds no run to plot: it has no {METRICS}")
     lines = path.read_text(encoding='utf-8').splitlines()
     by_epoch: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
@@ -73,41 +74,32 @@ def read_rows(folder: Path) -> Rows:
             by_epoch[row['epoch']] = row
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                raise TrainError(f"'{path}' is damaged: line {number} is no row of metrics") from error
+                raise TrainError(f"'{path}' is damaged: line {number} is not a row of metrics") from error
     require(bool(by_epoch), f"'{path}' has no rows yet: no epoch has ended")
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        return {}  # still running
-    except ValueError as error:
-        raise TrainError(f"'{folder / SUMMARY}' is damaged: {error}") from error
-
-
-def draw_loss(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """Loss of training, and that of each head against the labels, in training and on the validation data."""
+def draw_loss(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
+    """Plot the training loss per head, and the mean loss of the heads against training and validation labels."""
     heads = len(rows[0]['val']['loss_heads'])
     series: list[Series] = [
-        ('training loss a head', [row['train_loss'] / heads for row in rows], {'color': BLACK, 'linewidth': 2}),
+        ('training loss per head', [row['train_loss'] / heads for row in rows], {'color': BLACK, 'linewidth': 2}),
         ('training labels', [_mean(row['train_hard_heads']) for row in rows], {'color': COLORS[0]}),
     ]
     if heads > 1:
         series.append(('other heads', [_mean(row['train_soft_heads']) for row in rows], {'color': COLORS[1]}))
     series.append(('validation labels', [_mean(row['val']['loss_heads']) for row in rows], {'color': COLORS[2]}))
-    title = 'Loss' + ', mean of the heads' * (heads > 1)
+    title = 'Loss, mean of the heads' if heads > 1 else 'Loss'
     return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series)
 
 
-def draw_score(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """Accuracy, or mean average precision, of each head and of the consensus on the validation data."""
+def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
+    """Plot accuracy, or mean average precision, of each head and of the consensus on the validation data."""
     metric = metric_of(rows[0]['val'])
     heads = len(metric.heads(rows[0]['val']))
     kept = rows[-1]['kept_head']
     series: list[Series] = [
-        (f'head {head}' + ' (kept)' * (head == kept) if heads > 1 else 'network',
+        (_head_label(head, heads, kept),
          [metric.heads(row['val'])[head] for row in rows],
          {'color': COLORS[head % len(COLORS)], 'linewidth': 2 if head == kept else 1.2})
         for head in range(heads)
@@ -118,15 +110,15 @@ def draw_score(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
         values = [metric.kept(row['val_without_ema']) for row in rows]
         series.append(('best head without EMA', values, {'color': GREY, 'linestyle': ':'}))
     if single:
-        alone: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
-        alone += [None] * (len(rows) - len(alone))
-        series.append(('single network', alone, {'color': GREY, 'linestyle': '--'}))
+        scores: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
+        scores += [None] * (len(rows) - len(scores))
+        series.append(('single network', scores, {'color': GREY, 'linestyle': '--'}))
     title = f'{metric.title.capitalize()} on the validation data'
     return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series)
 
 
-def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """How often two heads predict different classes; None of a single head."""
+def draw_disagreement(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
+    """Plot how often two heads predict different classes; None for a single head."""
     values = [row['val'].get('disagreement') for row in rows]
     if all(value is None for value in values):
         return None
@@ -136,17 +128,17 @@ def draw_disagreement(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{decisions} in %', rows, series, floor=0)
 
 
-def draw_lr(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """The learning rate at the start of each epoch."""
+def draw_lr(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
+    """Plot the learning rate at the start of each epoch."""
     series: list[Series] = [('learning rate', [row['lr'] for row in rows], {'color': COLORS[0], 'linewidth': 2})]
     title = 'Learning rate at the start of each epoch'
     return _lines(title + _subtitle(summary), 'learning rate', rows, series, floor=0)
 
 
-def draw_noise(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
-    """The score in training against the labels trained on and against the clean ones; None where they aren't known.
+def draw_noise(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
+    """Plot the training score against the noisy and against the clean labels; None where the run didn't record both.
 
-    Rows may hold it: `given` is measured by the labels that were trained on, `clean` by those before noise.
+    In a row `given` is measured against the labels that were trained on, `clean` against those before noise.
     """
     metric = metric_of(rows[0]['val'])
     recorded = [row.get(metric.train_key) or {} for row in rows]
@@ -160,8 +152,8 @@ def draw_noise(rows: Rows, summary: dict[str, Any], single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{metric.train_name} in %, mean of the heads', rows, series)
 
 
-# By file name; that of the score is the metric's.
-PICTURES: dict[str, Callable[[Rows, dict[str, Any], Rows], Any]] = {
+# By file name; the file of the score is named after the metric.
+PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
     'loss': draw_loss,
     'score': draw_score,
     'disagreement': draw_disagreement,
@@ -171,8 +163,8 @@ PICTURES: dict[str, Callable[[Rows, dict[str, Any], Rows], Any]] = {
 
 
 def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: float | None = None) -> Any:
-    """A line for each series over the epochs, named at its end as well as in the legend."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no state that others share
+    """A figure with a line per series over the epochs, labelled at its end and in the legend."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.ticker import MaxNLocator
     figure = Figure(figsize=(8, 4.5), dpi=120, layout='constrained')
     axes = figure.add_subplot()
@@ -199,7 +191,7 @@ def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: f
 
 
 def _label_ends(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
-    """Name the lines at their ends, names that would cover each other moved apart, and none above the frame."""
+    """Label the lines at their ends; labels that would overlap are moved, and none is above the frame."""
     low, high = axes.get_ylim()
     gap = 0.05 * (high - low)
     ends = sorted(ends, key=lambda end: end[1])
@@ -213,12 +205,18 @@ def _label_ends(axes: Any, ends: list[tuple[int, float, str, str]]) -> None:
                       color=color, fontsize=8, va='center', annotation_clip=False)
 
 
-def _subtitle(summary: dict[str, Any]) -> str:
-    if not summary:
+def _head_label(head: int, heads: int, kept: int) -> str:
+    if heads == 1:
+        return 'network'
+    return f'head {head} (kept)' if head == kept else f'head {head}'
+
+
+def _subtitle(summary: RunSummary | None) -> str:
+    if summary is None:
         return ''
-    text = f'\n{summary["model"]}, {summary["network"]}, {summary["data"]["path"]}'
-    rate = summary['noise']['realised_rate']
-    return text + f', {100 * rate:.1f} % of the training labels wrong' * (rate > 0)
+    text = f'\n{summary.model}, {summary.network}, {summary.data.path}'
+    rate = summary.noise.realised_rate
+    return f'{text}, {100 * rate:.1f} % of the training labels wrong' if rate > 0 else text
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -226,16 +224,14 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def save_figure(figure: Any, path: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Write a PNG whole or not at all, with texts in its metadata.
+    """Write a PNG atomically, with texts in its metadata.
 
     Raises:
         TrainError: It can't be written.
     """
-    partial = path.with_name(f'.{path.name}.partial')
     try:
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(partial, format='png', metadata=metadata)
-        os.replace(partial, path)
+        with atomic(path) as partial:
+            figure.savefig(partial, format='png', metadata=metadata)
     except OSError as error:
         raise TrainError(f"'{path}' can't be written: {error}") from error
     return path

@@ -1,4 +1,4 @@
-"""The bar that moves while an epoch trains."""
+"""The progress bar of an epoch."""
 from __future__ import annotations
 
 import sys
@@ -17,18 +17,18 @@ BAR = '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 
 
 class Progress:
-    """A bar with loss, score, images per second, memory, and the time that the epoch still takes.
+    """A bar with loss, score, images per second, memory, and the remaining time of the epoch.
 
-    Shown on the main process of a run, and on a terminal only: a log file gets a line an epoch instead.
+    Shown by the main process on a terminal only: a log file gets a line per epoch instead.
 
     Args:
-        images: Images of the epoch, of all processes together.
+        images: Number of images of the epoch, of all processes together.
         epoch: The epoch, from 0.
         epochs: Number of epochs.
         device: Where the run computes.
         is_main: Whether this is the main process.
-        done: Images of the epoch that were trained on before a resumed run began.
-        score_name: How the score is called.
+        done: Number of images of the epoch that were trained on before the run was resumed.
+        score_name: Name of the score.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Progress:
         )
 
     def update(self, images: int, loss: float | None = None, score: float | None = None) -> None:
-        """Move on.
+        """Advance the bar.
 
         Args:
-            images: Images since the last call, of all processes together.
-            loss: Mean loss of the epoch so far; as shown before when left out, for looking at it waits for the device.
-            score: Score of the epoch so far, mean of the heads, in percent; the same.
+            images: Number of images since the last call, of all processes together.
+            loss: Mean loss of the epoch so far. When left out, the last one stays: reading it waits for the device.
+            score: Score of the epoch so far, mean of the heads, in percent; left out likewise.
         """
         if self.bar.disable:
             return
@@ -88,7 +88,7 @@ class Progress:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory used so far, in bytes: by tensors on a GPU, by the whole process on a CPU; 0 where nobody knows."""
+    """Peak memory so far in bytes: of tensors on a GPU, of the process on a CPU; 0 where it isn't known."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
@@ -98,6 +98,6 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin anew on a GPU; what a whole process used most stays with it."""
+    """Reset the peak of a GPU; that of a process can't be reset."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)

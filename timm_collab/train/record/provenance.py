@@ -1,4 +1,4 @@
-"""What a run ran on, and what code it ran: what its figures can't be repeated without."""
+"""Versions, commit and hardware: what it takes to reproduce the figures of a run."""
 from __future__ import annotations
 
 import platform
@@ -18,9 +18,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this code, `-dirty` behind it where files differ from it; None outside of a git checkout."""
+    """The commit of this code, with `-dirty` where files differ from it; None outside of a git checkout."""
     root = Path(__file__).parents[3]
-    if not (root / '.git').exists():  # of an installed package a repository further up is somebody else's
+    if not (root / '.git').exists():  # a repository above an installed package isn't ours
         return None
     try:
         return subprocess.run(
@@ -31,11 +31,12 @@ def commit() -> str | None:
 
 
 def hardware(device: torch.device) -> str:
-    """What a process computes on, e.g. `NVIDIA H100` or `AMD EPYC, 1 thread`."""
+    """Name of the hardware that a process computes on, e.g. `NVIDIA H100` or `AMD EPYC, 1 thread`."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f'{_cpu() if device.type == "cpu" else device}, {threads} thread' + 's' * (threads > 1)
+    name = _cpu() if device.type == 'cpu' else str(device)
+    return f'{name}, 1 thread' if threads == 1 else f'{name}, {threads} threads'
 
 
 def _cpu() -> str:

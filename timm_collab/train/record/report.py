@@ -1,4 +1,4 @@
-"""What a run says on the screen."""
+"""The lines that a run prints."""
 from __future__ import annotations
 
 from typing import Any
@@ -8,47 +8,52 @@ from accelerate import Accelerator
 from ..config import ModelConfig, TrainConfig
 from ..data.splits import Splits
 from ..metrics.metric import metric_of
+from .summary import RunSummary
 
 
 def network_name(config: ModelConfig) -> str:
-    """How a result is headed: `single network` or, say, `4-head tree`."""
+    """Name of the network in results: `single network` or, e.g., `4-head tree`."""
     return 'single network' if config.num_heads == 1 else f'{config.num_heads}-head tree'
 
 
 def data_line(config: TrainConfig, splits: Splits) -> str:
-    """What is trained on, chosen by and tested on."""
-    kind = f"column '{config.noise.column}'" if config.noise.kind == 'column' else config.noise.kind
-    noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({kind})' * (splits.noise_rate > 0)
-    several = ' of which an image has several' * config.data.multi_label
+    """Describe the training, validation and test data in one line."""
+    noise = several = skipped = ''
+    if splits.noise_rate > 0:
+        kind = f"column '{config.noise.column}'" if config.noise.kind == 'column' else config.noise.kind
+        noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({kind})'
+    if config.data.multi_label:
+        several = ' of which an image has several'
+    if splits.num_skipped > 0:
+        skipped = f"; {splits.num_skipped:,} that can't be decoded left out"
     test = 'no test split' if splits.test is None else f'{len(splits.test):,} for the test'
-    skipped = f"; {splits.num_skipped:,} that can't be decoded left out" * (splits.num_skipped > 0)
     return (f'data: {config.data.path}, {splits.num_classes} classes{several}: {len(splits.train):,} images to train'
             f' on{noise}, {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}{skipped}')
 
 
 def model_lines(config: TrainConfig, model: Any) -> list[str]:
-    """What is about to be trained; a head tree draws itself."""
+    """Describe the model that is about to be trained; a head tree prints as a drawing."""
     return ['', f'{network_name(config.model)}: {model}']
 
 
 class EpochTable:
-    """A table with a row an epoch, its head repeated now and then; the same on a terminal and in a log file.
+    """A table with a row per epoch, its header repeated every 25 rows; the same on a terminal and in a log file.
 
-    Scores are in percent, on the validation data; a star marks the head that is kept. With a running average of the
-    weights they are the average's, and the last column has the kept head's without.
+    Scores are in percent, on the validation data; a star marks the kept head. With EMA they are those of the averaged
+    weights, and the last column has the kept head's score without EMA.
 
     Args:
         epochs: Number of epochs of the run.
     """
 
-    HEAD_EVERY = 25
+    HEADER_EVERY = 25
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self.printed = 0
 
     def lines(self, row: dict[str, Any]) -> list[str]:
-        """What to print for an epoch."""
+        """The lines to print for an epoch."""
         columns = self._columns(row)
         width = 2 * len(str(self.epochs)) + 1
         head = '  '.join(['epoch'.rjust(max(width, 5)), *(title.rjust(size) for title, size, _ in columns)])
@@ -57,7 +62,7 @@ class EpochTable:
             *(text.rjust(size) for _, size, text in columns),
         ])
         self.printed += 1
-        return [head, line] if self.printed % self.HEAD_EVERY == 1 else [line]
+        return [head, line] if self.printed % self.HEADER_EVERY == 1 else [line]
 
     def _columns(self, row: dict[str, Any]) -> list[tuple[str, int, str]]:
         """Title, width and text of each column."""
@@ -70,9 +75,11 @@ class EpochTable:
             ('img/s', 7, f'{row["images_per_second"]:,.0f}'),
         ]
         for head, score in enumerate(scores):
-            star = '*' if heads > 1 and head == row['kept_head'] else ' ' * (heads > 1)
-            title = f'head {head}' if heads > 1 else f'val {metric.name}'
-            columns.append((title, 9 if heads == 1 else 7, f'{score:.1f}{star}'))
+            if heads == 1:
+                columns.append((f'val {metric.name}', 9, f'{score:.1f}'))
+            else:
+                star = '*' if head == row['kept_head'] else ' '
+                columns.append((f'head {head}', 7, f'{score:.1f}{star}'))
         if heads > 1:
             columns.append(('consensus', 9, f'{metric.consensus(val):.1f}'))
         if val.get('disagreement') is not None:
@@ -82,28 +89,27 @@ class EpochTable:
         return columns
 
 
-def _result(summary: dict[str, Any]) -> str:
-    final = metric_of(summary).final
-    text = f'{summary["network"]} {summary[f"{final}_kept"]:.1f} %'
-    if summary['num_heads'] > 1:
-        text += (f' (kept head {summary["kept_head"]} of 0-{summary["num_heads"] - 1},'
-                 f' consensus {summary[f"{final}_consensus"]:.1f} %)')
+def _result(summary: RunSummary) -> str:
+    text = f'{summary.network} {summary.scores.kept:.1f} %'
+    if summary.num_heads > 1:
+        text += (f' (kept head {summary.kept_head} of 0-{summary.num_heads - 1},'
+                 f' consensus {summary.scores.consensus:.1f} %)')
     return text
 
 
-def final_lines(summary: dict[str, Any]) -> list[str]:
-    """The errors, or other scores, side by side, and the line that loads the kept head."""
-    results = [summary[key] for key in ('single',) if key in summary] + [summary]
-    kind = 'validation' if summary['test'] is None else 'test'
+def final_lines(summary: RunSummary) -> list[str]:
+    """The final scores side by side, and the line that loads the kept head."""
+    results = [each for each in (summary.single, summary) if each is not None]
+    split = 'validation' if summary.test is None else 'test'
     return [
         '',
-        f'{kind} {metric_of(summary).final_name}: {"    ".join(map(_result, results))}',
+        f'{split} {summary.metric.final_name}: {"    ".join(map(_result, results))}',
         'The kept head is saved as a plain timm model, its logits checked bit for bit. To use it:',
-        summary.get('load', ''),
+        summary.load or '',
     ]
 
 
-def say(accelerator: Accelerator, *lines: str) -> None:
+def print_on_main(accelerator: Accelerator, *lines: str) -> None:
     """Print lines, once for all processes."""
     if accelerator.is_main_process:
         for line in lines:

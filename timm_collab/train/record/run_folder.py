@@ -1,7 +1,7 @@
-"""The folder of a run: new, unfinished or finished, and never that of another recipe.
+"""The folder of a run, new, unfinished or finished; a folder with the run of another recipe is refused.
 
-It holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `summary.json`, `tree.safetensors`, `pruned/` and, of labels
-with noise, `train_labels.csv`.
+It holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `summary.json`, `tree.safetensors`, `pruned/` and, with label
+noise, `train_labels.csv`.
 """
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from ..config.differences import differences
 from ..data.labels import Labels
 from ..data.splits import Splits
 from ..errors import TrainError, one_line, require
-from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, atomic
+from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, write_text
+from .summary import RunSummary
 
 LOCK_SECONDS = 10
-"""How long to wait for a folder: the workers of a killed process hold its lock for some seconds more."""
+"""How long to wait for a folder: the workers of a killed process keep its lock for some seconds."""
 
 
 class RunState(Enum):
-    """How far the run of a folder has come."""
+    """State of the run in a folder."""
 
     NEW = 'new'
     UNFINISHED = 'unfinished'
@@ -39,7 +40,7 @@ class RunState(Enum):
 
 
 def choose_folder(config: TrainConfig) -> Path:
-    """The folder asked for, or a fresh one under `runs/`, named after the moment and the model."""
+    """The folder that the recipe names, or a new one under `runs/`, named after time and model."""
     if config.output is not None:
         return Path(config.output).expanduser()
     name = f'{time.strftime("%Y%m%d-%H%M%S")}-{config.model.name}'
@@ -51,11 +52,11 @@ def choose_folder(config: TrainConfig) -> Path:
 
 
 def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
-    """See what a folder holds and whether this recipe may write there, without creating anything.
+    """Check what a folder holds and whether this recipe may write there, without creating anything.
 
     Raises:
-        TrainError: It holds the run of another recipe, or one that isn't to be resumed, or something that isn't a run;
-            it can't be created or written to.
+        TrainError: The folder holds the run of another recipe, a run that may not be resumed, or a part of a run; or it
+            can't be created or written to.
     """
     check_writable(folder)
     if not (folder / CONFIG).exists():
@@ -79,31 +80,35 @@ def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
 
 
 def check_writable(folder: Path) -> None:
-    """See whether a folder can be created or written to, without doing either.
+    """Check that a folder can be created and written to, without doing either.
 
     Raises:
-        TrainError: It can't.
+        TrainError: The folder can't be created or written to.
     """
     try:
         ancestor = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    except OSError as error:  # a name that is too long, for one
+    except OSError as error:  # e.g. a name that is too long
         raise TrainError(f"output '{folder}' can't be created: {error.strerror}") from error
     require(ancestor.is_dir(), f"output '{folder}' can't be created: '{ancestor}' is a file")
     require(os.access(ancestor, os.W_OK | os.X_OK), f"output '{folder}' can't be written: no permission to write to"
                                                     f" '{ancestor}'")
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None where there is none, or a damaged one."""
+def read_summary(folder: Path) -> RunSummary | None:
+    """The summary of a finished run; None if the file is missing or can't be parsed.
+
+    Raises:
+        TrainError: The summary lacks keys, see `RunSummary.from_dict`.
+    """
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
+        values = json.loads((folder / SUMMARY).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return None
-    return summary if isinstance(summary, dict) else None
+    return RunSummary.from_dict(values, str(folder / SUMMARY)) if isinstance(values, dict) else None
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether a process trains in a folder just now, as far as one can see that."""
+    """Whether a process is training in a folder, as far as its lock shows."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -111,18 +116,18 @@ def is_in_use(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # somebody else's folder
+    except OSError:  # another user's folder
         return False
 
 
 class RunLock:
-    """While open, no other process trains in the folder; it is freed by the system however the process ends.
+    """A context in which no other process can train in a folder. However the process ends, the system unlocks it.
 
     Args:
-        folder: The run's folder, created if need be.
+        folder: The run's folder; created if it doesn't exist.
 
     Raises:
-        TrainError: Another process holds it, or it can't be created.
+        TrainError: Another process has locked the folder, or it can't be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -145,11 +150,11 @@ class RunLock:
 
 
 class RunFolder:
-    """The folder of one run, for the process that holds its lock.
+    """The folder of a run, for the process that has locked it.
 
     Args:
         path: The folder; created with its parents.
-        config: What runs in it; saved as a recipe that runs it again.
+        config: The recipe, which is saved in the folder.
 
     Raises:
         TrainError: As `inspect_folder`.
@@ -165,14 +170,14 @@ class RunFolder:
 
     @property
     def pruned(self) -> Path:
-        """Where the kept head is saved."""
+        """Folder of the pruned model."""
         return self.path / PRUNED
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`.
 
         Raises:
-            TrainError: The disk is full, say.
+            TrainError: The file can't be written, e.g. as the disk is full.
         """
         try:
             with open(self.path / METRICS, 'a', encoding='utf-8') as file:
@@ -182,15 +187,15 @@ class RunFolder:
                              ' to go on') from error
 
     def write_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write `metrics.jsonl` anew with the rows of a checkpoint, whatever became of it since."""
+        """Replace `metrics.jsonl` by the rows of a checkpoint."""
         self._write(METRICS, ''.join(json.dumps(row) + '\n' for row in rows))
 
     def write_labels(self, splits: Splits) -> None:
-        """Write what was trained on, where noise changed labels: row in the training split, clean and noisy labels."""
+        """Write `train_labels.csv` if labels have noise: row in the training split, clean and noisy labels."""
         if splits.labels is None or not splits.noise_rate:
             return
         rows = splits.train.located(range(len(splits.train)))[1]
-        columns = (rows, *map(_in_words, splits.labels))
+        columns = (rows, *map(_as_text, splits.labels))
         text = io.StringIO(newline='')
         writer = csv.writer(text)
         writer.writerow(('row', 'clean', 'noisy'))
@@ -198,32 +203,19 @@ class RunFolder:
         self._write(LABELS, text.getvalue())
 
     def write_batch(self, batch: Mapping[str, Any]) -> None:
-        """Write which batch made the loss explode."""
+        """Write the batch at which the loss exploded."""
         self._write(BATCH, json.dumps(batch, indent=2) + '\n')
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, the last file of a run: where it is, the run is finished."""
-        self._write(SUMMARY, json.dumps(summary, indent=2) + '\n')
+    def write_summary(self, summary: RunSummary) -> None:
+        """Write `summary.json`, the last file of a run: where it exists, the run is finished."""
+        summary.write(self.path / SUMMARY)
 
     def _write(self, name: str, text: str) -> None:
-        write_whole(self.path / name, text)
+        write_text(self.path / name, text)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, its folder too.
-
-    Raises:
-        TrainError: It can't be written.
-    """
-    try:
-        with atomic(path) as partial:
-            partial.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise TrainError(f"'{path}' can't be written: {error}") from error
-
-
-def _in_words(labels: Labels) -> list[Any]:
-    """Class indices as they are, several labels as the indices of those that are there: `0 3 7`."""
+def _as_text(labels: Labels) -> list[Any]:
+    """Class indices as they are; multi-label rows as the indices of their labels: `0 3 7`."""
     if labels.ndim == 1:
         return list(labels.tolist())
     return [' '.join(map(str, row_C.nonzero()[0].tolist())) for row_C in labels]

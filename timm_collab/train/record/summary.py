@@ -1,83 +1,335 @@
-"""What a run came to, as plain data."""
+"""The summary of a finished run, `summary.json`: the model, its scores, its data and its cost."""
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
-from ..config import TrainConfig
-from ..data.noise import confusion
-from ..data.training_data import TrainingData
-from ..metrics.metric import Scores, metric_for
-from .provenance import versions
-from .report import network_name
+from ..errors import TrainError, require
+from ..metrics.metric import Metric, metric_of
+from ..paths import write_text
 
-CONFUSION_CLASSES = 100  # beyond, the counts fill the summary; train_labels.csv has them all
+_LEFT_OUT = ('hardware', 'load', 'single', 'export', 'baseline')  # of the file, where they are None
+T = TypeVar('T')
 
 
-def run_summary(
-        config: TrainConfig,
-        model: Any,
-        data: TrainingData,
-        rows: list[dict[str, Any]],
-        test: Scores | None,
-        teacher: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What `summary.json` holds, besides where and how long the run ran.
+@dataclass(frozen=True)
+class HeadScores:
+    """Final scores in percent: top-1 error, or mean average precision where images have several labels.
 
     Args:
-        config: The recipe.
-        model: The trained tree.
-        data: The data.
-        rows: A row for each epoch.
-        test: Scores on the test split, if there is one.
-        teacher: What is recorded of the teacher, if there was one.
+        kept: Score of the kept head.
+        consensus: Score of the mean of all heads' logits.
+        heads: Score of each head.
     """
-    splits = data.splits
-    metric = metric_for(config.data.multi_label)
-    best = max(rows, key=lambda row: metric.kept(row['val']))  # of equals the first
-    kept_head = model.kept_head
-    val_row = rows[-1]['val']
-    measured = val_row if test is None else test.row(kept_head)
-    return {
-        'network': network_name(config.model),
-        'model': config.model.name,
-        'tree': str(model.tree),
-        'num_heads': model.num_heads,
-        'kept_head': kept_head,
-        'kept_head_rule': metric.rule,
-        'error_on': splits.val_origin if test is None else f"split '{splits.test.name}'",  # type: ignore[union-attr]
-        **metric.finals(measured),
-        'test': None if test is None else measured,
-        'val': val_row,
-        'best_epoch': {'epoch': best['epoch'], 'val': best['val']},
-        'parameters': {
-            'trained': sum(parameter.numel() for parameter in model.parameters()),
-            'kept': sum(parameter.numel() for parameter in model.prune().parameters()),
-        },
-        'data': {
-            'path': config.data.path,
-            'num_classes': splits.num_classes,
-            'label_names': splits.label_names,
-            'preprocessing': {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in data.preprocessing.data_config.items()
-            },
-            'train': len(splits.train),
-            'val': len(splits.val),
-            'val_origin': splits.val_origin,
-            'test': None if splits.test is None else len(splits.test),
-            'skipped': splits.num_skipped,
-            'replaced': sum(each.num_replaced for each in (data.train, data.val, data.test) if each),
-        },
-        'noise': {
-            'kind': config.noise.kind,
-            'rate': config.noise.rate,
-            'column': config.noise.column,
-            'realised_rate': splits.noise_rate,
-            'confusion': confusion(*splits.labels, splits.num_classes).tolist()
-            if splits.labels and splits.num_classes <= CONFUSION_CLASSES and not config.data.multi_label else None,
-        },
-        'teacher': teacher,
-        'seed': config.seed,
-        'epochs': config.epochs,
-        'versions': versions(),
-    }
+
+    kept: float
+    consensus: float
+    heads: list[float]
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch with the best validation score of the kept head.
+
+    Args:
+        epoch: The epoch, from 0.
+        val: Its validation scores, as in `metrics.jsonl`.
+    """
+
+    epoch: int
+    val: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters.
+
+    Args:
+        trained: Parameters of the tree.
+        kept: Parameters of the pruned model.
+    """
+
+    trained: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The data of a run.
+
+    Args:
+        path: `data.path` of the recipe.
+        num_classes: Number of classes.
+        label_names: Names of the classes, if the data has them.
+        preprocessing: timm's data config of the evaluation, with lists for tuples.
+        train: Number of training images.
+        val: Number of validation images.
+        val_origin: Where the validation images come from.
+        test: Number of test images, if there is a test split.
+        skipped: Number of images that were left out because they can't be decoded.
+        replaced: Number of such images that another one replaced while training.
+    """
+
+    path: str
+    num_classes: int
+    label_names: list[str] | None
+    preprocessing: dict[str, Any]
+    train: int
+    val: int
+    val_origin: str
+    test: int | None
+    skipped: int = 0
+    replaced: int = 0
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """timm's data config of the evaluation, as `timm.data.create_transform` takes it."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in self.preprocessing.items()}
+
+
+@dataclass(frozen=True)
+class NoiseSummary:
+    """Label noise in the training data.
+
+    Args:
+        kind: `noise.kind` of the recipe.
+        rate: `noise.rate` of the recipe.
+        column: `noise.column` of the recipe.
+        realised_rate: Fraction of wrong training labels.
+        confusion: Counts by clean label (row) and noisy label (column); None of many classes or several labels.
+    """
+
+    kind: str
+    rate: float
+    column: str | None
+    realised_rate: float
+    confusion: list[list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class TeacherSummary:
+    """The teacher of a run, as far as it is known.
+
+    Args:
+        path: Folder of the run that trained it.
+        name: Its name in timm or on the Hub.
+        checkpoint: File of its weights.
+        parameters: Number of parameters.
+        multiply_adds: Multiply-adds of a forward pass of one image.
+        sha256: Digest of its weights.
+        architecture: timm's name of the architecture.
+        error: Top-1 error in percent.
+        error_on: The data that the error was measured on.
+        train_seconds: Time of its training, its own teacher's included.
+        train_multiply_adds: Multiply-adds of its training, its own teacher's included.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    checkpoint: str | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    sha256: str | None = None
+    architecture: str | None = None
+    error: float | None = None
+    error_on: str | None = None
+    train_seconds: float | None = None
+    train_multiply_adds: int | None = None
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was exported, in the summary of an exported folder.
+
+    Args:
+        head: The exported head.
+        dtype: `float32` or `float16`.
+        sha256: Digest of the weights file.
+        timm_collab: Version that exported it.
+        baseline: Folder name of the run that `single` is of, where its recipe is another.
+    """
+
+    head: int
+    dtype: str
+    sha256: str
+    timm_collab: str
+    baseline: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """The summary of a finished run.
+
+    In JSON the keys are the names of the fields, except for `scores`. Its values are `error_kept`, `error_consensus`
+    and `error_heads`, or `map_...` where images have several labels. The first key is `format`, the number of the
+    format. Summaries of older versions have none; other fields that they lack have defaults here.
+
+    Args:
+        network: `single network` or, e.g., `4-head tree`.
+        model: `model.name` of the recipe.
+        tree: The head tree.
+        num_heads: Number of heads.
+        kept_head: Index of the head that was kept.
+        kept_head_rule: How it was chosen.
+        error_on: The data that `scores` were measured on.
+        scores: Final scores of kept head, consensus and heads.
+        test: Scores on the test split as in `metrics.jsonl`, if there is a test split.
+        val: Scores on the validation split after the last epoch, as in `metrics.jsonl`.
+        best_epoch: The best epoch by validation.
+        parameters: Numbers of parameters.
+        data: The data.
+        noise: Label noise.
+        teacher: The teacher, if there was one.
+        seed: The seed.
+        epochs: Number of epochs.
+        versions: Versions of the packages that results depend on.
+        num_processes: Number of processes.
+        device: PyTorch's name of the device.
+        hardware: Name of the hardware.
+        commit: Commit of this code; None outside of a git checkout.
+        peak_memory_mb: Peak memory in 2^20 bytes: of tensors on a GPU, of the process on a CPU.
+        train_seconds: Time of the training.
+        load: The line of Python that loads the pruned model.
+        single: Summary of the network trained without a tree, for comparison.
+        export: What was exported, in an exported folder.
+    """
+
+    format: ClassVar[int] = 1
+
+    network: str
+    model: str
+    tree: str
+    num_heads: int
+    kept_head: int
+    kept_head_rule: str
+    error_on: str
+    scores: HeadScores
+    test: dict[str, Any] | None
+    val: dict[str, Any]
+    best_epoch: BestEpoch
+    parameters: ParameterCounts
+    data: DataSummary
+    noise: NoiseSummary
+    teacher: TeacherSummary | None = None
+    seed: int
+    epochs: int
+    versions: dict[str, str]
+    num_processes: int
+    device: str
+    hardware: str | None = None
+    commit: str | None = None
+    peak_memory_mb: float | None = None
+    train_seconds: float
+    load: str | None = None
+    single: RunSummary | None = None
+    export: ExportSummary | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of all scores."""
+        return metric_of(self.val)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The scores that `scores` come from: on the test split, or on the validation split where there is none."""
+        return self.val if self.test is None else self.test
+
+    @property
+    def computed_on(self) -> str:
+        """Hardware and number of processes, e.g. `2 processes on NVIDIA H100`."""
+        name = self.hardware or self.device
+        return f'{self.num_processes} processes on {name}' if self.num_processes > 1 else name
+
+    @classmethod
+    def read(cls, path: Path) -> RunSummary:
+        """Read a summary from its file.
+
+        Raises:
+            TrainError: The file can't be read, or isn't a summary.
+        """
+        try:
+            values = json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise TrainError(f"'{path}' is damaged: {' '.join(str(error).split())}") from error
+        return cls.from_dict(values, str(path))
+
+    def write(self, path: Path) -> None:
+        """Write the summary to its file, atomically.
+
+        Raises:
+            TrainError: The file can't be written.
+        """
+        write_text(path, json.dumps(self.to_dict(), indent=2) + '\n')
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], origin: str) -> RunSummary:
+        """Make a summary from plain data; keys that this version doesn't know are ignored.
+
+        Args:
+            values: The data, as in JSON.
+            origin: Where it is from, for errors.
+
+        Raises:
+            TrainError: Keys are missing, or don't fit each other.
+        """
+        missing: list[str] = []
+        newer = ''
+        try:
+            if values.get('format', 0) > cls.format:
+                newer = f' (its format is {values["format"]}, this version of timm-collab reads up to {cls.format})'
+            summary = _build(cls, values, missing)
+            count = None if summary is None else len(summary.scores.heads)
+            consistent = summary is None or count == summary.num_heads > summary.kept_head >= 0
+        except (TypeError, AttributeError):
+            raise TrainError(f"'{origin}' is damaged: it is not the summary of a run") from None
+        if summary is None:
+            raise TrainError(f"'{origin}' lacks {', '.join(missing)}: it is damaged, or from another version{newer}")
+        require(consistent, f"'{origin}' contradicts itself: scores of {count} heads, {summary.num_heads} heads, head"
+                            f' {summary.kept_head} kept')
+        return summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain data, as in JSON."""
+        return {'format': self.format, **_plain(self)}
+
+
+def _build(kind: type[T], values: Mapping[str, Any], missing: list[str], prefix: str = '') -> T | None:
+    """Make a dataclass from plain data; None where keys are missing, which are added to `missing`."""
+    final = ''
+    if kind is RunSummary:
+        final = f'{metric_of(values).final}_'
+        scores = {name.removeprefix(final): value for name, value in values.items() if name.startswith(final)}
+        values = {**values, 'scores': scores}
+    hints, arguments, before = get_type_hints(kind), {}, len(missing)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        hint = hints[field.name]
+        nested: Any = next((each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)), None)
+        if field.name not in values:
+            if field.default is dataclasses.MISSING:
+                missing.append(prefix + field.name)
+        elif nested is not None and values[field.name] is not None:
+            inner = f'{prefix}{final}' if nested is HeadScores else f'{prefix}{field.name}.'
+            arguments[field.name] = _build(nested, values[field.name], missing, inner)
+        else:
+            arguments[field.name] = values[field.name]
+    return kind(**arguments) if len(missing) == before else None
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass of this file as plain data, as in JSON."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if isinstance(value, RunSummary) and isinstance(item, HeadScores):
+            plain |= {f'{value.metric.final}_{name}': score for name, score in _plain(item).items()}
+        elif isinstance(item, RunSummary):
+            plain[field.name] = item.to_dict()
+        elif item is not None or field.name not in _LEFT_OUT:
+            plain[field.name] = _plain(item)
+    return plain

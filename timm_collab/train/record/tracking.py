@@ -1,7 +1,6 @@
-"""A run's metrics in TensorBoard, Weights & Biases or trackio, by Accelerate's trackers.
+"""Log a run's metrics to TensorBoard, Weights & Biases or trackio, through Accelerate's trackers.
 
-Everything a tracker writes here lies in the run's folder `tracking/`, with the id by which a resumed run goes on in the
-same place.
+Trackers write to `tracking/` in the run's folder. An id there lets a resumed run continue in the same place.
 """
 from __future__ import annotations
 
@@ -18,17 +17,17 @@ from accelerate.tracking import filter_trackers
 
 from ..config import TrainConfig
 from ..errors import TrainError, one_line, require
-from ..metrics.metric import metric_of
+from ..paths import TRACKING
+from .summary import RunSummary
 
-TRACKING = 'tracking'
 RUN_ID = 'id'
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """See whether the packages behind trackers are installed.
+    """Check that the packages of trackers are installed.
 
     Raises:
-        TrainError: One is not; the message says how to install it.
+        TrainError: A package is missing; the message says how to install it.
     """
     for name in names:
         require(find_spec(name) is not None,
@@ -36,15 +35,15 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """The trackers of one run; does nothing on other processes than the main one, and nothing if none is asked for.
+    """The trackers of a run. Does nothing on other processes than the main one, or if the recipe names no tracker.
 
     Args:
-        accelerator: What the run trains with.
+        accelerator: The accelerator of the run.
         config: The recipe, whose keys are stored with the run.
         folder: The run's folder, which exists.
 
     Raises:
-        TrainError: A tracker doesn't start, for want of a login, say.
+        TrainError: A tracker can't start, e.g. without a login.
     """
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig, folder: Path) -> None:
@@ -56,9 +55,9 @@ class Tracking:
         logs.mkdir(exist_ok=True)
         name = f'{folder.name}-{_run_id(logs)}'
         accelerator.log_with = filter_trackers(list(config.track), str(logs))
-        accelerator.project_configuration.logging_dir = str(logs)  # a run before this one had its own
+        accelerator.project_configuration.logging_dir = str(logs)  # an earlier run in this process set its own
         settings = {
-            # Both know a run by this id, or name, and go on with the one they know.
+            # With a known id, or name, they continue that run.
             'wandb': {'id': _run_id(logs), 'name': folder.name, 'dir': str(logs), 'resume': 'allow'},
             'trackio': {'name': name, 'resume': 'allow'},
         }
@@ -69,25 +68,24 @@ class Tracking:
                     config=flatten(config.to_dict()),
                     init_kwargs={tracker: settings[tracker] for tracker in config.track if tracker in settings},
                 )
-        except Exception as error:  # each tracker's own kinds
+        except Exception as error:  # each tracker has its own types
             raise TrainError(f'track: {", ".join(config.track)} can\'t start ({type(error).__name__}:'
                              f' {one_line(error)})') from None
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Log the row of an epoch, at the step of that epoch."""
+        """Log the row of an epoch, with the epoch as the step."""
         if self.active:
             values = {name: value for name, value in flatten(row).items() if isinstance(value, int | float)}
             self.accelerator.log(values, step=row['epoch'])
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Log the final scores, and close this run's trackers; another run may follow in this process."""
+    def finish(self, summary: RunSummary) -> None:
+        """Log the final scores and close the trackers; another run may follow in this process."""
         if not self.active:
             return
-        finals = metric_of(summary).final
-        names = f'{finals}_kept', f'{finals}_consensus'
-        final = {f'final/{name}': summary[name] for name in names if name in summary}
+        name, scores = summary.metric.final, summary.scores
+        final = {f'final/{name}_kept': scores.kept, f'final/{name}_consensus': scores.consensus}
         with _silenced([tracker.name for tracker in self.accelerator.trackers]):
-            self.accelerator.log(final, step=summary['epochs'])
+            self.accelerator.log(final, step=summary.epochs)
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         self.accelerator.trackers = []
@@ -95,7 +93,7 @@ class Tracking:
 
 
 def flatten(values: Any, prefix: str = '') -> dict[str, Any]:
-    """Nested data as `val/top1_heads/0: 91.5`, of the kinds that every tracker takes; None is left out."""
+    """Flatten nested data to `val/top1_heads/0: 91.5`, in types that every tracker takes; None is left out."""
     if isinstance(values, Mapping):
         children = [(str(name), value) for name, value in values.items()]
     elif isinstance(values, list | tuple) and values and all(isinstance(value, int | float) for value in values):
@@ -119,7 +117,7 @@ def _run_id(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _silenced(names: Sequence[str]) -> Any:
-    """Without what trackio prints: the address of its dashboard holds a token that lets others write."""
+    """Suppress what trackio prints: the address of its dashboard contains a token with write access."""
     if 'trackio' not in names:
         yield
         return

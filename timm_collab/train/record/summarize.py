@@ -1,0 +1,107 @@
+"""Summarize a run that has trained."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..config import TrainConfig
+from ..data.noise import confusion
+from ..data.training_data import TrainingData
+from ..metrics.metric import Scores, metric_for
+from .progress import peak_memory
+from .provenance import hardware, versions
+from .report import network_name
+from .summary import BestEpoch, DataSummary, HeadScores, NoiseSummary, ParameterCounts, RunSummary, TeacherSummary
+
+CONFUSION_CLASSES = 100  # beyond, the counts would fill the summary; train_labels.csv has them all
+
+
+def summarize(
+        config: TrainConfig,
+        model: Any,
+        data: TrainingData,
+        rows: list[dict[str, Any]],
+        test: Scores | None,
+        *,
+        teacher: TeacherSummary | None,
+        num_processes: int,
+        device: torch.device,
+        commit: str | None,
+        train_seconds: float,
+) -> RunSummary:
+    """Summarize a run that has trained; all but `load` and `single` is filled in.
+
+    Args:
+        config: The recipe.
+        model: The trained tree.
+        data: The data.
+        rows: A row of `metrics.jsonl` for each epoch.
+        test: Scores on the test split, if there is one.
+        teacher: The teacher, if there was one.
+        num_processes: Number of processes.
+        device: Where they computed.
+        commit: Commit of the code that ran.
+        train_seconds: Time of the training.
+    """
+    splits = data.splits
+    metric = metric_for(config.data.multi_label)
+    best = max(rows, key=lambda row: metric.kept(row['val']))  # of equals the first
+    val = rows[-1]['val']
+    measured = val if test is None else test.row(model.kept_head)
+    counts = None
+    if splits.labels and splits.num_classes <= CONFUSION_CLASSES and not config.data.multi_label:
+        counts = confusion(*splits.labels, splits.num_classes).tolist()
+    return RunSummary(
+        network=network_name(config.model),
+        model=str(config.model.name),
+        tree=str(model.tree),
+        num_heads=model.num_heads,
+        kept_head=model.kept_head,
+        kept_head_rule=metric.rule,
+        error_on=splits.val_origin if splits.test is None or test is None else f"split '{splits.test.name}'",
+        scores=HeadScores(
+            kept=metric.in_final(metric.kept(measured)),
+            consensus=metric.in_final(metric.consensus(measured)),
+            heads=[metric.in_final(score) for score in metric.heads(measured)],
+        ),
+        test=None if test is None else measured,
+        val=val,
+        best_epoch=BestEpoch(best['epoch'], best['val']),
+        parameters=ParameterCounts(
+            trained=sum(parameter.numel() for parameter in model.parameters()),
+            kept=sum(parameter.numel() for parameter in model.prune().parameters()),
+        ),
+        data=DataSummary(
+            path=str(config.data.path),
+            num_classes=splits.num_classes,
+            label_names=splits.label_names,
+            preprocessing={
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in data.preprocessing.data_config.items()
+            },
+            train=len(splits.train),
+            val=len(splits.val),
+            val_origin=splits.val_origin,
+            test=None if splits.test is None else len(splits.test),
+            skipped=splits.num_skipped,
+            replaced=sum(each.num_replaced for each in (data.train, data.val, data.test) if each),
+        ),
+        noise=NoiseSummary(
+            kind=config.noise.kind,
+            rate=config.noise.rate,
+            column=config.noise.column,
+            realised_rate=splits.noise_rate,
+            confusion=counts,
+        ),
+        teacher=teacher,
+        seed=config.seed,
+        epochs=config.epochs,
+        versions=versions(),
+        num_processes=num_processes,
+        device=str(device),
+        hardware=hardware(device),
+        commit=commit,
+        peak_memory_mb=round(peak_memory(device) / 2**20, 1) or None,
+        train_seconds=train_seconds,
+    )
