@@ -138,7 +138,7 @@ def test_large_head_is_not_shipped(exported, tmp_path, monkeypatch) -> None:
     moved = shutil.move(exported, tmp_path / 'elsewhere' / 'head')
     with pytest.raises(HubError, match='lies elsewhere than'):
         timm_collab(f'catalogue {moved} --catalogue {tmp_path}/heads.yaml --tag big')
-    with pytest.raises(HubError, match='revision must be the full commit'):
+    with pytest.raises(HubError, match='revision must be a full commit hash'):
         timm_collab(f'catalogue {moved} --catalogue {tmp_path}/heads.yaml --tag big --repo ann/digits --revision main')
     assert (tmp_path / 'heads.yaml').read_text() == '{}\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ['elsewhere', 'heads.yaml']
