@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tester import FAMILIES, Family, check_tree, images
 from timm_collab import CollabModel, CollaborativeLoss, HeadTree, HeadTreeError, SplitPointError
+from timm_collab.split.meta import named_tensors
 from timm_collab.sweep.checks import settle
 
 
@@ -52,12 +53,17 @@ def test_one_head_is_the_plain_network() -> None:
     assert all(torch.equal(grads[name], p.grad) for name, p in plain.named_parameters())
 
 
-def test_head_0_has_the_plain_weights_and_other_heads_differ() -> None:
+def test_each_head_takes_its_nodes_from_a_plain_network_of_its_own() -> None:
     torch.manual_seed(3)
-    plain = timm.create_model('test_vit', num_classes=10)
+    plain = [dict(named_tensors(timm.create_model('test_vit', num_classes=10))) for _ in range(4)]
     torch.manual_seed(3)
     model = CollabModel('test_vit', num_classes=10)
-    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in model.prune(0).state_dict().items())
+    first_head = {'trunk': 0, 'branch_0': 0, 'branch_0_0': 0, 'branch_0_1': 1,
+                  'branch_1': 2, 'branch_1_0': 2, 'branch_1_1': 3}
+    for name, node in model.nodes.items():
+        expected = plain[first_head[name]]
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in named_tensors(node)), name
+    assert all(torch.equal(tensor, plain[0][key]) for key, tensor in named_tensors(model.prune(0)))
     weights = [model.prune(head).state_dict()['head.weight'] for head in range(4)]
     assert all(not torch.equal(weights[i], weights[j]) for i in range(4) for j in range(i))
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_collab.objective.loss import CollaborativeLoss, leave_one_out_consensus
@@ -181,7 +182,7 @@ def test_identical_heads_have_no_soft_gradient() -> None:
 )
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
 def test_any_criterion_is_applied_per_head(criterion: nn.Module | None, kind: str, dtype: torch.dtype) -> None:
-    """The loss of one head, and the hard term of each of several, equal the criterion bit for bit."""
+    """The loss of one head, and the hard term of each of several in float32, equal the criterion bit for bit."""
     target = make_target(kind, dtype)
     loss_fn = CollaborativeLoss(criterion, beta=0.25)
     alone = criterion or nn.CrossEntropyLoss()
@@ -197,7 +198,9 @@ def test_any_criterion_is_applied_per_head(criterion: nn.Module | None, kind: st
 
     many_HBC = make_logits(3, dtype)
     hard_H, soft_H = loss_fn.terms(many_HBC, target)
-    assert torch.equal(hard_H, torch.stack([alone(logits_BC, target) for logits_BC in many_HBC]))
+    wide_HBC, wide_target = (
+        tensor.float() if tensor.dtype == torch.bfloat16 else tensor for tensor in (many_HBC, target))
+    assert torch.equal(hard_H, torch.stack([alone(logits_BC, wide_target) for logits_BC in wide_HBC]))
     assert soft_H.shape == (3,) and soft_H.isfinite().all()
 
 
@@ -270,13 +273,14 @@ def test_cost_is_linear_in_the_number_of_heads(kind: str) -> None:
 
 @pytest.mark.parametrize('kind', TARGETS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_soft_term_is_computed_in_float32(kind: str, dtype: torch.dtype) -> None:
+def test_half_precision_terms_are_computed_in_float32(kind: str, dtype: torch.dtype) -> None:
     logits_HBC, target = make_logits(4, dtype), make_target(kind, dtype)
     assert leave_one_out_consensus(logits_HBC).dtype == torch.float32
-    _, soft_H = make_loss(kind).terms(logits_HBC, target)
-    _, expected_H = make_loss(kind).terms(logits_HBC.detach().double(), target)
-    assert soft_H.dtype == torch.float32
-    assert relative_error(soft_H.double(), expected_H) < 1e-5
+    terms = make_loss(kind).terms(logits_HBC, target)
+    expected = make_loss(kind).terms(logits_HBC.detach().double(), target.double() if target.ndim == 2 else target)
+    for term_H, expected_H in zip(terms, expected, strict=True):
+        assert term_H.dtype == torch.float32
+        assert relative_error(term_H.double(), expected_H) < 1e-5
 
     make_loss(kind)(logits_HBC, target).backward()
     assert logits_HBC.grad.dtype == dtype and logits_HBC.grad.isfinite().all()
@@ -295,12 +299,16 @@ def test_autocast(kind: str) -> None:
 
 
 @pytest.mark.parametrize('kind', TARGETS)
-@pytest.mark.parametrize('scale', [1e3, 1e4, 1e30])
-def test_large_logits_stay_finite(kind: str, scale: float) -> None:
-    logits_HBC = make_logits(3, torch.float32, scale=scale)
-    loss = make_loss(kind)(logits_HBC, make_target(kind, torch.float32))
+@pytest.mark.parametrize('temperature', [1e-3, 2., 1e3])
+@pytest.mark.parametrize(('dtype', 'scale'), [
+    (torch.float16, 1e4), (torch.bfloat16, 1e4), (torch.float32, 1e3), (torch.float32, 1e30),
+])
+def test_large_logits_stay_finite(kind: str, temperature: float, dtype: torch.dtype, scale: float) -> None:
+    logits_HBC = make_logits(3, dtype, scale=scale)
+    loss = make_loss(kind, temperature=temperature)(logits_HBC, make_target(kind, dtype))
     loss.backward()
-    assert loss.isfinite() and logits_HBC.grad.isfinite().all()
+    assert loss.isfinite() and loss.dtype == torch.float32
+    assert logits_HBC.grad.isfinite().all() and logits_HBC.grad.dtype == dtype
 
 
 @pytest.mark.parametrize('kind', TARGETS)
@@ -312,3 +320,14 @@ def test_compiles_without_graph_breaks(kind: str) -> None:
     gradient_HBC, = torch.autograd.grad(compiled(logits_HBC, target), logits_HBC)
     expected_HBC, = torch.autograd.grad(loss_fn(logits_HBC, target), logits_HBC)
     torch.testing.assert_close(gradient_HBC, expected_HBC, rtol=1e-12, atol=1e-12)
+
+
+def test_compile_in_place() -> None:
+    logits_HBC, target_B = make_logits(3), make_target('index')
+    loss_fn = CollaborativeLoss(nn.CrossEntropyLoss(label_smoothing=.1))
+    expected = loss_fn(logits_HBC, target_B)
+    torch.compiler.reset()
+    counters.clear()
+    loss_fn.compile(backend='aot_eager', fullgraph=True)
+    torch.testing.assert_close(loss_fn(logits_HBC, target_B), expected, rtol=1e-12, atol=0.)
+    assert counters['stats']['unique_graphs'] == 1

@@ -15,7 +15,6 @@ from ..split.segments import Chain, Segment, Subgraph
 from ..split.tracing import TraceError
 from ..tree import PREFIX, HeadTree, Path, node_name
 from .checkpointing import checkpointed
-from .drawing import Drawing
 from .rescale import rescale_gradient
 from .weights import BRANCH_INITS, TreeWeights
 
@@ -26,6 +25,7 @@ class CollabModel(TreeWeights):
     In train mode it maps images `[B, in_chans, height, width]` to the logits of all heads `[H, B, C]`. In eval mode it
     returns the logits `[B, C]` of the kept head, and computes only its path. Every node of the tree has its own part of
     the network, initialized by the architecture. The path to head 0 has the weights of the plain network at that seed.
+    Each further head takes its own nodes from another newly created plain network.
 
     Args:
         backbone: Name of a timm architecture, with or without a pretrained tag, or the location of a model:
@@ -96,12 +96,11 @@ class CollabModel(TreeWeights):
         def create(**extra: Any) -> nn.Module:
             return timm.create_model(backbone, **{**kwargs, **extra})
 
-        drawing = Drawing(create)
-        first = drawing.whole()
+        first = create()
         size = default_input_size(first, kwargs)
         self.tree, chain = plan_tree(first, backbone, size, wanted, 4 if heads is None else heads, pattern)
         self.kept_head = kept_head
-        self._build(chain, lambda head, contents: drawing.part(contents) if head else first)
+        self._build(chain, lambda head: create() if head else first)
         self._branch_init = branch_init if self.num_heads > 1 else 'copy'
         if pretrained or checkpoint_path:
             self.load_backbone(create(pretrained=pretrained, checkpoint_path=checkpoint_path), self._branch_init)
@@ -209,7 +208,7 @@ class CollabModel(TreeWeights):
 
         first = reset(0)
         chain = cut_for(first, self._input_size, self.tree)
-        self._build(chain, lambda head, contents: reset(head) if head else first)
+        self._build(chain, lambda head: reset(head) if head else first)
 
     def set_grad_checkpointing(self, enable: bool = True, trunk: bool = True) -> None:
         """Keep only the inputs of each node of the tree, and recompute its activations in the backward pass.
@@ -233,19 +232,19 @@ class CollabModel(TreeWeights):
             f' {sum(params.values()) / 1e6:.2f} M parameters)\n{picture}'
         )
 
-    def _build(self, chain: Chain, plain: Callable[[int, list[str]], nn.Module]) -> None:
+    def _build(self, chain: Chain, create_head: Callable[[int], nn.Module]) -> None:
         """Create the nodes: each takes its part of the plain network of the first head below it.
 
         Args:
             chain: The architecture, split for the tree.
-            plain: Creates the plain network of a head, of which only the given paths are used.
+            create_head: Creates the plain network of a head.
         """
         nodes = nn.ModuleDict()
         for head, leaf in enumerate(self.tree.leaves):
-            new = {name: subgraph for name, subgraph in self._along(chain, leaf) if name not in nodes}
-            source = plain(head, [path for subgraph in new.values() for path in subgraph.contents])
-            for name, subgraph in new.items():
-                nodes[name] = Segment(subgraph, source, shares_input=name != node_name(()))
+            plain = create_head(head)
+            for name, subgraph in self._along(chain, leaf):
+                if name not in nodes:
+                    nodes[name] = Segment(subgraph, plain, shares_input=name != node_name(()))
         self.nodes = nodes
         self._input_size = chain.input_size
         self._resized: dict[tuple[int, ...], dict[str, Subgraph]] = {}

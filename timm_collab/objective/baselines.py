@@ -34,7 +34,7 @@ class MutualLearningLoss(CollaborativeLoss):
             raise ValueError('Mutual learning compares class distributions: it does not support independent labels.')
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
-        log_p_HBC = (at_least_float32(logits_HBC) / self.temperature).log_softmax(dim=-1)
+        log_p_HBC = (logits_HBC / self.temperature).log_softmax(dim=-1)
         p_HBC = log_p_HBC.detach().exp()
         # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j minus the mean entropy of p_j.
         peers_HBC = leave_one_out_consensus(p_HBC)
@@ -109,7 +109,7 @@ class GatedEnsembleLoss(CollaborativeLoss):
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
         log_teacher_BC = (self.ensemble(logits_HBC).detach() / self.temperature).log_softmax(dim=-1)
-        log_p_HBC = (at_least_float32(logits_HBC) / self.temperature).log_softmax(dim=-1)
+        log_p_HBC = (logits_HBC / self.temperature).log_softmax(dim=-1)
         soft_HB = (log_teacher_BC.exp() * (log_teacher_BC - log_p_HBC)).sum(dim=-1)
         soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
         return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H

@@ -17,14 +17,11 @@ Shapes: H heads, B batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import timm.loss
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .fused import Terms, Weights, collaborative_cross_entropy, terms_and_gradient
 
 # Looked up by name, as the oldest supported timm lacks some of them.
 _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tuple(
@@ -68,8 +65,9 @@ class CollaborativeLoss(nn.Module):
     """Sum over heads of a hard loss on the target and a soft loss on the consensus of the other heads.
 
     The hard term of a head is `criterion(logits_BC, target)`, for any criterion. The soft term is the cross-entropy
-    with the leave-one-out consensus, both at temperature T, summed over classes. With one head there is no consensus,
-    and the loss is `criterion(logits_HBC[0], target)` with weight 1.
+    with the leave-one-out consensus, both at temperature T, summed over classes. Both are computed in float32 at least.
+    With one head there is no consensus, and the loss is `criterion(logits_HBC[0], target)` with weight 1, in the dtype
+    of the logits.
 
     For independent binary labels (`multi_label`) each class has its own Bernoulli consensus,
     `q = sigmoid(mean_{j != h} z_j / T)`. The soft term is the binary cross-entropy of q and `sigmoid(z_h / T)`.
@@ -135,7 +133,6 @@ class CollaborativeLoss(nn.Module):
         self._sum_classes = reduction in ('sum', 'batchmean') or getattr(self.criterion, 'sum_classes', False)
         if isinstance(self.criterion, nn.MultiLabelSoftMarginLoss):
             self._sum_classes = False  # it averages over classes for every reduction
-        self._terms: Terms = terms_and_gradient
 
     @property
     def hard_weight(self) -> float:
@@ -162,9 +159,6 @@ class CollaborativeLoss(nn.Module):
     def evaluate(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the training loss and its terms.
 
-        With `nn.CrossEntropyLoss` as the hard loss, value and gradient are computed together, see `fused.py`. This is
-        equal up to rounding, faster, and uses less memory. In compiled code the compiler does this instead.
-
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
@@ -175,54 +169,8 @@ class CollaborativeLoss(nn.Module):
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        if (weights := self.one_pass_weights()) is not None and len(logits_HBC) > 1:
-            _check_logits(logits_HBC)
-            target = self._checked_target(logits_HBC, target)
-            return collaborative_cross_entropy(logits_HBC, target, weights, self._terms)
         hard_H, soft_H = self.terms(logits_HBC, target)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the objective, in place.
-
-        If value and gradient are computed together, that computation is compiled. It is several times faster than
-        compiling the loss and its backward pass.
-
-        Args:
-            args: Arguments of `torch.compile`.
-            kwargs: Arguments of `torch.compile`.
-        """
-        if self.one_pass_weights() is None:
-            super().compile(*args, **kwargs)
-        else:
-            self._terms = torch.compile(terms_and_gradient, *args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # As for any compiled module, copies and pickles are not compiled.
-        return {**super().__getstate__(), '_terms': terms_and_gradient}
-
-    def one_pass_weights(self) -> Weights | None:
-        """Return the settings for `fused.py`, None if it does not support this objective."""
-        criterion = self.criterion
-        if (
-            type(self) is not CollaborativeLoss  # subclasses change the terms
-            or type(criterion) is not nn.CrossEntropyLoss
-            or criterion.weight is not None
-            or criterion.reduction == 'none'
-            or self.multi_label
-            or self.beta == 1.
-            or torch.compiler.is_compiling()
-        ):
-            return None
-        return Weights(
-            temperature=self.temperature,
-            hard=self.hard_weight,
-            soft=self.soft_weight,
-            scale_by_t2=self.scale_by_t2,
-            sum_batch=self._sum_batch,
-            label_smoothing=criterion.label_smoothing,
-            ignore_index=criterion.ignore_index,
-        )
 
     def terms(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Compute each head's hard and soft term, before they are weighted.
@@ -240,6 +188,9 @@ class CollaborativeLoss(nn.Module):
         """
         _check_logits(logits_HBC)
         target = self._checked_target(logits_HBC, target)
+        if len(logits_HBC) > 1:
+            logits_HBC = at_least_float32(logits_HBC)
+            target = at_least_float32(target) if target.is_floating_point() else target
         hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
         if len(hard_H) == 1 or self.beta == 1.:
             return hard_H, torch.zeros_like(hard_H)
@@ -267,7 +218,7 @@ class CollaborativeLoss(nn.Module):
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
         consensus_HBC = leave_one_out_consensus(logits_HBC) / self.temperature
-        logits_HBC = at_least_float32(logits_HBC) / self.temperature
+        logits_HBC = logits_HBC / self.temperature
         if self.multi_label:
             soft_HBC = F.binary_cross_entropy_with_logits(logits_HBC, consensus_HBC.sigmoid(), reduction='none')
             soft_HB = soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)

@@ -149,10 +149,7 @@ class CollaborativeTask(ClassificationTask):
             The compiled model.
         """
         options = {'backend': backend, 'mode': mode, **compile_kwargs}
-        if self.criterion.one_pass_weights() is None:
-            self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
-        else:
-            self.criterion.compile(**options)
+        self._compiled_objective = torch.compile(self.criterion.evaluate, **options)
         model: nn.Module = super().compile(**options)
         return model
 
