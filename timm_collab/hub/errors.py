@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..train import errors
-from ..train.errors import TrainError
+from ..train.errors import TrainError, one_line
 
 _TRANSPORT = {'httpcore', 'httpx', 'httpx2', 'requests', 'urllib3'}  # packages that releases of the client have used
 
@@ -21,7 +21,7 @@ require = functools.partial(errors.require, error=HubError)
 
 def scrub(text: str, token: str | None) -> str:
     """Join a text into one line and replace the access token in it."""
-    text = ' '.join(text.split())
+    text = one_line(text)
     return text.replace(token, '***') if token else text
 
 

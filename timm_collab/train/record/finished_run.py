@@ -19,7 +19,7 @@ from ...model.collab_model import CollabModel
 from ..build import build_model
 from ..config import TrainConfig
 from ..config.parse import parse_config
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from ..paths import CONFIG, MODEL_CONFIG, PLOTS, PRUNED, SUMMARY, TREE, WEIGHTS
 from .save import KEPT_HEAD, needs_plugin
 from .summary import RunSummary
@@ -77,7 +77,7 @@ class Run:
             config = json.loads(file.read_text(encoding='utf-8'))
             missing = [key for key in ('architecture', 'num_classes', 'pretrained_cfg') if key not in config]
         except (OSError, ValueError, TypeError) as error:
-            raise self._damaged(f'{PRUNED}/{MODEL_CONFIG} is missing or damaged ({_one_line(error)})') from error
+            raise self._damaged(f'{PRUNED}/{MODEL_CONFIG} is missing or damaged ({one_line(error)[:300]})') from error
         if missing:
             raise self._damaged(f'{PRUNED}/{MODEL_CONFIG} lacks {", ".join(missing)}')
         return config
@@ -127,7 +127,6 @@ class Run:
         # The weights come from the file: what training started from isn't needed again.
         config = dataclasses.replace(self.config.model, pretrained=False, checkpoint_path=None)
         model = build_model(config, self.config.data, self.summary.data.num_classes)
-        assert isinstance(model, CollabModel)
         try:
             with safe_open(file, framework='pt') as opened:
                 kept_head = int((opened.metadata() or {}).get(KEPT_HEAD, self.summary.kept_head))
@@ -135,7 +134,7 @@ class Run:
             model.kept_head = kept_head
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise self._damaged(
-                f"{TREE} does not hold the weights of its recipe's tree ({_one_line(error)})") from error
+                f"{TREE} does not hold the weights of its recipe's tree ({one_line(error)[:300]})") from error
         return model.eval()
 
     def load_pruned(self) -> nn.Module:
@@ -152,7 +151,7 @@ class Run:
         try:
             return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
         except Exception as error:  # timm, safetensors and json raise many types
-            raise self._damaged(f"{PRUNED}/ can't be loaded ({_one_line(error)}): {again}") from error
+            raise self._damaged(f"{PRUNED}/ can't be loaded ({one_line(error)[:300]}): {again}") from error
 
     def _damaged(self, what: str) -> TrainError:
         return TrainError(f"run '{self.path}' is damaged: {what}")
@@ -187,7 +186,3 @@ def load_run(folder: str | Path) -> Run:
     except TrainError as error:
         raise TrainError(f"run '{path}' is damaged, or from another version: {error}") from error
     return Run(path, config, summary)
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:300]

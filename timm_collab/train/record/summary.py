@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 from ..metrics.metric import Metric, metric_of
 from ..paths import write_text
 
@@ -254,7 +254,7 @@ class RunSummary:
         try:
             values = json.loads(path.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
-            raise TrainError(f"'{path}' is damaged: {' '.join(str(error).split())}") from error
+            raise TrainError(f"'{path}' is damaged: {one_line(error)}") from error
         return cls.from_dict(values, str(path))
 
     def write(self, path: Path) -> None:
