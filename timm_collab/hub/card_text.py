@@ -1,4 +1,4 @@
-"""The parts of a model card that are made of figures: what was measured, how it was trained, what it is not for."""
+"""Parts of the model card with figures: results, training, limitations."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from ..train.record.summary import RunSummary
 
 
 def results_table(summary: RunSummary) -> str:
-    """Errors, or mean average precision, of every head, the consensus and, where it was trained, the network alone."""
+    """Table of the error, or mean average precision, of every head, the consensus and the single network, if trained."""
     assert summary.export is not None
     metric, scores, head = summary.metric, summary.scores, summary.export.head
     what = 'Mean average precision' if metric is MAP else 'Error'
     rows = [
-        (f'head {number}' + ', **this model**' * (number == head), score)
+        (f'head {number}, **this model**' if number == head else f'head {number}', score)
         for number, score in enumerate(scores.heads)
     ]
     if len(rows) > 1:
@@ -23,13 +23,15 @@ def results_table(summary: RunSummary) -> str:
         rows = [('the network, **this model**', scores.kept)]
     single = summary.single
     if single is not None:
-        other = summary.export.baseline
-        name = ('the network trained alone, same recipe' if other is None else
-                f'another run, {other}, of the network alone' + ' with a teacher' * (single.teacher is not None))
+        name = 'the network trained alone, same recipe'
+        if summary.export.baseline is not None:
+            name = f'another run, {summary.export.baseline}, of the network alone'
+            if single.teacher is not None:
+                name += ' with a teacher'
         rows.append((name, single.scores.kept))
+    labels = ', clean labels' if summary.noise.realised_rate else ''
     lines = [
-        f'{what} on {summary.error_on}, {summary.measured["count"]:,} images'
-        + ', clean labels' * bool(summary.noise.realised_rate),
+        f'{what} on {summary.error_on}, {summary.measured["count"]:,} images{labels}',
         '',
         f'| | {"mAP" if metric is MAP else "top-1 error"}, % |',
         '|---|---|',
@@ -51,7 +53,7 @@ def results_table(summary: RunSummary) -> str:
 
 
 def training_list(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
-    """Data, noise, recipe, hardware and time."""
+    """List of data, noise, recipe, hardware and time."""
     data, noise, optim, sched = summary.data, summary.noise, recipe['optim'], recipe['sched']
     items = [f'{data.train:,} training images, {data.val:,} for validation ({data.val_origin})']
     if noise.realised_rate:
@@ -73,11 +75,12 @@ def training_list(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
 def limits_text(
     summary: RunSummary, recipe: Mapping[str, Any], license: str, note: str | None = None,
 ) -> str:
-    """What was not measured, what else there is to know, and whose terms apply."""
+    """Paragraphs on what was not measured, the note, and the licences."""
+    answers = '' if summary.metric is MAP else ' A classifier answers with one of its classes whatever it is shown.'
     lines = [
         f'Measured on {summary.error_on} of the data named above, in one run with one seed. Nothing else was'
         ' measured: not other data, not corrupted or shifted images, not calibration, not fairness between groups.'
-        + ' A classifier answers with one of its classes whatever it is shown.' * (summary.metric is not MAP)
+        f'{answers}'
     ]
     if note:
         lines.append(note)

@@ -119,7 +119,7 @@ def _check_file(path: Path, name: str, token: str | None) -> None:
         parsers.get(name, _image)(path)
     except HubError:
         raise
-    except Exception as error:  # whichever of the parsers
+    except Exception as error:  # any of the parsers' own
         raise HubError(f"'{path}' is damaged: {one_line(error)[:200]}") from None
     with open(path, 'rb') as file:
         text = file.read(MAX_TEXT)  # the whole file, except of weights, whose text is in the header at the start

@@ -10,15 +10,14 @@ from .errors import TrainError, found_everywhere
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what a command line asks for.
+    """Train by the recipe of a command line.
 
     Args:
         argv: Arguments after the program's name; those of the process when None.
 
     Returns:
-        Exit status: 0; 2 for a mistake in the recipe or the data, which one line on stderr explains (what every process
-        finds, the first one of each machine says); 75 when a signal stopped the run after it was saved, 130 when that
-        was Ctrl-C.
+        Exit status: 0; 2 for a mistake in the recipe or the data, explained by one line on stderr; 75 if a signal
+        stopped the run after it was saved, 130 if that was Ctrl-C.
     """
     try:
         with found_everywhere():
@@ -33,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             leave_process_group()
             return error.exit_status
         except TrainError as error:
-            if error.everywhere:  # nobody is left who waits for this one
+            if error.everywhere:  # no other process waits for this one
                 leave_process_group()
             raise
         leave_process_group()
     except TrainError as error:
-        if not error.everywhere or os.environ.get('LOCAL_RANK', '0') == '0':  # once a machine, not once a GPU
+        if not error.everywhere or os.environ.get('LOCAL_RANK', '0') == '0':  # once per machine, not per GPU
             print(f'error: {_one_line(error)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: TrainError) -> str:
-    """The message itself, also of an error from a loader's worker, which torch wraps into the worker's traceback."""
+    """The message; torch wraps that of an error in a loader's worker into the worker's traceback."""
     return str(error).strip().splitlines()[-1].removeprefix(f'{type(error).__module__}.{type(error).__name__}: ')
 
 

@@ -24,11 +24,11 @@ from .config import (
 from .errors import TrainError, nearest, one_line, require, unknown_architecture
 
 _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
-"""Arguments of `timm.create_model` itself, which say how a network is made and not which."""
+"""Arguments of `timm.create_model` itself, which it does not pass to the architecture."""
 
 
 def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> CollabModel:
-    """The head tree, on the CPU; one head is the network alone.
+    """Create the head tree on the CPU; with one head it is the network alone.
 
     Raises:
         TrainError: Unknown architecture or split point, or arguments that the architecture doesn't take.

@@ -39,8 +39,8 @@ def validate(
         run: The run.
         split: `test` or `val` for the run's own splits, or the name of a split of the data.
         overrides: Keys of `data` that replace the run's, e.g. `path`.
-        batch_size: Images per batch; the run's batch size when left out.
-        device: Where to compute; a GPU if there is one when left out.
+        batch_size: Images per batch, default the run's batch size.
+        device: Where to compute, default a GPU if there is one.
 
     Returns:
         The content of `validation.json`.

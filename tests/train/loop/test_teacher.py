@@ -144,7 +144,7 @@ def test_the_teacher_of_a_run_is_its_kept_head(teacher_run) -> None:
     names = [*run.class_names[:3], 'four', *run.class_names[4:]]
     with pytest.raises(TrainError, match="knows class 3 as '3', the data as 'four'"):
         load_teacher(TeacherConfig(path=str(teacher_run)), 10, names, data_config)
-    with pytest.raises(TrainError, match='tells 10 classes apart, the data have 7'):
+    with pytest.raises(TrainError, match='has 10 classes, the data have 7'):
         load_teacher(TeacherConfig(path=str(teacher_run)), 7, None, data_config)
     with pytest.raises(TrainError, match=r"can't take images of \(3, 16, 16\)"):
         load_teacher(TeacherConfig(path=str(teacher_run)), 10, None, {**data_config, 'input_size': (3, 16, 16)})

@@ -132,5 +132,5 @@ def test_a_full_disk_is_one_error_and_keeps_the_old_summary(recipe, tmp_path, mo
     monkeypatch.undo()
     assert read_summary(run.path) == summary(seed=1)
     monkeypatch.setattr('builtins.open', full)
-    with pytest.raises(TrainError, match=r"metrics.jsonl' can't be written .*: make room, then run the same command"):
+    with pytest.raises(TrainError, match=r"metrics.jsonl' can't be written .*: free disk space, then run the same"):
         run.log({'epoch': 0})

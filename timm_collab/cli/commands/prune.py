@@ -13,8 +13,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument('run', metavar='RUN', help='folder that training wrote, or the tree.safetensors in it')
     parser.add_argument('--head', default='best', metavar='best|N',
-                        help='the head that is best on the validation data, or a number from 0; best when left out')
-    parser.add_argument('--output', help='folder to create; RUN/head-N when left out')
+                        help='the head that is best on the validation data, or a number from 0 (default: best)')
+    parser.add_argument('--output', help='folder to create (default: RUN/head-N)')
 
 
 def run(args: argparse.Namespace) -> int:

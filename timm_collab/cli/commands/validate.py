@@ -19,9 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-h', '--help', action='help', help='show this help message and exit')
     parser.add_argument('run', metavar='RUN', help='folder that training wrote')
     parser.add_argument('--split', default='test',
-                        help="test or val, the run's own, or the name of a split of the data; test when left out")
-    parser.add_argument('--batch-size', type=int, help="images per batch; the run's batch size when left out")
-    parser.add_argument('--device', help='where to compute, e.g. cpu; a GPU if there is one when left out')
+                        help="test or val, the run's own, or the name of a split of the data (default: test)")
+    parser.add_argument('--batch-size', type=int, help="images per batch (default: the run's batch size)")
+    parser.add_argument('--device', help='where to compute, e.g. cpu (default: a GPU if there is one)')
     parser.add_argument('--json', action='store_true', help='print the content of validation.json')
     parser.add_argument_group('data', "--data.path and any other key of the recipe's data replace the run's")
 

@@ -84,7 +84,7 @@ def load_teacher(
         raise TrainError(f"{who} can't take images of {input_size} (channels, height, width):"
                          f" {one_line(error)}") from error
     require(shape == (2, num_classes),
-            f'{who} tells {shape[-1]} classes apart, the data have {num_classes}: choose one that was trained on them')
+            f'{who} has {shape[-1]} classes, the data have {num_classes}: choose one that was trained on these classes')
     if labels is not None and label_names is not None and list(labels) != list(label_names):
         place = next(index for index, pair in enumerate(zip(labels, label_names, strict=True)) if pair[0] != pair[1])
         raise TrainError(f"{who} knows class {place} as '{labels[place]}', the data as '{label_names[place]}': choose"

@@ -183,8 +183,8 @@ class RunFolder:
             with open(self.path / METRICS, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(row) + '\n')
         except OSError as error:
-            raise TrainError(f"'{self.path / METRICS}' can't be written ({error}): make room, then run the same command"
-                             ' to go on') from error
+            raise TrainError(f"'{self.path / METRICS}' can't be written ({error}): free disk space, then run the same"
+                             ' command to resume') from error
 
     def write_log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Replace `metrics.jsonl` by the rows of a checkpoint."""
