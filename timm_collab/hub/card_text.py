@@ -9,7 +9,7 @@ from ..train.record.summary import RunSummary
 
 
 def results_table(summary: RunSummary) -> str:
-    """Table of the error, or mean average precision, of every head, the consensus and the single network, if trained."""
+    """Table of the error, or mean average precision, of heads, consensus and, if trained, the single network."""
     assert summary.export is not None
     metric, scores, head = summary.metric, summary.scores, summary.export.head
     what = 'Mean average precision' if metric is MAP else 'Error'
