@@ -1,6 +1,7 @@
 """A disk that fills up while a run trains: a small file system, and a limit on the size of files."""
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.fork_server import Launch
 from timm_collab.train.__main__ import main
+from timm_collab.train.record import save
 
 RECIPE = [
     '--model.name=collab_test_resnet', '--model.heads=2', '--data.path=builtin:digits', '--data.img_size=16',
@@ -79,4 +81,21 @@ def test_a_limit_on_the_size_of_files(whole, tmp_path):
     assert list((output / 'checkpoints').iterdir()) == []
     assert [json.loads(line)['epoch'] for line in (output / 'metrics.jsonl').read_text().splitlines()] == [0]
     assert main([*RECIPE, f'--output={output}']) == 0
+    assert_same_weights(whole, output)
+
+
+@pytest.mark.parametrize('name', ['save_model', 'save_for_hf'])
+def test_full_when_the_model_is_saved(whole, tmp_path, monkeypatch, capsys, name):
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    output = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        patch.setattr(save, name, fail)
+        assert main([*RECIPE, f'--output={output}']) == 2
+    error = capsys.readouterr().err
+    assert 'No space left on device): free disk space, then run the same command to resume' in error
+    assert not (output / 'summary.json').exists()
+    assert main([*RECIPE, f'--output={output}']) == 0
+    assert 'resuming after 12 updates' in capsys.readouterr().out
     assert_same_weights(whole, output)

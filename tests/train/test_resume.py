@@ -1,6 +1,7 @@
 """A run that is stopped anywhere ends, by the same command, with the weights of one that wasn't, bit for bit."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
 from timm_collab.train.distributed.signals import StoppedError
 from timm_collab.train.loop.step import TrainState
+from timm_collab.train.record.summary import RunSummary
 from timm_collab.train.run import train
 
 SETTINGS = {
@@ -226,6 +228,33 @@ def test_without_an_output_the_message_says_where_the_run_is(recipe, tmp_path, m
         train(recipe('--output=null'))
     [folder] = (tmp_path / 'runs').iterdir()
     assert f'the same command with --output runs/{folder.name} resumes it' in capsys.readouterr().out
+
+
+def test_stopped_in_the_network_alone_the_message_names_the_folder_of_the_run(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    train_step = TrainState.train_step
+
+    def interrupted(self, *args):
+        if self.model.num_heads == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(self, *args)
+
+    monkeypatch.setattr(TrainState, 'train_step', interrupted)
+    config = recipe('--output=null', '--compare_single=true', '--plots=false')
+    with pytest.raises(StoppedError, match='stopped by SIGTERM'):
+        train(config)
+    [folder] = (tmp_path / 'runs').iterdir()
+    assert f'the same command with --output runs/{folder.name} resumes it' in capsys.readouterr().out
+    monkeypatch.setattr(TrainState, 'train_step', train_step)
+    summary = train(dataclasses.replace(config, output=str(folder)))
+    assert summary.single is not None and summary.single.num_heads == 1
+
+
+def test_killed_before_the_comparison_was_written_it_is_written_later(recipe, tmp_path):
+    config = recipe('--compare_single=true', '--plots=false')
+    expected, file = train(config), tmp_path / 'run' / 'summary.json'
+    dataclasses.replace(expected, single=None).write(file)
+    assert train(config) == expected == RunSummary.read(file)
 
 
 FILES = [

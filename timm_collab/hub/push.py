@@ -26,7 +26,7 @@ from .folder import Upload, check_folder
 
 T = TypeVar('T')
 
-REPO = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}')
+REPO = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}', re.ASCII)
 HUB_FILE = '.gitattributes'  # created by the Hub in every repository
 TRIES = 4
 WAIT = 1.0  # seconds before the first retry, doubled for each further one; a Retry-After header takes precedence
@@ -236,8 +236,8 @@ class _Push:
         published = self._request(lambda: self.api.model_info(options.repo, revision=revision, files_metadata=True),
                                   'verifying what was published')
         require(_is_same(self.upload, _checksums(published)),
-                f"the files of '{options.repo}' at {info.oid} are not those that were uploaded: delete that commit, and"
-                ' push again')
+                f"the files of '{options.repo}' at {info.oid} are not those that were uploaded: look at them, and push"
+                ' again with --update')
         return Pushed(options.repo, info.oid, info.pr_url or info.commit_url, new=True)
 
     def _find_commit(self, remote: _Remote) -> Pushed | None:
@@ -254,7 +254,7 @@ class _Push:
         if info.sha == remote.commit:
             return None
         if not _is_same(self.upload, _checksums(info)):
-            self.state = f"'{options.repo}' has that commit, {info.sha}, and nothing of this push"
+            self.state = f"'{options.repo}' got another commit, {info.sha}, and nothing of this push"
             return None
         return Pushed(options.repo, str(info.sha), f'{self.api.endpoint}/{options.repo}/commit/{info.sha}', new=True)
 

@@ -201,7 +201,7 @@ class Chain:
             if shape != (3, classes) or not classes:
                 wanted = f'[3, {classes}]' if classes else '[3, num_classes]: give num_classes if it can classify'
                 raise TraceError(f'it maps 3 images to {shape}, not to logits {wanted}')
-        self.template.train()
+        self.template.train()  # as it was made
 
     def _partition(self) -> list[tuple[str, ...]]:
         """Assign every tensor to exactly one part, as the list of paths that each part owns."""

@@ -115,7 +115,7 @@ def check_compile(config: TrainConfig) -> None:
 
 
 def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, None where neither is on; of images with several labels see `Updater`."""
+    """timm's mixup and cutmix, None where neither is on; of images with several labels see `TrainState`."""
     if not config.mixes:
         return None
     return Mixup(

@@ -18,7 +18,7 @@ from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
-from .data.streams import StreamedImages, StreamSampler
+from .data.streaming import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
 from .distributed.processes import broadcast_tensors, enter_on_main, run_on_main
 from .distributed.signals import StoppedError, StopRequest
@@ -39,6 +39,7 @@ from .record.summary import RunSummary
 from .record.tracking import Tracking, check_trackers
 
 COMPARED_IMAGES = 32
+"""Images on which the logits of the saved model are compared with those of the trained head."""
 T = TypeVar('T')
 
 
@@ -49,9 +50,9 @@ def train(config: TrainConfig) -> RunSummary:
         The summary that `summary.json` holds.
 
     Raises:
-        TrainError: The recipe or its data can't be trained, or `output` can't be used. Nothing has been trained or
-            written by then. Only after an `ExplodedLossError`, a `CheckpointError`, or an image outside the cache that
-            can't be decoded, checkpoints remain.
+        TrainError: The recipe or its data can't be trained, or `output` can't be used. Mistakes are found before
+            training wherever that is possible. After an `ExplodedLossError`, a full disk, or an image outside the cache
+            that can't be decoded, the checkpoints remain and the same command resumes.
         StoppedError: A signal asked the run to stop. Its state was saved; the same command resumes it.
         ExportError: The saved model doesn't give the logits of the head that it was saved from.
     """
@@ -66,15 +67,12 @@ def train(config: TrainConfig) -> RunSummary:
     states = run_on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
     if all(state is RunState.FINISHED for state in states):
         print_on_main(accelerator, f"the run in '{folder}' is finished")
-        summary = run_on_main(accelerator, lambda: RunSummary.read(folder / SUMMARY))
-        print_on_main(accelerator, *final_lines(summary))
-        return summary
+        return _conclude(config, folder, accelerator)
     prepared = prepare([each for each, _ in runs], accelerator)
     print_on_main(accelerator, data_line(config, prepared.data.splits))
     if prepared.teacher is not None:
         print_on_main(accelerator, teacher_line(prepared.teacher))
 
-    summaries = []
     with enter_on_main(accelerator, RunLock(folder)), StopRequest() as stop:
         for (each, path), model in zip(runs, prepared.models, strict=True):
             run = ModelRun(each, path, accelerator, prepared)
@@ -83,12 +81,21 @@ def train(config: TrainConfig) -> RunSummary:
                 with run.explain_errors(trainer):
                     trainer.fit()
                 run.finish(trainer)
-            summaries.append(run.summary())
-        summary = summaries[0]
-        if len(summaries) > 1:
-            summary = dataclasses.replace(summary, single=summaries[1])
-            run_on_main(accelerator, lambda: RunFolder(folder, config).write_summary(summary))
-    if config.plots:
+        return _conclude(config, folder, accelerator)
+
+
+def _conclude(config: TrainConfig, folder: Path, accelerator: Accelerator) -> RunSummary:
+    """Compare a finished tree with the network alone, draw and print; what a killed run left of that is done here."""
+
+    def read() -> RunSummary:
+        summary = RunSummary.read(folder / SUMMARY)
+        if summary.single is None and (folder / SINGLE / SUMMARY).is_file():
+            summary = dataclasses.replace(summary, single=RunSummary.read(folder / SINGLE / SUMMARY))
+            summary.write(folder / SUMMARY)
+        return summary
+
+    summary = run_on_main(accelerator, read)
+    if config.plots and not run_on_main(accelerator, lambda: any((folder / PLOTS).glob('*'))):
         print_on_main(accelerator, '', run_on_main(accelerator, lambda: _plot(folder)))
     print_on_main(accelerator, *final_lines(summary))
     return summary
@@ -166,7 +173,8 @@ class ModelRun:
         except ExplodedLossError as error:
             raise self._with_batch(error, trainer) from None
         except StoppedError:
-            command = 'the same command' if self.config.output else f'the same command with --output {self.path}'
+            folder = self.path.parent if self.path.name == SINGLE else self.path
+            command = 'the same command' if self.config.output else f'the same command with --output {folder}'
             print_on_main(
                 self.accelerator, f'stopped and saved after {trainer.num_updates} updates; {command} resumes it')
             raise
@@ -190,11 +198,7 @@ class ModelRun:
             train_seconds=trainer.seconds,
         )
         self._with_folder(lambda folder: self._save_model(folder, model, summary))
-        self.tracking.finish(self.summary())
-
-    def summary(self) -> RunSummary:
-        """The summary of the finished run."""
-        return self._with_folder(lambda folder: RunSummary.read(folder.path / SUMMARY))
+        self.tracking.finish(self._with_folder(lambda folder: RunSummary.read(folder.path / SUMMARY)))
 
     def _log(self, row: dict[str, Any]) -> None:
         self._with_folder(lambda folder: folder.log(row))
@@ -262,6 +266,7 @@ class ModelRun:
             error.epoch, error.step)
 
     def _save_model(self, folder: RunFolder, model: CollabModel, summary: RunSummary) -> None:
+        """Save the tree, the pruned model and at last the summary, which says that the run is finished."""
         save_tree(model, folder.path)
         images: Any = self.data.val if self.data.test is None else self.data.test
         compared = torch.stack([images[index][0] for index in range(min(COMPARED_IMAGES, len(images)))]).cpu()

@@ -14,8 +14,8 @@ from torchvision.transforms import functional
 from timm_collab.train.config import AugmentConfig, DataConfig
 from timm_collab.train.data.batched import BatchTransform, translate
 from timm_collab.train.data.crops import UnsupportedError
-from timm_collab.train.data.keyed import Draws, keyed_randomness
 from timm_collab.train.data.preprocess import Preprocessing, make_preprocessing
+from timm_collab.train.data.random_streams import Draws, keyed_randomness
 
 SIZE = 16
 COUNT = 1200

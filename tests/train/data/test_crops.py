@@ -11,7 +11,7 @@ from timm.data.transforms import CenterCropOrPad, RandomCropOrPad, RandomResized
 from torchvision import transforms
 
 from timm_collab.train.data.crops import Flip, KeepRatioCrop, PaddedCrop, ResizedCrop, UnsupportedError
-from timm_collab.train.data.keyed import Draws, Purpose
+from timm_collab.train.data.random_streams import Draws, Purpose
 
 COUNT = 4000
 DRAWS = Draws(0, [(0, index) for index in range(COUNT)])

@@ -7,8 +7,8 @@ from PIL import Image, ImageEnhance
 from timm.data.random_erasing import RandomErasing
 from torchvision import transforms
 
-from timm_collab.train.data.keyed import Draws, Purpose
 from timm_collab.train.data.pixels import Erase, Jitter, adjust
+from timm_collab.train.data.random_streams import Draws, Purpose
 
 ENHANCE = {'brightness': ImageEnhance.Brightness, 'contrast': ImageEnhance.Contrast, 'saturation': ImageEnhance.Color}
 

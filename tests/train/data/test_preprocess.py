@@ -49,7 +49,6 @@ def test_evaluation_matches_timm_with_the_saved_config(model, image):
 
 def test_no_aug_is_deterministic(model, image):
     made = make(model, no_aug=True)
-    assert not made.training_is_random
     assert torch.equal(made.training(image), made.training(image))
 
 
@@ -59,7 +58,6 @@ def test_no_aug_is_deterministic(model, image):
 ], ids=str)
 def test_augmentations_are_random_and_keep_the_shape(model, image, augment):
     made = make(model, **augment)
-    assert made.training_is_random
     tensors = [made.training(image) for _ in range(8)]
     assert all(tensor.shape == (3, 32, 32) for tensor in tensors)
     assert any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:])

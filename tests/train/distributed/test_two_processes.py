@@ -169,6 +169,27 @@ def test_the_gate_of_an_ensemble_is_one_for_all_ranks(tmp_path: Path) -> None:
             assert tensor.any() and torch.equal(tensor, second[name]), name
 
 
+def test_an_error_of_the_main_process_ends_all(tmp_path: Path) -> None:
+    code = """
+from accelerate import Accelerator
+from timm_collab.train import TrainError
+from timm_collab.train.distributed.processes import leave_process_group, run_on_main
+
+accelerator = Accelerator()
+try:
+    run_on_main(accelerator, lambda: 1 / 0)
+except Exception as error:
+    print(type(error).__name__, error, sep=': ')
+leave_process_group()
+"""
+    launch = Launch(['-c', code], tmp_path, 2)
+    launch.finish()
+    assert [rank.output().strip() for rank in launch.ranks] == [
+        'ZeroDivisionError: division by zero',
+        'TrainError: the main process failed: ZeroDivisionError: division by zero',
+    ]
+
+
 def assert_one_and_two_agree(folder: Path, *argv: str) -> list[Path]:
     """Run a recipe in one process and in two, and compare their curves; returns the two folders."""
     for processes in (1, 2):

@@ -14,7 +14,7 @@ from tests.train.toys import CachedImages, make_data, make_model, make_trainer
 from timm_collab.objective.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
 from timm_collab.train.data.images import training_loader
-from timm_collab.train.data.keyed import keyed_randomness
+from timm_collab.train.data.random_streams import keyed_randomness
 from timm_collab.train.loop.meter import ExplodedLossError
 from timm_collab.train.loop.trainer import Trainer
 from timm_collab.train.prepare import make_accelerator

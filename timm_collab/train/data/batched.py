@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from .crops import Flip, KeepRatioCrop, PaddedCrop, ResizedCrop, UnsupportedError
-from .keyed import Draws, Key
 from .pixels import Erase, Jitter, Normalise
+from .random_streams import Draws, Key
 
 Stage = Callable[[Tensor, Draws], Tensor]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from .keyed import Draws, Floats, Ints, Purpose, between
+from .random_streams import Draws, Floats, Ints, Purpose, between
 from .resample import INTERPOLATIONS, is_vertical_first, resample, weights
 from .transfer import to_device
 

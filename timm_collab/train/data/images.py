@@ -21,10 +21,10 @@ from .cache import cache_folder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from .image_split import ImageSplit, Rows
-from .keyed import Draws, Key, Purpose, generator, keyed_randomness
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
-from .streams import StreamedImages, StreamSampler, StreamSplit
+from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
+from .streaming import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
 
 _MB = 2**20

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .keyed import Purpose, generator
+from .random_streams import Purpose, generator
 
 NoiseKind = Literal['none', 'symmetric-exclude', 'symmetric-include', 'pair', 'matrix']
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)

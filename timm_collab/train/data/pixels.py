@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from .crops import UnsupportedError
-from .keyed import Draws, Purpose, between
+from .random_streams import Draws, Purpose, between
 from .transfer import to_device
 
 _ATTEMPTS = 10

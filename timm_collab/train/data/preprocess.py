@@ -26,13 +26,11 @@ class Preprocessing:
         data_config: Result of `timm.data.resolve_data_config`. It is saved with the model, so that `evaluation` can be
             rebuilt from it.
         training: Transform of training images.
-        training_is_random: Whether `training` is random.
         evaluation: Transform of validation and test images.
     """
 
     data_config: dict[str, Any]
     training: Transform
-    training_is_random: bool
     evaluation: Transform
 
 
@@ -61,7 +59,6 @@ def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfi
         return Preprocessing(
             data_config=data_config,
             training=_training_transform(data_config, augment),
-            training_is_random=not augment.no_aug,
             evaluation=timm.data.create_transform(**data_config, is_training=False),
         )
     except (AssertionError, ValueError, KeyError) as error:

@@ -17,7 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from .keyed import Floats, Ints
+from .random_streams import Floats, Ints
 
 _CHUNK = 2**17  # pixels, 1 MB of float64
 _MAY_SWAP = int(PIL.__version__.split('.')[0]) >= 13

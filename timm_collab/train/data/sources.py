@@ -16,7 +16,7 @@ from ..errors import TrainError, nearest, require
 from .image_split import ImageSplit
 from .labels import LabelForm, Labels, check_column, find_form, read_labels, stream_form
 from .readers import Streams, download_split, open_splits, open_streams
-from .streams import StreamSplit
+from .streaming import StreamSplit
 
 _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
 

@@ -12,11 +12,11 @@ import numpy as np
 from ..config import TrainConfig
 from ..errors import TrainError, require
 from .image_split import ImageSplit
-from .keyed import Purpose, generator
 from .labels import Labels, outside, padded, strata
 from .noise import apply_noise, realised_rate
+from .random_streams import Purpose, generator
 from .sources import Source
-from .streams import StreamSplit
+from .streaming import StreamSplit
 
 
 @dataclass(frozen=True)

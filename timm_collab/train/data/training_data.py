@@ -11,7 +11,7 @@ from ..config import TrainConfig
 from .images import BatchedImages, TransformedImages, make_dataset, make_training_dataset
 from .preprocess import Preprocessing
 from .splits import Splits, check_batch_size
-from .streams import StreamedImages
+from .streaming import StreamedImages
 
 
 @dataclass(frozen=True)

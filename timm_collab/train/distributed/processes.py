@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 
-from ..errors import TrainError, found_everywhere
+from ..errors import TrainError, found_everywhere, one_line
 
 T = TypeVar('T')
 
@@ -24,16 +24,23 @@ def run_on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
         work: The function; its result is small and is sent to the other processes.
 
     Raises:
-        TrainError: The function raised one; every process raises it, so that none waits for another.
+        TrainError: The function raised one, and so does every process, so that none waits for another. After any other
+            error of the function, the main process raises that error and the other processes a `TrainError`.
     """
     outcome: list[Any] = [None, None]
+    unexpected: Exception | None = None
     if accelerator.is_main_process:
         try:
             outcome[0] = work()
         except TrainError as error:
             outcome[1] = error
+        except Exception as error:
+            unexpected = error
+            outcome[1] = TrainError(f'the main process failed: {type(error).__name__}: {one_line(error)}')
     if accelerator.num_processes > 1:
         outcome = broadcast_object_list(outcome)
+    if unexpected is not None:
+        raise unexpected
     if outcome[1] is not None:
         with found_everywhere():
             raise outcome[1]

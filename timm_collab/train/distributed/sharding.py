@@ -1,7 +1,9 @@
 """Weights, gradients and optimizer state sharded over the processes, by PyTorch's FSDP2 as Accelerate launches it.
 
-Each node of a tree is gathered while it runs, so that only one branch at a time is unsharded. Checkpoints hold gathered
-tensors: they are the same files whether a run is sharded or not, and a run resumes either way.
+`TrainState` has Accelerate shard the model by the module classes that the launch settings name. In
+`recipes/accelerate/fsdp2.yaml` this is `Segment`, so that one node of the tree at a time is gathered while it runs.
+Checkpoints hold gathered tensors: they are the same files whether a run is sharded or not, and a run resumes either
+way.
 
 Everything random is the recipe's, as without sharding; only the order of sums is FSDP2's.
 """

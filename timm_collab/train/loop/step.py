@@ -26,7 +26,7 @@ from ...objective.loss import CollaborativeLoss
 from ...objective.task import CollaborativeTask
 from ..build import build_criterion, build_mixup
 from ..config import TrainConfig
-from ..data.keyed import Purpose, keyed_randomness, seed_generators
+from ..data.random_streams import Purpose, keyed_randomness, seed_generators
 from ..distributed.sharding import (
     gather_state,
     shard_model,
@@ -36,8 +36,8 @@ from ..distributed.sharding import (
 )
 from ..metrics.metric import metric_for
 from .distillation import DistillationTask
+from .objective_schedule import schedule_objective
 from .optim import FrozenTrunk, build_optimizer, build_scheduler, fuse, restore_optimizer
-from .schedule import schedule_objective
 from .teacher import Teacher
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from ...model import CollabModel
 from ..config import TrainConfig
 from ..data.images import EpochSampler
-from ..data.streams import StreamSampler
+from ..data.streaming import StreamSampler
 from ..distributed.signals import StoppedError, StopRequest
 from ..metrics.metric import Scores, metric_for
 from ..record.progress import Progress

@@ -3,23 +3,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torch.nn as nn
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from timm.models import model_entrypoint, save_for_hf
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...model import CollabModel
 from ...split.meta import storage_key
-from ..errors import require
+from ..errors import TrainError, one_line, require
 from ..paths import CONFIG, MODEL_CONFIG, TREE, WEIGHTS, atomic
 
 KEPT_HEAD = 'kept_head'  # in the metadata of the tree's file
 MULTI_LABEL = 'multi_label_classification'  # as transformers names it
+# Entries of timm's pretrained_cfg that describe the backbone's own weights.
 _RECOMMENDED = ('test_input_size', 'test_crop_pct')
 _PROVENANCE = ('tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'notes')
 
@@ -28,20 +31,23 @@ class ExportError(RuntimeError):
     """The saved model does not give the logits of the head that it was saved from."""
 
 
-def save_tree(model: nn.Module, folder: Path) -> None:
+def save_tree(model: CollabModel, folder: Path) -> None:
     """Write the weights of all heads into a run's folder, atomically.
 
     Args:
-        model: `CollabModel`.
+        model: The tree.
         folder: The run's folder.
+
+    Raises:
+        TrainError: The file can't be written, for example because the disk is full.
     """
-    with atomic(folder / TREE) as partial:
+    with _explain_full_disk(folder / TREE), atomic(folder / TREE) as partial:
         save_model(model, str(partial), metadata={KEPT_HEAD: str(model.kept_head)})
         shutil.copymode(folder / CONFIG, partial)  # safetensors makes files that only their owner can read
 
 
 def save_pruned(
-        model: nn.Module,
+        model: CollabModel,
         folder: Path,
         images: Tensor,
         data_config: dict[str, Any],
@@ -55,7 +61,7 @@ def save_pruned(
     The folder is written atomically: it appears only when the reloaded model's logits equal the head's bit for bit.
 
     Args:
-        model: `CollabModel` on the CPU; left in eval mode.
+        model: The tree, on the CPU; left in eval mode.
         folder: Folder to create. One that a killed run left there is replaced.
         images: Batch [B, in_chans, height, width] on which logits are compared.
         data_config: Preprocessing of evaluation, saved as part of the model's `pretrained_cfg`.
@@ -70,9 +76,10 @@ def save_pruned(
 
     Raises:
         ExportError: The logits differ.
+        TrainError: The folder can't be written, for example because the disk is full.
     """
     model.eval()
-    pruned = model.prune().eval()  # type: ignore[operator]
+    pruned: Any = model.prune().eval()
     architecture = pruned.pretrained_cfg['architecture']
     dropped = _RECOMMENDED + (_PROVENANCE if from_scratch else ())
     # The preprocessing of this run replaces what is recommended for the backbone's own weights.
@@ -87,7 +94,7 @@ def save_pruned(
     if multi_label:
         model_config['problem_type'] = MULTI_LABEL
 
-    with atomic(folder) as partial:
+    with _explain_full_disk(folder), atomic(folder) as partial:
         save_for_hf(
             pruned, str(partial), model_config=model_config, model_args=model_args or None, safe_serialization=True)
         _drop_repeated_num_classes(partial / MODEL_CONFIG)
@@ -97,6 +104,16 @@ def save_pruned(
         shutil.rmtree(folder, ignore_errors=True)
     modules = 'timm, timm_collab' if needs_plugin(architecture) else 'timm'
     return f"import {modules}; model = timm.create_model('local-dir:{folder.as_posix()}', pretrained=True)"
+
+
+@contextmanager
+def _explain_full_disk(path: Path) -> Iterator[None]:
+    """Turn errors of writing into one that says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainError(f"'{path}' can't be written ({one_line(error)}): free disk space, then run the same command to"
+                         ' resume') from error
 
 
 def needs_plugin(architecture: str) -> bool:
@@ -127,9 +144,9 @@ def _drop_repeated_num_classes(config_file: Path) -> None:
 
 
 @torch.inference_mode()
-def _check_reload(model: nn.Module, pruned: nn.Module, folder: Path, images: Tensor) -> None:
+def _check_reload(model: CollabModel, pruned: nn.Module, folder: Path, images: Tensor) -> None:
     reloaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    head_BC = model.forward_heads(images)[model.kept_head]  # type: ignore[operator]
+    head_BC = model.forward_heads(images)[model.kept_head]
     for name, logits_BC in (('pruned', pruned(images)), ('reloaded', reloaded(images))):
         if not torch.equal(head_BC, logits_BC):
             difference = (head_BC - logits_BC).abs().max().item()

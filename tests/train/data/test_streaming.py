@@ -17,7 +17,7 @@ from timm_collab.train.config import AugmentConfig, DataConfig
 from timm_collab.train.data.images import _loader
 from timm_collab.train.data.preprocess import make_preprocessing
 from timm_collab.train.data.sources import Source, load_source, load_split
-from timm_collab.train.data.streams import StreamedImages, StreamSampler, StreamSplit
+from timm_collab.train.data.streaming import StreamedImages, StreamSampler, StreamSplit
 
 PER_FILE = 12
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['dark', 'bright']))

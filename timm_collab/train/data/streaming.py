@@ -24,8 +24,8 @@ from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import TrainError, one_line, require
 from .image_split import Encoded, decode
-from .keyed import Draws, Key, Purpose, generator, keyed_randomness
 from .preprocess import Transform
+from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
 
 _MAX_LANES = 16
 _BATCHES_AHEAD = 4

@@ -6,7 +6,13 @@ import pytest
 
 from timm_collab import CollaborativeLoss
 from timm_collab.train import TrainError
-from timm_collab.train.loop.schedule import SHAPES, Schedule, beta_schedule, schedule_objective, temperature_schedule
+from timm_collab.train.loop.objective_schedule import (
+    SHAPES,
+    Schedule,
+    beta_schedule,
+    schedule_objective,
+    temperature_schedule,
+)
 
 
 @pytest.mark.parametrize(('shape', 'quarter', 'half'), [

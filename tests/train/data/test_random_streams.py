@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 
-from timm_collab.train.data.keyed import Draws, Purpose, between, generator, keyed_randomness, seed_generators
+from timm_collab.train.data.random_streams import Draws, Purpose, between, generator, keyed_randomness, seed_generators
 
 
 def test_draws_of_a_row_depend_on_its_key_alone() -> None:
