@@ -40,9 +40,7 @@ class MutualLearningLoss(CollaborativeLoss):
         peers_HBC = leave_one_out_consensus(p_HBC)
         entropy_HB = -(p_HBC * log_p_HBC.detach()).sum(dim=-1)
         entropy_of_peers_HB = (entropy_HB.sum(dim=0, keepdim=True) - entropy_HB) / (len(entropy_HB) - 1)
-        soft_HB = -(peers_HBC * log_p_HBC).sum(dim=-1) - entropy_of_peers_HB
-        soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
-        return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H
+        return -(peers_HBC * log_p_HBC).sum(dim=-1) - entropy_of_peers_HB
 
 
 class GatedEnsembleLoss(CollaborativeLoss):
@@ -110,6 +108,4 @@ class GatedEnsembleLoss(CollaborativeLoss):
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
         log_teacher_BC = (self.ensemble(logits_HBC).detach() / self.temperature).log_softmax(dim=-1)
         log_p_HBC = (logits_HBC / self.temperature).log_softmax(dim=-1)
-        soft_HB = (log_teacher_BC.exp() * (log_teacher_BC - log_p_HBC)).sum(dim=-1)
-        soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
-        return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H
+        return (log_teacher_BC.exp() * (log_teacher_BC - log_p_HBC)).sum(dim=-1)

@@ -194,7 +194,11 @@ class CollaborativeLoss(nn.Module):
         hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
         if len(hard_H) == 1 or self.beta == 1.:
             return hard_H, torch.zeros_like(hard_H)
-        return hard_H, self._soft_terms(logits_HBC)
+        soft_HB = self._soft_terms(logits_HBC)
+        soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
+        if self.scale_by_t2:
+            soft_H = soft_H * self.temperature ** 2
+        return hard_H, soft_H
 
     def combine(self, hard_H: Tensor, soft_H: Tensor) -> Tensor:
         """Weight the terms returned by `terms`, and sum them over the heads.
@@ -217,18 +221,19 @@ class CollaborativeLoss(nn.Module):
         return hard
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
+        """Each head's soft term per example, [H, B], without the factor T^2.
+
+        This is what a subclass overrides whose heads learn something else from each other.
+        """
         consensus_HBC = leave_one_out_consensus(logits_HBC) / self.temperature
         logits_HBC = logits_HBC / self.temperature
         if self.multi_label:
             soft_HBC = F.binary_cross_entropy_with_logits(logits_HBC, consensus_HBC.sigmoid(), reduction='none')
-            soft_HB = soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)
-        else:
-            # Summed over classes, like the cross-entropy of the hard term.
-            consensus_HBC = consensus_HBC.softmax(dim=-1)
-            soft_N = F.cross_entropy(logits_HBC.flatten(0, 1), consensus_HBC.flatten(0, 1), reduction='none')
-            soft_HB = soft_N.unflatten(0, logits_HBC.shape[:2])
-        soft_H = soft_HB.sum(dim=-1) if self._sum_batch else soft_HB.mean(dim=-1)
-        return soft_H * self.temperature ** 2 if self.scale_by_t2 else soft_H
+            return soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)
+        # Summed over classes, like the cross-entropy of the hard term.
+        consensus_HBC = consensus_HBC.softmax(dim=-1)
+        soft_N = F.cross_entropy(logits_HBC.flatten(0, 1), consensus_HBC.flatten(0, 1), reduction='none')
+        return soft_N.unflatten(0, logits_HBC.shape[:2])
 
     def _checked_target(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
         """Check the target, and convert class indices to int64: smaller types may lack some classes or ignore_index."""

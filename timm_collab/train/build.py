@@ -72,7 +72,7 @@ def model_args(config: ModelConfig, data: DataConfig) -> dict[str, Any]:
 
 
 def check_input(model: CollabModel, input_size: tuple[int, ...], name: str | None) -> None:
-    """Run the model once on nothing, so that an image size that it can't take shows before training.
+    """Run the model once on zeros, so that an image size that it can't take is an error before training.
 
     Raises:
         TrainError: It can't.

@@ -77,7 +77,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     check_fused(config, accelerator)
     _check_launch(accelerator, launched)
     require(not config.sync_bn or launched == 1 or accelerator.device.type == 'cuda',
-            'sync_bn needs GPUs: PyTorch has it for them alone')
+            'sync_bn needs GPUs: PyTorch does not support it on CPUs')
     _check_batch(config, launched)
     if accelerator.device.type == 'cpu':
         keep_freed_memory()
@@ -104,8 +104,8 @@ def _check_launch(accelerator: Accelerator, launched: int) -> None:
         TrainError: This is one.
     """
     require(accelerator.distributed_type in SUPPORTED,
-            f'training by {accelerator.distributed_type.value} is untried, and a checkpoint might be incomplete: launch'
-            ' with --multi_gpu, or for a tree that fits on no GPU with FSDP2, as accelerate/fsdp2 does')
+            f'training by {accelerator.distributed_type.value} is not supported, as checkpoints might be incomplete:'
+            ' launch with --multi_gpu, or with accelerate/fsdp2 if the tree is too large for one GPU')
     require(accelerator.gradient_accumulation_steps == 1,
             f'Accelerate is set to divide gradients by {accelerator.gradient_accumulation_steps} steps of accumulation:'
             ' leave that out (ACCELERATE_GRADIENT_ACCUMULATION_STEPS) and write grad_accum_steps in the recipe')

@@ -93,8 +93,9 @@ def check_fused(config: TrainConfig, accelerator: Accelerator) -> None:
 def fuse(optimizer: Optimizer, config: TrainConfig, accelerator: Accelerator) -> None:
     """Switch PyTorch's own optimizers to their fused kernel on CPUs, unless the recipe decides.
 
-    On GPUs PyTorch's default already updates many weights per kernel. Results are the same up to the rounding of a
-    tensor's last few elements. Sharded weights end elsewhere, so they are not fused.
+    On GPUs PyTorch's default (`foreach`) already updates many weights per kernel. Results are the same up to the
+    rounding of a tensor's last few elements. Shards of a tensor would round other elements, so sharded weights are not
+    fused.
 
     Args:
         optimizer: Its parameter groups are changed.
