@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,14 @@ def test_a_folder_that_holds_something_is_not_replaced(tmp_path: Path) -> None:
         partial.mkdir()
     assert (path / 'file.txt').read_text() == 'content'
     assert not partial.exists()
+
+
+def test_everything_is_on_disk_before_it_is_moved(tmp_path: Path, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr('timm_collab.train.paths._sync', lambda path: calls.append(path.name))
+    replace = os.replace
+    monkeypatch.setattr('os.replace', lambda source, target: (calls.append('replace'), replace(source, target)))
+    with atomic(tmp_path / 'folder') as partial:
+        partial.mkdir()
+        (partial / 'file.txt').write_text('content')
+    assert calls == ['.folder.partial', 'file.txt', 'replace', tmp_path.name]

@@ -37,7 +37,7 @@ FORMATS = ('pt2', 'onnx')
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, sync: bool = True) -> Iterator[Path]:
     """Write a file or a folder completely or not at all.
 
     The context gives a partial path beside the final one, `.<name>.partial`. It is moved into place when the block ends
@@ -45,6 +45,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Args:
         path: Final path; its folder is created. A file that is there is replaced, a folder only if it is empty.
+        sync: Flush what was written to disk before it is moved, so that it is complete after a power failure, too.
 
     Raises:
         OSError: The path can't be written.
@@ -54,7 +55,12 @@ def atomic(path: Path) -> Iterator[Path]:
     _remove(partial)
     try:
         yield partial
+        if sync:
+            for each in (partial, *partial.rglob('*')):
+                _sync(each)
         os.replace(partial, path)
+        if sync:
+            _sync(path.parent)
     finally:
         _remove(partial)
 
@@ -70,6 +76,16 @@ def write_text(path: Path, text: str) -> None:
             partial.write_text(text, encoding='utf-8')
     except OSError as error:
         raise TrainError(f"'{path}' can't be written: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == 'nt':
+        return  # Windows can't open folders
+    descriptor = os.open(path, os.O_RDONLY if os.name != 'nt' else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -16,7 +16,7 @@ from timm_collab.train import TrainError
 from timm_collab.train.data.images import training_loader
 from timm_collab.train.data.random_streams import keyed_randomness
 from timm_collab.train.loop.meter import ExplodedLossError
-from timm_collab.train.loop.trainer import Trainer
+from timm_collab.train.loop.trainer import Callbacks, Trainer
 from timm_collab.train.prepare import make_accelerator
 from timm_collab.train.run import train
 
@@ -313,3 +313,14 @@ def test_heads_may_learn_from_each_other_one_by_one(recipe, data):
     trainer = make_trainer(config, make_model(heads=3))
     assert type(trainer.state.task.criterion) is MutualLearningLoss
     assert len(trainer.fit()[-1]['train_soft_heads']) == 3
+
+
+@pytest.mark.parametrize(('every_updates', 'expected'), [(2, [2, 4, 6, 8, 9]), (4, [4, 8, 9]), (6, [6, 9])])
+def test_updates_between_checkpoints_are_counted_over_epochs(recipe, data, every_updates, expected):
+    config = recipe('--batch_size=16', '--epochs=3', f'--checkpoint.every_updates={every_updates}',
+                    '--checkpoint.every_epochs=10')
+    trainer, saved = make_trainer(config, make_model(heads=2), data=data), []
+    assert trainer.updates_per_epoch == 3
+    trainer.callbacks = Callbacks(on_checkpoint=lambda state, update, score: saved.append(update))
+    trainer.fit()
+    assert saved == expected

@@ -89,7 +89,6 @@ class Checkpoints:
             with atomic(target) as partial:
                 partial.mkdir()
                 _write(partial, *packed, update, score)
-            _sync(self.path)
         except (OSError, SafetensorError) as error:
             kept = [path.name for _, path in self._entries()]
             left = f"the last one, '{kept[-1]}', is intact" if kept else 'there is no earlier one'
@@ -163,13 +162,10 @@ def _write(folder: Path, plain: Any, tensors: dict[str, Tensor], update: int, sc
     (folder / STATE).write_text(json.dumps(plain), encoding='utf-8')
     files = {}
     for name in (TENSORS, STATE):
-        _sync(folder / name)
         files[name] = {'bytes': (folder / name).stat().st_size, 'sha256': sha256_of(folder / name)}
     manifest: dict[str, Any] = {'format': FORMAT, 'update': update, 'score': score, 'files': files}
     manifest['sha256'] = _own_sha256(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding='utf-8')
-    _sync(folder / MANIFEST)
-    _sync(folder)
 
 
 def _read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
@@ -202,12 +198,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _own_sha256(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to disk before anything that follows."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

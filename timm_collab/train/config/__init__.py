@@ -41,7 +41,8 @@ class CheckpointConfig(KeyGroup):
     _prefix = 'checkpoint.'
 
     every_epochs: int = key(1, 'epochs between checkpoints', ge=1)
-    every_updates: int | None = key(None, 'updates between checkpoints within an epoch; none by default', ge=1)
+    every_updates: int | None = key(
+        None, 'updates between checkpoints, in addition to those of every_epochs; none by default', ge=1)
     keep_last: int = key(2, 'number of newest checkpoints to keep; with several, one may be damaged', ge=1)
     keep_best: int = key(1, 'number of checkpoints with the best kept head to keep in addition', ge=0)
 

@@ -252,7 +252,8 @@ class Trainer:
         self.meter = self._new_meter()
         self.callbacks.on_epoch(row)
         is_last = self.epoch == self.config.epochs
-        if self.epoch % self.config.checkpoint.every_epochs == 0 or is_last or self.stopping:
+        due = self.epoch % self.config.checkpoint.every_epochs == 0 or self._is_checkpoint_due()
+        if due or is_last or self.stopping:
             self._save(self.metric.kept(row['val']))
         if self.stopping and not is_last:
             raise StoppedError(self.stop.signal_number)
@@ -265,7 +266,7 @@ class Trainer:
 
     def _is_checkpoint_due(self) -> bool:
         every = self.config.checkpoint.every_updates
-        return every is not None and self.step % every == 0
+        return every is not None and self.num_updates % every == 0
 
     def _save_within_epoch(self) -> None:
         """Save where that is due, and stop on request; after the last step the epoch is finished first."""
