@@ -63,6 +63,7 @@ def test_cached_head_needs_no_connection(hub, published, exported) -> None:
 
 def test_pretrained_tag_loads_trunk_and_all_branches(hub, published, exported) -> None:
     assert f'collab_{published}' in timm.list_models('collab_test_resnet*', pretrained=True)
+    torch.manual_seed(1)  # the published head was drawn from seed 0
     model = timm.create_model(f'collab_{published}', pretrained=True, heads=3)
     assert (model.num_heads, model.num_classes) == (3, 10)
     plain = load_head(published).state_dict()
