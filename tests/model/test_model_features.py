@@ -142,7 +142,7 @@ def test_channels_last() -> None:
 @pytest.mark.parametrize(('arch', 'tree'), [
     ('test_resnet', 'layer2:2,layer3:2'),
     ('resnet18', 'bn1:2'),  # the branches modify their input in place
-    ('densenet121', 'features.denseblock2.denselayer3:2'),
+    pytest.param('densenet121', 'features.denseblock2.denselayer3:2', marks=pytest.mark.slow),
 ])
 def test_tree_compiles_without_graph_breaks_in_train_mode(arch: str, tree: str) -> None:
     torch.compiler.reset()
