@@ -134,14 +134,15 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from ..train.distributed.sharding import refuse_deepspeed
+
     parser = accelerate_launch.launch_command_parser()
     args = parser.parse_args([*options, '-m', 'timm_collab.cli.launch', *arguments])
     try:
         checked, *_ = accelerate_launch._validate_launch_command(args)
     except ValueError as error:
         raise TrainError(f'accelerate launch refuses its settings: {one_line(error)}') from error
-    require(not checked.use_deepspeed, 'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which'
-                                       ' shards weights, gradients and optimizer state')
+    refuse_deepspeed(checked.use_deepspeed)
     if not (checked.multi_gpu or checked.use_fsdp):
         # A single process replaces this one, which keeps signals and exit status.
         command, environment = accelerate_launch.prepare_simple_launcher_cmd_env(checked)

@@ -25,7 +25,7 @@ from .data.preprocess import make_preprocessing
 from .data.sources import load_source
 from .data.splits import make_splits
 from .data.training_data import TrainingData
-from .distributed.sharding import check_sharding
+from .distributed.sharding import check_sharding, refuse_deepspeed
 from .errors import TrainError, one_line, require
 from .loop.allocator import keep_freed_memory
 from .loop.optim import build_optimizer, check_fused
@@ -57,9 +57,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """
     launched = int(os.environ.get('WORLD_SIZE', 1))
     _configure_torch(config, launched)
-    require(not parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'),
-            'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which shards weights, gradients'
-            ' and optimizer state')
+    refuse_deepspeed(parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'))
     try:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision,

@@ -197,8 +197,7 @@ class ModelRun:
             commit=self.commit,
             train_seconds=trainer.seconds,
         )
-        self._with_folder(lambda folder: self._save_model(folder, model, summary))
-        self.tracking.finish(self._with_folder(lambda folder: RunSummary.read(folder.path / SUMMARY)))
+        self.tracking.finish(self._with_folder(lambda folder: self._save_model(folder, model, summary)))
 
     def _log(self, row: dict[str, Any]) -> None:
         self._with_folder(lambda folder: folder.log(row))
@@ -265,7 +264,7 @@ class ModelRun:
             f"{error}. The batch: {what} {listed} of split '{split.name}', all in '{self.path / BATCH}'. {checkpoint}",
             error.epoch, error.step)
 
-    def _save_model(self, folder: RunFolder, model: CollabModel, summary: RunSummary) -> None:
+    def _save_model(self, folder: RunFolder, model: CollabModel, summary: RunSummary) -> RunSummary:
         """Save the tree, the pruned model and at last the summary, which says that the run is finished."""
         save_tree(model, folder.path)
         images: Any = self.data.val if self.data.test is None else self.data.test
@@ -280,7 +279,9 @@ class ModelRun:
             from_scratch=not self.config.model.pretrained,
             multi_label=self.config.data.multi_label,
         )
-        folder.write_summary(dataclasses.replace(summary, load=load))
+        summary = dataclasses.replace(summary, load=load)
+        folder.write_summary(summary)
+        return summary
 
 
 def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:

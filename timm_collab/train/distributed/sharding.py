@@ -36,6 +36,16 @@ TORCH = '2.9'
 """The oldest torch that they were compared with; older ones shard on GPUs only, where no test has run."""
 
 
+def refuse_deepspeed(is_asked: bool) -> None:
+    """Refuse a launch with DeepSpeed.
+
+    Raises:
+        TrainError: This is one.
+    """
+    require(not is_asked, 'training with DeepSpeed is not supported: launch with accelerate/fsdp2, which shards'
+                          ' weights, gradients and optimizer state')
+
+
 def check_sharding(accelerator: Accelerator, config: TrainConfig) -> None:
     """Refuse what was not shown to be exact with sharded weights, and sharding that was requested but is not in use.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 EX_TEMPFAIL = 75  # sysexits.h: try again later
@@ -64,12 +64,7 @@ class StopRequest:
             self._previous = {each: signal.signal(each, self._handle) for each in _SIGNALS}
         return self
 
-    def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for each, handler in self._previous.items():
             signal.signal(each, handler)
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 import torch
 from tqdm import tqdm
@@ -78,12 +77,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
 
