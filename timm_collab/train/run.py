@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> RunSummary:
         print_on_main(accelerator, f"the run in '{folder}' is finished")
         return _conclude(config, folder, accelerator)
     prepared = prepare([each for each, _ in runs], accelerator)
-    print_on_main(accelerator, data_line(config, prepared.data.splits))
+    print_on_main(accelerator, data_line(config, prepared.data.splits), *prepared.data.splits.notes)
     if prepared.teacher is not None:
         print_on_main(accelerator, teacher_line(prepared.teacher))
 

@@ -32,11 +32,28 @@ class DataConfig(KeyGroup):
     image_column: str = key('image', "column with the images; if no column is called 'image', the only one with images")
     label_column: str = key('label', "column with the labels, class indices or class names; if no column is called"
                                      " 'label', the only one with class labels")
+    classes: str | None = key(
+        None, 'file with the names of the classes, one per line, in the order of their indices; by default the names'
+              ' and their order come from the training split')
+    on_missing_label: Literal['fail', 'skip'] = key(
+        'fail', 'what to do with a row without a label (empty, or -1): stop and name it (fail), or leave it out and'
+                ' report how many (skip)')
+    soft_labels: bool = key(False, 'label_column contains C numbers per image, such as the votes of annotators, which'
+                                   ' are normalised to probabilities and learned as such; evaluation takes the class'
+                                   ' with the largest')
     multi_label: bool = key(False, 'images have any number of labels: label_column contains lists of class indices or'
                                    ' names, or a row of zeros and ones, one per class; needs objective.hard: bce, and'
                                    ' reports mean average precision')
+    class_weights: str | dict[str, float] | None = key(
+        None, "weight of each class in the loss for the labels: 'balanced' (inverse to its number of training images),"
+              " 'effective' (Cui et al. 2019, beta 0.999; effective:0.99 for another), or a mapping from class names to"
+              ' weights, where classes left out have weight 1')
+    sampling: Literal['shuffled', 'balanced'] = key(
+        'shuffled', 'how an epoch draws the training images: each once (shuffled), or equally many of each class'
+                    ' (balanced), so that images of rare classes come more than once')
     max_train_samples: int | None = key(
-        None, 'train on a random subset with this many images, drawn class by class', ge=1)
+        None, 'train on a random subset with this many images, drawn class by class; the validation images that are'
+              ' held out are bounded in proportion', ge=1)
     streaming: bool = key(False, 'read the training split sequentially from where it is stored, without downloading or'
                                  ' copying it first; validation and test splits are stored in the cache of the datasets'
                                  ' library')
@@ -46,7 +63,8 @@ class DataConfig(KeyGroup):
     lanes: int | None = key(
         None, 'for streaming: groups of files that are read in parallel, each batch taking the same number of images'
               ' from each; best a multiple of the number of processes; by default a power of two, at most 16', ge=1)
-    img_size: int | None = key(None, "side of the square input in pixels; the architecture's own by default", ge=1)
+    img_size: int | list[int] | None = key(
+        None, "side of the square input in pixels, or [height, width]; the architecture's own by default")
     in_chans: int = key(3, 'input channels: 3 (colour) or 1 (grey); images are converted')
     mean: list[float] | None = key(None, "channel means for normalisation; the architecture's by default")
     std: list[float] | None = key(None, "channel standard deviations for normalisation; the architecture's by default")
@@ -57,6 +75,7 @@ class DataConfig(KeyGroup):
     pipeline: Literal['auto', 'batch', 'image'] = key(
         'auto', 'how training images are augmented: in whole batches of decoded images, on the device (batch), one by'
                 ' one by timm (image), or in batches if recipe and data allow it (auto)')
+    bit_depth: int = key(16, 'for images with 16 bits per value: how many of them are used, such as 12', ge=8, le=16)
     workers: int = key(0, 'worker processes that decode and augment images, per training process', ge=0)
     cache_mb: int = key(1024, 'keep the decoded images of a split in memory up to this size in MB; 0: decode each time',
                         ge=0)

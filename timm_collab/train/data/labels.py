@@ -4,7 +4,8 @@ Array names end in their shape: N examples, C classes. `labels` are class indice
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +131,15 @@ def check_column(rows: datasets.Dataset | datasets.IterableDataset, column: str,
     require(column in rows.column_names,
             f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
             f'{nearest(column, rows.column_names)}')
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sort names as people number them, `2` before `10`: the order of timm's readers."""
+    def key(name: str) -> tuple[list[Any], str]:
+        parts = re.split(r'(\d+)', name.lower())
+        return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+    return sorted(names, key=key)
 
 
 def padded(labels: Labels, num_classes: int) -> Labels:

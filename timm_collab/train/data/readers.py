@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob, has_magic
 from importlib import resources
 from pathlib import Path
@@ -31,18 +31,30 @@ _BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
 _SAVED = ('dataset_dict.json', 'state.json')  # files of `save_to_disk` for several splits, for one
 
 
-def open_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
-    """Open the dataset that `data.path` names.
+@dataclass(frozen=True)
+class Opened:
+    """A dataset as it was opened.
 
-    Returns:
-        The splits by name; with timm's readers, only those that the recipe names.
+    Args:
+        splits: The splits by name; with timm's readers, only those that the recipe names.
+        left_out: Number of files that are in no split, by reason.
+        notes: What the user should know about how the data was read, a sentence each.
+    """
+
+    splits: dict[str, datasets.Dataset]
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def open_splits(config: DataConfig) -> Opened:
+    """Open the dataset that `data.path` names.
 
     Raises:
         TrainError: There is no such data, or it can't be read.
     """
     path = str(config.path)
     if path.startswith(TIMM):
-        return _timm_splits(path.removeprefix(TIMM), config)
+        return Opened(_timm_splits(path.removeprefix(TIMM), config))
     target, kwargs = _checked_target(config)
     with _loading(path, is_hub=target is None):
         if kwargs is None:
@@ -54,7 +66,7 @@ def open_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
     if isinstance(found, datasets.Dataset):
         found = {str(found.split or 'train'): found}
     require(len(found) > 0, f"data.path '{path}' contains no data")
-    return dict(found)
+    return Opened(dict(found))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Array names end in their shape: N examples, M some of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
@@ -15,7 +15,7 @@ from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .image_split import ImageSplit
 from .labels import LabelForm, Labels, check_column, find_form, read_labels, stream_form
-from .readers import Streams, download_split, open_splits, open_streams
+from .readers import Opened, Streams, download_split, open_splits, open_streams
 from .streaming import StreamSplit
 
 _AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
@@ -31,6 +31,8 @@ class Source:
         test: The test split.
         label_names: Names of the classes.
         given: Noisy labels of the whole training split, from `noise.column`.
+        left_out: Number of files and rows that are in no split, by reason.
+        notes: What the user should know about how the data was read, a sentence each.
     """
 
     train: ImageSplit | StreamSplit
@@ -38,6 +40,8 @@ class Source:
     test: ImageSplit | None
     label_names: list[str] | None
     given: Labels | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
@@ -72,7 +76,7 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
         train, form = _stream(opened, config)
         found = {name: download_split(opened, name, config) for role, name in chosen.items() if role != 'train'}
     else:
-        found = opened
+        found = opened.splits
         form = find_form(found[config.train_split], config)
     splits = {role: _image_split(found[name], name, config, form) for role, name in chosen.items() if name in found}
     given = None
@@ -80,7 +84,8 @@ def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
         rows = found[config.train_split]
         check_column(rows, noise_column, 'noise.column')
         given = read_labels(rows, config.train_split, replace(config, label_column=noise_column), form)
-    return Source(train or splits['train'], splits.get('val'), splits.get('test'), form.names, given)
+    left_out, notes = ({}, ()) if isinstance(opened, Streams) else (opened.left_out, opened.notes)
+    return Source(train or splits['train'], splits.get('val'), splits.get('test'), form.names, given, left_out, notes)
 
 
 def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | None]:
@@ -92,18 +97,18 @@ def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | N
     opened, available = _open(config)
     _check_split(name, 'split', available, config)
     config = _with_columns(config, available[name])
-    rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened[name]
+    rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
     form = find_form(rows, config)
     return _image_split(rows, name, config, form), form.names
 
 
-def _open(config: DataConfig) -> tuple[Streams | dict[str, datasets.Dataset], Mapping[str, Any]]:
+def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
     """The dataset that `data.path` names, and its splits by name."""
     if config.streaming:
         streams = open_streams(config)
         return streams, streams.splits
-    found = open_splits(config)
-    return found, found
+    opened = open_splits(config)
+    return opened, opened.splits
 
 
 def _with_columns(config: DataConfig, rows: datasets.Dataset | datasets.IterableDataset) -> DataConfig:

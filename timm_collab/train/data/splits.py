@@ -5,7 +5,7 @@ Array names end in their shape: N examples, C classes; labels are class indices 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Splits:
         clean: Labels of `train` before noise; None for a stream, whose labels are unknown.
         val_origin: How the validation data was chosen.
         num_skipped: Number of images that could not be decoded and are in no split.
+        left_out: Number of files and rows that are in no split, by reason.
+        notes: What the user should know about how the data was read, a sentence each.
     """
 
     train: ImageSplit | StreamSplit
@@ -42,6 +44,8 @@ class Splits:
     clean: Labels | None
     val_origin: str
     num_skipped: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -116,6 +120,8 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         label_names=source.label_names if len(source.label_names or ()) == num_classes else None,
         clean=clean,
         val_origin=origin or f"split '{val.name}'",
+        left_out=source.left_out,
+        notes=source.notes,
     )
 
 

@@ -72,6 +72,8 @@ class DataSummary:
         test: Number of test images, if there is a test split.
         skipped: Number of images that were left out because they can't be decoded.
         replaced: Number of such images that another one replaced while training.
+        turned: Number of images that were turned by their EXIF orientation, of those that were counted.
+        sixteen_bit: Number of images with 16 bits per value, of those that were counted.
     """
 
     path: str
@@ -84,6 +86,8 @@ class DataSummary:
     test: int | None
     skipped: int = 0
     replaced: int = 0
+    turned: int = 0
+    sixteen_bit: int = 0
 
     @property
     def data_config(self) -> dict[str, Any]:
