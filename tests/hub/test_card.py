@@ -140,14 +140,43 @@ def test_other_licences_and_data_of_the_hub(make_run, tmp_path) -> None:
     assert 'The weights are published under the licence [mine](https://example.org/mine).' in card.text
 
 
-def test_the_usage_example_has_four_lines_and_imports_the_plugin_if_needed(make_run, tmp_path) -> None:
-    code = card_of(make_run, tmp_path).text.split('```python\n')[1].split('```')[0].splitlines()
-    assert code[0] == 'import timm' and len(code) == 4
+def code_of(text: str) -> str:
+    return text.split('```python\n')[1].split('```')[0]
+
+
+def test_the_usage_example_has_six_lines_and_imports_the_plugin_if_needed(make_run, tmp_path) -> None:
+    text = card_of(make_run, tmp_path).text
+    code = code_of(text).splitlines()
+    assert code[0] == 'import timm' and len(code) == 6 and 'In the training data' not in text
+    assert code[4] == "image = ImageOps.exif_transpose(Image.open('image.jpg')).convert('L')"
     run = load_run(make_run('cifar', arch='cifar_resnet20', in_chans=3))
     write_folder(run, tmp_path / 'cifar-out', ExportOptions(license='mit'))
     card = ModelCard.load(tmp_path / 'cifar-out' / 'README.md')
     assert 'import timm, timm_collab  # registers the architecture' in card.text
+    assert code_of(card.text).splitlines()[4].endswith(".convert('RGB')")
     assert 'one that timm alone does not have' in card.text and 'transformers' not in card.data.tags
+
+
+@pytest.mark.parametrize(('counts', 'said'), [
+    (dict(turned=1200), '1,200 images were turned upright by their EXIF orientation.'),
+    (dict(sixteen_bit=7), '7 images were scaled from 16 bits per value to 8.'),
+    (dict(turned=3, sixteen_bit=7), '3 images were turned upright by their EXIF orientation and 7 images were scaled'
+                                    ' from 16 bits per value to 8.'),
+])
+def test_images_that_training_turned_or_scaled_are_counted(make_run, tmp_path, counts, said) -> None:
+    text = card_of(make_run, tmp_path, lambda summary: summary['data'].update(counts)).text
+    assert f'In the training data, {said} The lines above do the same; timm itself does not.' in text
+    assert ('numpy' in text) == ('sixteen_bit' in counts)
+
+
+def test_images_of_16_bits_are_opened_with_the_bits_of_the_recipe(make_run, tmp_path) -> None:
+    path = make_run()
+    edit_recipe(path, data={'bit_depth': 12})
+    summary = json.loads((path / 'summary.json').read_text())
+    summary['data']['sixteen_bit'] = 1
+    (path / 'summary.json').write_text(json.dumps(summary))
+    code = code_of(card_of_run(path, tmp_path / 'out').text)
+    assert code.startswith('import numpy\nimport timm\n') and '(numpy.asarray(image) >> 4)' in code
 
 
 def test_the_initial_checkpoint_is_named_without_its_folder(make_run, tmp_path) -> None:

@@ -16,7 +16,7 @@ from ..pretrained.catalogue import shipped_folder
 from ..train.metrics.metric import MAP
 from ..train.paths import CARD, PLOTS
 from ..train.record.finished_run import Run
-from ..train.record.summary import RunSummary, TeacherSummary
+from ..train.record.summary import DataSummary, RunSummary, TeacherSummary
 from ..tree import PREFIX, HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require
@@ -75,7 +75,8 @@ def write_card(
         trained=_trained(summary, recipe),
         how=_how(summary, recipe),
         picture=HeadTree.parse(summary.tree).draw() if summary.num_heads > 1 else '',
-        usage=_usage(run),
+        usage=_usage(run, summary, recipe),
+        opened=_opened(summary.data),
         plugin=run.needs_plugin,
         transformers=not run.needs_plugin,
         tree=_tree_cost(summary) if options.tree else '',
@@ -219,15 +220,46 @@ def _license(options: ExportOptions) -> str:
     return f'`{options.license}`'
 
 
-def _usage(run: Run) -> str:
-    plugin = '  # registers the architecture' if run.needs_plugin else ''
-    activation = 'sigmoid()' if run.summary.metric is MAP else 'softmax(dim=-1)'
+def _usage(run: Run, summary: RunSummary, recipe: Mapping[str, Any]) -> str:
+    plugin = ', timm_collab  # registers the architecture' if run.needs_plugin else ''
+    numpy = ['import numpy'] if summary.data.sixteen_bit else []
+    activation = 'sigmoid()' if summary.metric is MAP else 'softmax(dim=-1)'
     return '\n'.join([
-        f'import timm, timm_collab{plugin}' if run.needs_plugin else 'import timm',
+        *numpy,
+        f'import timm{plugin}',
+        'from PIL import Image, ImageOps',
         "model = timm.create_model('hf-hub:user/name', pretrained=True).eval()",
         'transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))',
-        f'probabilities = model(transform(image).unsqueeze(0)).{activation}  # of a PIL image',
+        *opening(summary.data, recipe['data'].get('bit_depth', 16)),
+        f'probabilities = model(transform(image).unsqueeze(0)).{activation}',
     ])
+
+
+def opening(data: DataSummary, bit_depth: int) -> list[str]:
+    """Lines of Python that open a file as training did: turned upright, with 8 bits per value, in grey or colour.
+
+    Args:
+        data: The data of the run.
+        bit_depth: `data.bit_depth` of the recipe.
+    """
+    upright = "image = ImageOps.exif_transpose(Image.open('image.jpg'))"
+    convert = f".convert('{'L' if data.data_config['input_size'][0] == 1 else 'RGB'}')"
+    if not data.sixteen_bit:
+        return [upright + convert]
+    return [
+        upright,
+        "if image.mode.startswith('I'):  # 16 bits per value, here scaled to 8",
+        f"    image = Image.fromarray((numpy.asarray(image) >> {bit_depth - 8}).astype('uint8'))",
+        f'image = image{convert}',
+    ]
+
+
+def _opened(data: DataSummary) -> str:
+    """A sentence on how the images of the training data were opened, if that is more than decoding them."""
+    facts = [(data.turned, 'turned upright by their EXIF orientation'),
+             (data.sixteen_bit, 'scaled from 16 bits per value to 8')]
+    counted = ' and '.join(f'{count:,} images were {what}' for count, what in facts if count)
+    return f'In the training data, {counted}. The lines above do the same; timm itself does not.' if counted else ''
 
 
 def _tree_cost(summary: RunSummary) -> str:

@@ -1,6 +1,7 @@
 """What comes before training: processes, data and models, checked as early as possible."""
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -160,6 +161,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
         models.append(build_model(each.model, each.data, splits.num_classes))
         build_optimizer(models[-1], each.optim)
     preprocessing = make_preprocessing(models[0], config.data, config.augment)
+    splits = dataclasses.replace(splits, notes=(*splits.notes, *preprocessing.notes))
     for each, model in zip(configs, models, strict=True):
         check_input(model, preprocessing.data_config['input_size'], each.model.name)
     teacher = None

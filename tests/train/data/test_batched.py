@@ -32,7 +32,8 @@ def image() -> Image.Image:
 
 def make(data: dict[str, Any] | None = None, **augment: Any) -> Preprocessing:
     model = timm.create_model('test_resnet', num_classes=2)
-    return make_preprocessing(model, DataConfig(path='here', img_size=SIZE, **(data or {})), AugmentConfig(**augment))
+    data = {'path': 'here', 'img_size': SIZE, **(data or {})}
+    return make_preprocessing(model, DataConfig(**data), AugmentConfig(**augment))
 
 
 def once(transform: BatchTransform, image: Image.Image, copies: int) -> torch.Tensor:
@@ -48,8 +49,8 @@ def batched(pipeline: transforms.Compose, image: Image.Image, copies: int) -> to
 def features(x: torch.Tensor) -> torch.Tensor:
     """Of each image all pixels, and what tells its scale, place and orientation."""
     x = x.double()
-    along = torch.linspace(-1, 1, SIZE, dtype=torch.float64)
-    whole = (x, x * along, x * along[:, None], x.diff(dim=-1).abs(), x.diff(dim=-2).abs(), x == 0, x.abs())
+    down, across = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in x.shape[2:])
+    whole = (x, x * across, x * down[:, None], x.diff(dim=-1).abs(), x.diff(dim=-2).abs(), x == 0, x.abs())
     return torch.cat([x.flatten(1), *(each.double().mean(dim=(2, 3)) for each in whole)], dim=1)
 
 
@@ -68,12 +69,12 @@ def timms(image: Image.Image) -> Any:
     """Many draws of a pipeline of timm, one image after the other."""
     made: dict[str, torch.Tensor] = {}
 
-    def draw(**augment: Any) -> torch.Tensor:
-        if str(augment) not in made:
-            pipeline = make(**augment).training
+    def draw(**keys: Any) -> torch.Tensor:
+        if str(keys) not in made:
+            pipeline = make(**keys).training
             with keyed_randomness(1):
-                made[str(augment)] = torch.stack([pipeline(image) for _ in range(COUNT)])
-        return made[str(augment)]
+                made[str(keys)] = torch.stack([pipeline(image) for _ in range(COUNT)])
+        return made[str(keys)]
 
     return draw
 
@@ -85,6 +86,15 @@ def timms(image: Image.Image) -> Any:
 def test_distributions_match_timm(image: Image.Image, timms: Any, augment: dict[str, Any]) -> None:
     ours = batched(make(**augment).training, image, 2 * COUNT)
     assert deviations(ours, timms(**augment)).max() < BOUND
+
+
+@pytest.mark.parametrize('crop', ['rrc', 'rkrc', 'rkrr', 'pad'])
+@pytest.mark.parametrize('img_size', [[12, 20], [20, 12]])
+def test_distributions_match_timm_where_height_and_width_differ(
+        image: Image.Image, timms: Any, crop: str, img_size: list[int]) -> None:
+    keys: dict[str, Any] = dict(data=dict(img_size=img_size), crop=crop, vflip=0.2, re_prob=0.3)
+    ours = batched(make(**keys).training, image, 2 * COUNT)
+    assert list(ours.shape[2:]) == img_size and deviations(ours, timms(**keys)).max() < BOUND
 
 
 @pytest.mark.parametrize(('right', 'wrong'), [

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import timm
 import timm.data
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from timm_collab.train.config import AugmentConfig, DataConfig
@@ -45,6 +48,54 @@ def test_evaluation_matches_timm_with_the_saved_config(model, image):
     model = timm.create_model('test_resnet', num_classes=2, pretrained_cfg_overlay=dict(input_size=(3, 32, 32)))
     expected = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
     assert torch.equal(made.evaluation(image), expected(image))
+
+
+@pytest.mark.parametrize('augment', [dict(crop='pad'), dict(no_aug=True), dict(no_aug=True, crop='pad')], ids=str)
+def test_where_training_sees_whole_images_so_does_evaluation(model, augment):
+    made = make(model, **augment)
+    assert (made.data_config['crop_pct'], made.data_config['crop_mode']) == (1.0, 'squash') and made.notes == ()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    untouched = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.5
+    assert torch.equal(made.evaluation(Image.fromarray(pixels)), untouched)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 80), st.integers(1, 80), st.sampled_from([1, 7, 24, 32, 33, 65]), st.integers(1, 65))
+def test_without_augmentation_training_and_evaluation_see_the_same(model, H, W, height, width):
+    image = Image.fromarray(np.random.default_rng(H).integers(0, 256, (H, W, 3), dtype=np.uint8))
+    no_aug = make(model, dict(img_size=[height, width]), no_aug=True)
+    assert torch.equal(no_aug.training(image), no_aug.evaluation(image))
+    # Of `crop: pad` the same without its random shift.
+    padded = make(model, dict(img_size=[height, width]), crop='pad', crop_padding=0, hflip=0.0)
+    assert torch.equal(padded.training(image), padded.evaluation(image))
+
+
+@pytest.mark.parametrize('augment', [dict(crop='pad'), dict(no_aug=True)], ids=str)
+def test_a_crop_pct_of_the_recipe_wins(model, augment):
+    made = make(model, dict(crop_pct=0.875), **augment)
+    assert (made.data_config['crop_pct'], made.data_config['crop_mode']) == (0.875, 'center')
+
+
+@pytest.mark.parametrize(('data', 'augment', 'said'), [
+    (dict(), dict(), 'resizes images to 33x33 pixels and cuts out the centre, 32x32 (data.crop_pct 0.95)'),
+    (dict(crop_pct=0.875), dict(crop='pad'), '36x36 pixels and cuts out the centre, 32x32 (data.crop_pct 0.875)'),
+    (dict(img_size=[24, 160]), dict(), '25x168 pixels and cuts out the centre, 24x160 '),
+    (dict(img_size=96), dict(), '101x101 pixels and cuts out the centre, 96x96 '),
+    (dict(img_size=97), dict(), None),
+    (dict(img_size=16), dict(), None),  # 16 / 0.95 rounds to 16
+    (dict(crop_pct=1.0), dict(), None),
+])
+def test_a_crop_of_small_images_is_a_note(model, data, augment, said):
+    notes = make(model, data, **augment).notes
+    assert len(notes) == (said is not None)
+    if said is not None:
+        assert said in notes[0] and 'write --data.crop_pct 1' in notes[0] and '\n' not in notes[0]
+
+
+def test_height_and_width(model, image):
+    made = make(model, dict(img_size=[24, 40]))
+    assert made.data_config['input_size'] == (3, 24, 40)
+    assert made.evaluation(image).shape == made.training(image).shape == (3, 24, 40)
 
 
 def test_no_aug_is_deterministic(model, image):

@@ -71,7 +71,8 @@ class DataConfig(KeyGroup):
     interpolation: Literal['bilinear', 'bicubic', 'nearest'] | None = key(
         None, "interpolation for resizing images; the architecture's by default")
     crop_pct: float | None = key(
-        None, "centre crop in evaluation as a fraction of the image; the architecture's by default", gt=0, le=1)
+        None, "centre crop in evaluation as a fraction of the image; by default the architecture's, or the whole image"
+              ' where training sees whole images, with augment.no_aug or augment.crop: pad', gt=0, le=1)
     pipeline: Literal['auto', 'batch', 'image'] = key(
         'auto', 'how training images are augmented: in whole batches of decoded images, on the device (batch), one by'
                 ' one by timm (image), or in batches if recipe and data allow it (auto)')
@@ -91,11 +92,22 @@ class DataConfig(KeyGroup):
                 f"data.multi_label: timm's readers give one label per image, got data.path '{self.path}'")
         require(self.in_chans in (1, 3), f'data.in_chans must be 1 (grey) or 3 (colour), got {self.in_chans}')
         self._check_streaming()
+        require(not isinstance(self.img_size, list) or len(self.img_size) == 2,
+                f'data.img_size must be the side of a square, or [height, width], got {self.img_size}')
+        require(self.sides is None or min(self.sides) >= 1, f'data.img_size must be at least 1, got {self.img_size}')
         for name in ('mean', 'std'):
             values = getattr(self, name)
             require(values is None or len(values) in (1, self.in_chans),
                     f'data.{name} needs 1 or in_chans={self.in_chans} values, got {values}')
         require(self.std is None or min(self.std) > 0, f'data.std must be positive, got {self.std}')
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of the input; None for those of the architecture."""
+        if self.img_size is None:
+            return None
+        height, width = [self.img_size] * 2 if isinstance(self.img_size, int) else self.img_size
+        return height, width
 
     def _check_streaming(self) -> None:
         if not self.streaming:

@@ -1,6 +1,7 @@
 """From images to tensors: timm's transforms for training and evaluation, from one data config."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from torchvision import transforms
 from ..config import AugmentConfig, DataConfig
 from ..errors import TrainError
 
+SMALL_SIDE = 96
+"""Up to this side of the input, in pixels, images are likely stored at about that size, and a crop costs detail."""
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -33,16 +36,30 @@ class Preprocessing:
     training: Transform
     evaluation: Transform
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the evaluation: that it cuts pixels away from small images."""
+        size, crop_pct = self.data_config['input_size'][-2:], self.data_config['crop_pct']
+        resized = [math.floor(side / crop_pct) for side in size]  # as timm computes it
+        if min(size) > SMALL_SIDE or resized == list(size):
+            return ()
+        before, after = ('x'.join(map(str, sides)) for sides in (resized, size))
+        return (f'evaluation resizes images to {before} pixels and cuts out the centre, {after} (data.crop_pct'
+                f' {crop_pct:g}): write --data.crop_pct 1 to show the network whole images',)
+
 
 def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfig) -> Preprocessing:
     """Resolve size, mean, std, interpolation and crop from the recipe, or else from the model's `pretrained_cfg`.
+
+    Where training sees whole images, squashed to the size of the input (`augment.no_aug`, or `augment.crop: pad`),
+    evaluation sees the same, unless the recipe has a `data.crop_pct`.
 
     Raises:
         TrainError: timm refuses a setting.
     """
     asked = {
         'in_chans': data.in_chans,
-        'img_size': data.img_size,
+        'input_size': None if data.sides is None else (data.in_chans, *data.sides),
         'mean': data.mean,
         'std': data.std,
         'interpolation': data.interpolation,
@@ -55,6 +72,8 @@ def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfi
         if len(values) != data.in_chans:
             values = (sum(values) / len(values),) * data.in_chans
         data_config[name] = values
+    if data.crop_pct is None and (augment.no_aug or augment.crop == 'pad'):
+        data_config.update(crop_pct=1.0, crop_mode='squash')
     try:
         return Preprocessing(
             data_config=data_config,
