@@ -152,15 +152,16 @@ def _base_model(recipe: Mapping[str, Any]) -> str | None:
 
 
 def _what(run: Run, summary: RunSummary, config: Mapping[str, Any]) -> str:
-    size = 'x'.join(map(str, config['pretrained_cfg']['input_size'][1:]))
-    channels = {1: 'grey', 3: 'colour'}.get(config['pretrained_cfg']['input_size'][0], 'multi-channel')
+    in_chans, height, width = config['pretrained_cfg']['input_size']
+    size = f'{height}x{width} pixels' if height == width else f'{height}x{width} pixels (height x width)'
+    channels = {1: 'grey', 3: 'colour'}.get(in_chans, 'multi-channel')
     path = summary.data.path
     what, may_have = 'classes of', ''
     if summary.metric is MAP:
         what, may_have = 'labels, any number of which', ' may have'
     text = (f'`{run.architecture}` with {summary.parameters.kept / 1e6:.2f} M parameters, for'
             f' {summary.data.num_classes} {what}'
-            f' {channels} images of {size} pixels{may_have}, trained on'
+            f' {channels} images of {size}{may_have}, trained on'
             f' {DATASET_NAMES.get(path, path)}.')
     names = config.get('label_names')
     if names and len(names) <= 20:

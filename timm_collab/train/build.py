@@ -67,7 +67,7 @@ def model_args(config: ModelConfig, data: DataConfig) -> dict[str, Any]:
     source = timm.models.get_pretrained_cfg(config.architecture, allow_unregistered=True)
     if data.img_size is not None and source is not None and source.fixed_input_size:
         # Transformers with position embeddings are built for one size; convolutional networks take no such argument.
-        args.setdefault('img_size', data.img_size if isinstance(data.img_size, int) else data.sides)
+        args.setdefault('img_size', data.img_size)
     return args
 
 

@@ -13,13 +13,17 @@ import pytest
 import timm
 import timm.data
 import torch
+import yaml
 from PIL import Image
 
 import timm_collab
 from tests.runs import finished_run
 from timm_collab import CollabModel, Run, load_run
 from timm_collab.train import TrainConfig, TrainError
+from timm_collab.train.data.preprocess import make_preprocessing
 from timm_collab.train.record.summary import RunSummary
+from timm_collab.train.run import train
+from timm_collab.train.validate import validate
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +66,21 @@ def test_the_transform_is_the_one_that_timm_makes_of_the_saved_config(usual_run)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40), dtype=np.uint8))
     assert torch.equal(run.transform(image), expected(image))
     assert run.transform(image).shape == (1, 32, 32)
+
+
+def test_a_run_is_validated_as_it_was_evaluated(recipe, tmp_path) -> None:
+    """Runs of older versions have recipes without `crop_pct` whose evaluation cropped nevertheless."""
+    train(recipe('--data.img_size=32', '--data.crop_pct=0.95'))
+    path = tmp_path / 'run'
+    saved = yaml.safe_load((path / 'config.yaml').read_text())
+    saved['data']['crop_pct'] = None
+    (path / 'config.yaml').write_text(yaml.safe_dump(saved))
+    run = load_run(path)
+    assert (run.data_config['crop_pct'], run.data_config['crop_mode']) == (0.95, 'center')
+    assert validate(run)['pruned']['top1'] == pytest.approx(100 - run.summary.scores.kept)
+    now = make_preprocessing(run.load_pruned(), run.config.data, run.config.augment).evaluation
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
+    assert not torch.equal(run.transform(image), now(image))
 
 
 def test_an_architecture_of_the_plugin_needs_it(tmp_path) -> None:
