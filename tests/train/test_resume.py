@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -18,7 +19,7 @@ from timm_collab.train.__main__ import main
 from timm_collab.train.distributed.signals import StoppedError
 from timm_collab.train.loop.step import TrainState
 from timm_collab.train.record.summary import RunSummary
-from timm_collab.train.run import train
+from timm_collab.train.run import ModelRun, train
 
 SETTINGS = {
     'plain': ['--augment.no_aug=false', '--augment.crop=pad', '--noise.rate=0.4'],
@@ -336,6 +337,30 @@ def test_other_versions_are_told(recipe, tmp_path, kill_at, monkeypatch, capsys)
     monkeypatch.setattr('timm_collab.train.run.versions', lambda: {'torch': '9.9'})
     train(recipe(*KEYS))
     assert "to {'torch': '9.9'}: the run resumes, but its results will not be bit-identical" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('is_recorded', 'before'), [
+    (True, r"\{'input_size': \(1, 16, 16\), .*\}"), (False, "the architecture's crop")])
+def test_an_evaluation_of_another_version_is_told(
+        recipe, tmp_path, kill_at, monkeypatch, capsys, is_recorded, before):
+    """Older versions cropped in evaluation where training sees whole images; at first they did not record it."""
+    save = ModelRun._save
+
+    def save_without(self, *args):
+        self.origin.pop('evaluation', None)
+        save(self, *args)
+
+    kill_at(6)
+    with monkeypatch.context() as patch:
+        patch.setattr('timm_collab.train.data.preprocess.shows_whole_images', lambda *_: False)
+        if not is_recorded:
+            patch.setattr(ModelRun, '_save', save_without)
+        with pytest.raises(KilledError):
+            train(recipe(*KEYS))
+    kill_at(1000)
+    train(recipe(*KEYS))
+    [told] = [line for line in capsys.readouterr().err.splitlines() if 'evaluation changed' in line]
+    assert re.search(f"warning: evaluation changed from {before} to .*'crop_mode': 'squash'}}: the run resumes", told)
 
 
 def test_an_exploded_loss_names_the_batch_and_keeps_the_last_checkpoint(recipe, tmp_path):

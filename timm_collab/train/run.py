@@ -18,6 +18,7 @@ from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
 from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
+from .data.preprocess import shows_whole_images
 from .data.streaming import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
 from .distributed.processes import broadcast_tensors, enter_on_main, run_on_main
@@ -153,6 +154,7 @@ class ModelRun:
             'teacher': None if self.teacher is None else self.teacher.facts.sha256,
             'processes': accelerator.num_processes,
             'versions': versions(),
+            'evaluation': str(self.data.preprocessing.data_config),
         }
         self.commit = self._with_folder(lambda _: commit())  # now, as the code may change during a long run
         reset_peak_memory(accelerator.device)
@@ -248,6 +250,12 @@ class ModelRun:
             if saved[name] != self.origin[name]:
                 print(f'warning: {name} changed from {saved[name]} to {self.origin[name]}: the run resumes, but its'
                       ' results will not be bit-identical', file=sys.stderr, flush=True)
+        before = saved.get('evaluation')
+        if before is None and shows_whole_images(self.config.data, self.config.augment):
+            before = "the architecture's crop"  # as older versions, which did not save it, evaluated every run
+        if before not in (None, self.origin['evaluation']):
+            print(f'warning: evaluation changed from {before} to {self.origin["evaluation"]}: the run resumes, but its'
+                  ' validation results before and after are not comparable', file=sys.stderr, flush=True)
 
     def _with_batch(self, error: ExplodedLossError, trainer: Trainer) -> ExplodedLossError:
         """The error with the batch that it happened at, which is written to a file as well."""

@@ -51,9 +51,6 @@ class Preprocessing:
 def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfig) -> Preprocessing:
     """Resolve size, mean, std, interpolation and crop from the recipe, or else from the model's `pretrained_cfg`.
 
-    Where training sees whole images, squashed to the size of the input (`augment.no_aug`, or `augment.crop: pad`),
-    evaluation sees the same, unless the recipe has a `data.crop_pct`.
-
     Raises:
         TrainError: timm refuses a setting.
     """
@@ -72,7 +69,7 @@ def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfi
         if len(values) != data.in_chans:
             values = (sum(values) / len(values),) * data.in_chans
         data_config[name] = values
-    if data.crop_pct is None and (augment.no_aug or augment.crop == 'pad'):
+    if shows_whole_images(data, augment):
         data_config.update(crop_pct=1.0, crop_mode='squash')
     try:
         return Preprocessing(
@@ -82,6 +79,11 @@ def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfi
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise TrainError(f'timm.data.create_transform refuses the settings of augment or data: {error}') from error
+
+
+def shows_whole_images(data: DataConfig, augment: AugmentConfig) -> bool:
+    """Whether evaluation shows whole images, squashed to the size of the input, because training does."""
+    return data.crop_pct is None and (augment.no_aug or augment.crop == 'pad')
 
 
 def _training_transform(data_config: dict[str, Any], augment: AugmentConfig) -> Transform:

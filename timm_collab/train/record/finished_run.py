@@ -169,9 +169,12 @@ def load_run(folder: str | Path) -> Run:
     Example:
 
     ```python
-    run = timm_collab.load_run('runs/digits')
+    from PIL import Image, ImageOps
+
+    run = timm_collab.load_run('runs/my-run')
     model = run.load_pruned()  # a plain timm model
-    logits = model(run.transform(image).unsqueeze(0))  # of a PIL image
+    image = ImageOps.exif_transpose(Image.open('photo.jpg')).convert('RGB')  # upright, as in training
+    logits = model(run.transform(image).unsqueeze(0))
     print(run.class_names[logits.argmax()], run.summary.scores.kept)
     ```
     """
