@@ -147,7 +147,7 @@ def code_of(text: str) -> str:
 def test_the_usage_example_has_six_lines_and_imports_the_plugin_if_needed(make_run, tmp_path) -> None:
     text = card_of(make_run, tmp_path).text
     code = code_of(text).splitlines()
-    assert code[0] == 'import timm' and len(code) == 6 and 'In the training data' not in text
+    assert code[0] == 'import timm' and len(code) == 6 and 'Of the images' not in text
     assert code[4] == "image = ImageOps.exif_transpose(Image.open('image.jpg')).convert('L')"
     run = load_run(make_run('cifar', arch='cifar_resnet20', in_chans=3))
     write_folder(run, tmp_path / 'cifar-out', ExportOptions(license='mit'))
@@ -158,14 +158,14 @@ def test_the_usage_example_has_six_lines_and_imports_the_plugin_if_needed(make_r
 
 
 @pytest.mark.parametrize(('counts', 'said'), [
-    (dict(turned=1200), '1,200 images were turned upright by their EXIF orientation.'),
-    (dict(sixteen_bit=7), '7 images were scaled from 16 bits per value to 8.'),
-    (dict(turned=3, sixteen_bit=7), '3 images were turned upright by their EXIF orientation and 7 images were scaled'
-                                    ' from 16 bits per value to 8.'),
+    (dict(turned=1200), '1,200 were turned upright by their EXIF orientation.'),
+    (dict(sixteen_bit=7), '7 were scaled from 16 bits per value to 8.'),
+    (dict(turned=3, sixteen_bit=7), '3 were turned upright by their EXIF orientation and 7 were scaled from 16 bits per'
+                                    ' value to 8.'),
 ])
 def test_images_that_training_turned_or_scaled_are_counted(make_run, tmp_path, counts, said) -> None:
     text = card_of(make_run, tmp_path, lambda summary: summary['data'].update(counts)).text
-    assert f'In the training data, {said} The lines above do the same; timm itself does not.' in text
+    assert f'Of the images examined in training, {said} The lines above do it; timm does not.' in text
     assert ('numpy' in text) == ('sixteen_bit' in counts)
 
 

@@ -256,11 +256,11 @@ def opening(data: DataSummary, bit_depth: int) -> list[str]:
 
 
 def _opened(data: DataSummary) -> str:
-    """A sentence on how the images of the training data were opened, if that is more than decoding them."""
+    """Two sentences on how the images of a run were opened, if that is more than decoding them; else empty."""
     facts = [(data.turned, 'turned upright by their EXIF orientation'),
              (data.sixteen_bit, 'scaled from 16 bits per value to 8')]
-    counted = ' and '.join(f'{count:,} images were {what}' for count, what in facts if count)
-    return f'In the training data, {counted}. The lines above do the same; timm itself does not.' if counted else ''
+    counted = ' and '.join(f'{count:,} were {what}' for count, what in facts if count)
+    return f'Of the images examined in training, {counted}. The lines above do it; timm does not.' if counted else ''
 
 
 def _tree_cost(summary: RunSummary) -> str:
