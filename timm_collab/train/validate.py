@@ -10,13 +10,16 @@ import sys
 from typing import Any
 
 import datasets
+import timm.data
 import torch
 
-from .config import TrainConfig
+from .build import check_input
+from .config import DataConfig, TrainConfig
 from .config.parse import from_mapping
 from .data.image_split import ImageSplit
 from .data.images import TransformedImages, evaluation_loader
 from .data.labels import outside, padded
+from .data.preprocess import resolve
 from .data.sources import load_source, load_split
 from .data.splits import make_splits
 from .errors import TrainError, require
@@ -38,7 +41,7 @@ def validate(
     Args:
         run: The run.
         split: `test` or `val` for the run's own splits, or the name of a split of the data.
-        overrides: Keys of `data` that replace the run's, e.g. `path`.
+        overrides: Keys of `data` that replace the run's, e.g. `path` or `crop_pct`.
         batch_size: Images per batch, default the run's batch size.
         device: Where to compute, default a GPU if there is one.
 
@@ -59,7 +62,10 @@ def validate(
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     images, names = _find_split(config, split, run)
-    dataset = TransformedImages(images, run.transform, config.seed)
+    data_config = resolve(_changed(config.data, run.config.data), run.data_config)
+    check_input(tree, data_config['input_size'], run.config.model.name)
+    transform = timm.data.create_transform(**data_config, is_training=False)
+    dataset = TransformedImages(images, transform, config.seed)
     loader = evaluation_loader(dataset, batch_size or config.batch_size, config.data.workers)
 
     num_classes, num_heads = run.summary.data.num_classes, run.summary.num_heads
@@ -106,8 +112,17 @@ def _with_data(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
     data = from_mapping(type(config.data), {**dataclasses.asdict(config.data), **overrides})
     require(data.multi_label == config.data.multi_label,
             f'data.multi_label must be what the run was trained with, {config.data.multi_label}')
+    require(data.in_chans == config.data.in_chans,
+            f'data.in_chans must be what the run was trained with, {config.data.in_chans}')
     # Test and validation labels have no noise; a column of noisy labels may be missing.
     return dataclasses.replace(config, data=data, noise=type(config.noise)())
+
+
+def _changed(data: DataConfig, own: DataConfig) -> DataConfig:
+    """The keys of the preprocessing that differ from the run's; the others, at None, are as the run resolved them."""
+    keys = ('img_size', 'mean', 'std', 'interpolation', 'crop_pct')
+    same: dict[str, Any] = {key: None for key in keys if getattr(data, key) == getattr(own, key)}
+    return dataclasses.replace(data, **same)
 
 
 def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, list[str] | None]:

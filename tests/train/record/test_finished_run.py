@@ -21,6 +21,7 @@ from tests.runs import finished_run
 from timm_collab import CollabModel, Run, load_run
 from timm_collab.train import TrainConfig, TrainError
 from timm_collab.train.data.preprocess import make_preprocessing
+from timm_collab.train.data.sources import load_split
 from timm_collab.train.record.summary import RunSummary
 from timm_collab.train.run import train
 from timm_collab.train.validate import validate
@@ -77,10 +78,30 @@ def test_a_run_is_validated_as_it_was_evaluated(recipe, tmp_path) -> None:
     (path / 'config.yaml').write_text(yaml.safe_dump(saved))
     run = load_run(path)
     assert (run.data_config['crop_pct'], run.data_config['crop_mode']) == (0.95, 'center')
-    assert validate(run)['pruned']['top1'] == pytest.approx(100 - run.summary.scores.kept)
+    assert validate(run)['heads'][0]['nll'] == pytest.approx(run.summary.measured['loss_heads'][0], rel=1e-5)
+    with pytest.raises(TrainError, match=r'data\.in_chans must be what the run was trained with, 1'):
+        validate(run, overrides={'in_chans': 3})
     now = make_preprocessing(run.load_pruned(), run.config.data, run.config.augment).evaluation
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8))
     assert not torch.equal(run.transform(image), now(image))
+
+
+@pytest.mark.parametrize(('asked', 'expected'), [
+    (dict(crop_pct=1.0), dict(crop_pct=1.0)),
+    (dict(img_size=24), dict(input_size=(1, 24, 24))),
+    (dict(mean=[0.2], std=[0.3], interpolation='nearest'), dict(mean=(0.2,), std=(0.3,), interpolation='nearest')),
+], ids=str)
+def test_keys_of_the_preprocessing_that_are_asked_for_replace_the_runs(recipe, tmp_path, asked, expected) -> None:
+    train(recipe('--data.img_size=32', '--data.crop_pct=0.8'))
+    run = load_run(tmp_path / 'run')
+    transform = timm.data.create_transform(**{**run.data_config, **expected}, is_training=False)
+    images, _ = load_split(run.config.data, 'test')
+    x = torch.stack([transform(images.image(index)) for index in range(len(images))])
+    with torch.inference_mode():
+        nll = torch.nn.functional.cross_entropy(run.load_pruned()(x), torch.from_numpy(images.labels))
+    found = validate(run, overrides=asked)['pruned']['nll']
+    assert found == pytest.approx(nll.item(), rel=1e-4)
+    assert found != pytest.approx(validate(run)['pruned']['nll'], rel=1e-4)
 
 
 def test_an_architecture_of_the_plugin_needs_it(tmp_path) -> None:

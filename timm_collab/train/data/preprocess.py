@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,21 +54,7 @@ def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfi
     Raises:
         TrainError: timm refuses a setting.
     """
-    asked = {
-        'in_chans': data.in_chans,
-        'input_size': None if data.sides is None else (data.in_chans, *data.sides),
-        'mean': data.mean,
-        'std': data.std,
-        'interpolation': data.interpolation,
-        'crop_pct': data.crop_pct,
-    }
-    data_config = timm.data.resolve_data_config(asked, model=model)
-    data_config['input_size'] = (data.in_chans, *data_config['input_size'][-2:])
-    for name in ('mean', 'std'):
-        values = tuple(data_config[name])
-        if len(values) != data.in_chans:
-            values = (sum(values) / len(values),) * data.in_chans
-        data_config[name] = values
+    data_config = resolve(data, getattr(model, 'pretrained_cfg', {}))
     if shows_whole_images(data, augment):
         data_config.update(crop_pct=1.0, crop_mode='squash')
     try:
@@ -79,6 +65,26 @@ def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfi
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise TrainError(f'timm.data.create_transform refuses the settings of augment or data: {error}') from error
+
+
+def resolve(data: DataConfig, pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's data config: what a recipe names, and else what a `pretrained_cfg` has."""
+    asked = {
+        'in_chans': data.in_chans,
+        'input_size': None if data.sides is None else (data.in_chans, *data.sides),
+        'mean': data.mean,
+        'std': data.std,
+        'interpolation': data.interpolation,
+        'crop_pct': data.crop_pct,
+    }
+    data_config = timm.data.resolve_data_config(asked, pretrained_cfg=pretrained_cfg)
+    data_config['input_size'] = (data.in_chans, *data_config['input_size'][-2:])
+    for name in ('mean', 'std'):
+        values = tuple(data_config[name])
+        if len(values) != data.in_chans:
+            values = (sum(values) / len(values),) * data.in_chans
+        data_config[name] = values
+    return data_config
 
 
 def shows_whole_images(data: DataConfig, augment: AugmentConfig) -> bool:
