@@ -133,6 +133,7 @@ class ModelRun:
         self.accelerator = accelerator
         self.data = prepared.data
         self.teacher = prepared.teacher
+        self.class_weights = prepared.class_weights
         self.folder: RunFolder | None = None
         self.state = run_on_main(accelerator, self._open)
 
@@ -160,7 +161,7 @@ class ModelRun:
         self.table = EpochTable(config.epochs)
         callbacks = Callbacks(on_epoch=self._log, on_checkpoint=self._save)
         trainer = Trainer(config, model, _make_loaders(config, self.data, accelerator), accelerator, callbacks, stop,
-                          self.teacher)
+                          self.teacher, self.class_weights)
         if self.state is RunState.UNFINISHED:
             self._resume(trainer)
         return trainer
@@ -292,8 +293,8 @@ def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelera
         train_loader, sampler = stream_loader(data.train, config, process)
     else:
         train_loader, sampler = training_loader(
-            data.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
-        )
+            data.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats,
+            config.data.sampling == 'balanced')
     labels = data.splits.labels
     return Loaders(
         train=train_loader,

@@ -102,6 +102,28 @@ def test_repeats_are_in_a_row_and_keep_the_length_of_an_epoch():
     assert keys == [(0, order[place // 3], place % 3) for place in range(20)]
 
 
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_a_rare_image_that_comes_again_is_augmented_anew(source, preprocess, repeats):
+    split = source.train.take(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12]))  # one image of the second class
+    dataset = make(split, preprocess(), **BATCHES)
+    loader, sampler = training_loader(dataset, 11, 0, seed=3, repeats=repeats, balanced=True)
+    sampler.epoch = 2
+    [(images, labels)] = loader
+    assert len(set(sampler)) == 11 and [key[1] for key in sampler] == sampler.indices()
+    seen = [image for image, label in zip(images, labels, strict=True) if label == 1]
+    assert len(seen) >= 5
+    assert not any(torch.equal(a, b) for place, a in enumerate(seen) for b in seen[:place])
+
+
+def test_balanced_sampler_goes_on_in_the_middle_of_an_epoch():
+    class_N = np.array([0] * 15 + [1] * 5)
+    whole, resumed = EpochSampler(20, 0, 2, class_N), EpochSampler(20, 0, 2, class_N)
+    for sampler in (whole, resumed):
+        sampler.epoch = 4
+    resumed.skip = 7
+    assert list(resumed) == list(whole)[7:] and len(list(whole)) == 20
+
+
 def test_sampler_works_with_accelerate(source, preprocess):
     for keys in (BATCHES, ONE_BY_ONE):
         loader, sampler = training_loader(make(source.train, preprocess(), **keys), 4, workers=0, seed=3)

@@ -18,12 +18,13 @@ from ..distributed.signals import ignore_stop_signals
 from ..errors import TrainError, require
 from .batched import BatchTransform, translate
 from .cache import cache_folder
+from .class_balance import BalancedOrder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from .image_split import ImageSplit, Rows
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
-from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
+from .random_streams import Draws, Ints, Key, Purpose, generator, keyed_randomness
 from .streaming import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
 
@@ -43,16 +44,19 @@ class EpochSampler(Sampler[Key]):
         seed: Seed of the run.
         repeats: Repeats of each index in a row, numbered in the key. The length of an epoch stays the same, so it has
             correspondingly fewer indices, as with timm's `RepeatAugSampler`.
+        class_N: Class of each example, to draw every class equally often instead of every index once. An index that
+            comes several times is numbered in the key as if it were repeated.
 
     Attributes:
         epoch: Epoch of the next pass.
         skip: Number of examples to skip at the start of the next pass, to resume in the middle of an epoch.
     """
 
-    def __init__(self, length: int, seed: int, repeats: int = 1) -> None:
+    def __init__(self, length: int, seed: int, repeats: int = 1, class_N: Ints | None = None) -> None:
         self.length = length
         self.seed = seed
         self.repeats = repeats
+        self.balanced = None if class_N is None else BalancedOrder(class_N, seed)
         self.epoch = 0
         self.skip = 0
 
@@ -61,15 +65,23 @@ class EpochSampler(Sampler[Key]):
 
     def indices(self) -> list[int]:
         """Indices of the epoch in order."""
-        order = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
-        return order[np.arange(self.length) // self.repeats].tolist()
+        return self._places()[0].tolist()
 
     def __iter__(self) -> Iterator[Key]:
-        indices = self.indices()
-        places = range(self.skip, self.length)
-        if self.repeats == 1:
-            return ((self.epoch, indices[place]) for place in places)
-        return ((self.epoch, indices[place], place % self.repeats) for place in places)
+        index_N, number_N = self._places()
+        places = zip(index_N[self.skip:].tolist(), number_N[self.skip:].tolist(), strict=True)
+        if self.repeats == 1 and self.balanced is None:
+            return ((self.epoch, index) for index, _ in places)
+        return ((self.epoch, index, number) for index, number in places)
+
+    def _places(self) -> tuple[Ints, Ints]:
+        """Index of each place of the epoch, and a number that tells the places of one index apart."""
+        place_N, repeat_N = np.divmod(np.arange(self.length), self.repeats)
+        if self.balanced is None:
+            order_N = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
+            return order_N[place_N], repeat_N
+        index_N, before_N = self.balanced.places(self.epoch, -(-self.length // self.repeats))
+        return index_N[place_N], before_N[place_N] * self.repeats + repeat_N
 
 
 class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
@@ -259,9 +271,23 @@ def training_loader(
         workers: int,
         seed: int,
         repeats: int = 1,
+        balanced: bool = False,
 ) -> tuple[DataLoader, EpochSampler]:
-    """Loader of shuffled full batches, and its sampler. Set `epoch` of the sampler before each pass."""
-    sampler = EpochSampler(len(dataset), seed, repeats)
+    """Loader of shuffled full batches, and its sampler. Set `epoch` of the sampler before each pass.
+
+    Args:
+        dataset: The images.
+        batch_size: Images per batch.
+        workers: Number of worker processes.
+        seed: Seed of the run.
+        repeats: See `EpochSampler`.
+        balanced: Draw every class equally often; soft labels count as their largest.
+    """
+    class_N = None
+    if balanced:
+        labels = dataset.split.labels
+        class_N = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    sampler = EpochSampler(len(dataset), seed, repeats, class_N)
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True), sampler
 
 

@@ -75,6 +75,7 @@ class Trainer:
         callbacks: Called with rows and checkpoints.
         stop: Whether to stop; checked now and then.
         teacher: Teacher to distill from, if any.
+        class_weights: Weight of each class in the loss against the labels, [C].
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Trainer:
             callbacks: Callbacks | None = None,
             stop: StopRequest | None = None,
             teacher: Teacher | None = None,
+            class_weights: Tensor | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -95,7 +97,7 @@ class Trainer:
         self.clean = loaders.clean
         self.metric = metric_for(config.data.multi_label)
         self.updates_per_epoch = len(loaders.train)
-        self.state = TrainState(config, model, self.updates_per_epoch, accelerator, teacher)
+        self.state = TrainState(config, model, self.updates_per_epoch, accelerator, teacher, class_weights)
         self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.rows: list[dict[str, Any]] = []
