@@ -47,7 +47,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def log(folder: Path) -> list[dict]:
     rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != 'images_per_second'} for row in rows]
+    timed = ('images_per_second', 'wait_seconds')
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

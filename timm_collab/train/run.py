@@ -17,7 +17,8 @@ from ..model import CollabModel
 from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
-from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
+from .data.class_balance import is_imbalanced
+from .data.images import BatchedImages, EpochSampler, evaluation_loader, stream_loader, training_loader
 from .data.streaming import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
 from .distributed.processes import broadcast_tensors, enter_on_main, run_on_main
@@ -158,13 +159,25 @@ class ModelRun:
         self.commit = self._with_folder(lambda _: commit())  # now, as the code may change during a long run
         reset_peak_memory(accelerator.device)
         self.tracking = Tracking(accelerator, config, self.path)
-        self.table = EpochTable(config.epochs)
+        loaders = _make_loaders(config, self.data, accelerator)
+        if config.data.workers == 'auto' and (workers := loaders.train.num_workers):
+            print_on_main(accelerator, f'data.workers auto: {workers} per training process')
+        self.table = self._table(len(loaders.train) * config.batch_size)
         callbacks = Callbacks(on_epoch=self._log, on_checkpoint=self._save)
-        trainer = Trainer(config, model, _make_loaders(config, self.data, accelerator), accelerator, callbacks, stop,
-                          self.teacher, self.class_weights)
+        trainer = Trainer(
+            config, model, loaders, accelerator, callbacks, stop, self.teacher, self.class_weights)
         if self.state is RunState.UNFINISHED:
             self._resume(trainer)
         return trainer
+
+    def _table(self, images_per_epoch: int) -> EpochTable:
+        """The table of epochs, with the balanced accuracy where that is not the accuracy, or the recipe aims at it."""
+        data, val = self.config.data, self.data.val.split.labels
+        balanced = not data.multi_label and (
+            data.class_weights is not None or data.sampling == 'balanced'
+            or is_imbalanced(val, self.data.splits.num_classes))
+        batched = isinstance(self.data.train, BatchedImages)
+        return EpochTable(self.config.epochs, balanced, None if batched else images_per_epoch)
 
     @contextmanager
     def explain_errors(self, trainer: Trainer) -> Iterator[None]:
@@ -191,6 +204,7 @@ class ModelRun:
             model,
             self.data,
             trainer.rows,
+            trainer.val_details,
             test,
             teacher=teacher,
             num_processes=accelerator.num_processes,

@@ -9,13 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timm_collab.train.config import DataConfig
-from timm_collab.train.data.class_balance import (
-    BalancedOrder,
-    absent_classes,
-    class_counts,
-    class_weights,
-    is_imbalanced,
-)
+from timm_collab.train.data.class_balance import absent_classes, class_counts, class_weights, is_imbalanced
+from timm_collab.train.data.sampler import BalancedOrder
 from timm_collab.train.errors import TrainError
 
 LABELS = np.repeat([0, 1, 2], [6, 3, 1])

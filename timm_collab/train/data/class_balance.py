@@ -1,4 +1,4 @@
-"""Classes that occur unequally often: their weights in the loss, and an order of the images that evens them out.
+"""Classes that occur unequally often, and their weights in the loss.
 
 Array names end in their shape: N examples, C classes.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import nearest, require
 from .labels import Labels
-from .random_streams import Floats, Ints, Purpose, generator
+from .random_streams import Floats
 
 
 def class_counts(labels: Labels, num_classes: int) -> Floats:
@@ -96,38 +96,3 @@ def absent_classes(config: DataConfig, labels: Labels, names: Sequence[str] | No
     named = ', '.join(names[label] if names else str(label) for label in absent[:8])
     return (f"{len(absent)} of {num_classes} classes have no training image, which {key} can't make up for: {named}"
             f'{", ..." if len(absent) > 8 else ""}')
-
-
-class BalancedOrder:
-    """An order of the examples of each epoch in which every class comes equally often.
-
-    The places of all epochs are one sequence, which the classes take in turn. A class fills its places with all its
-    examples, in an order drawn once, over and over. So in any number of epochs two classes, and two examples of one
-    class, differ by at most one place. The places of an epoch are then shuffled.
-
-    Args:
-        class_N: Class of each example. Classes without examples have no places.
-        seed: Seed of the run.
-    """
-
-    def __init__(self, class_N: Ints, seed: int) -> None:
-        shuffled_N = generator(Purpose.BALANCED, seed).permutation(len(class_N))
-        self.by_class_N = shuffled_N[np.argsort(class_N[shuffled_N], kind='stable')]
-        _, self.first_C, self.size_C = np.unique(class_N[self.by_class_N], return_index=True, return_counts=True)
-        self.seed = seed
-
-    def places(self, epoch: int, count: int) -> tuple[Ints, Ints]:
-        """The examples of an epoch, in order.
-
-        Args:
-            epoch: The epoch, from 0.
-            count: Number of places of an epoch.
-
-        Returns:
-            Index of each example [count], and how often it had come before in the run, which tells the places of one
-            example apart.
-        """
-        place_N = epoch * count + generator(Purpose.ORDER, self.seed, epoch).permutation(count)
-        turn_N, class_N = np.divmod(place_N, len(self.size_C))
-        before_N, member_N = np.divmod(turn_N, self.size_C[class_N])
-        return self.by_class_N[self.first_C[class_N] + member_N], before_N

@@ -4,84 +4,49 @@ Shapes: N examples, B batch, C channels, H and W height and width of the decoded
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import DataConfig, TrainConfig
 from ..distributed.signals import ignore_stop_signals
 from ..errors import TrainError, require
 from .batched import BatchTransform, translate
 from .cache import cache_folder
-from .class_balance import BalancedOrder
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from .image_split import ImageSplit, Rows
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
-from .random_streams import Draws, Ints, Key, Purpose, generator, keyed_randomness
+from .random_streams import Draws, Key, Purpose, keyed_randomness
+from .sampler import EpochSampler
 from .streaming import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
 
+Workers = int | Literal['auto']
+"""Number of worker processes, or `auto`."""
+
 _MB = 2**20
+_TIMED = 8
+_MAX_WORKERS = 16
+CPU_QUOTA = Path('/sys/fs/cgroup/cpu.max')
+"""Where Linux says how many cores a container may use."""
+WORTH_SECONDS = 2.0
+"""Time to load all images of a split once from which worker processes are worth their start."""
+STREAMED_IMAGES = 5000
+"""Images per epoch from which a stream is decoded by worker processes."""
 _REPLACEMENTS = 100
 BATCHED_SIDE = 128
 """Images with a longer side are resized faster one by one: the work of `resample` grows faster than Pillow's."""
-
-
-class EpochSampler(Sampler[Key]):
-    """All indices in an order drawn for each epoch, as keys with the epoch.
-
-    The epoch is part of the key, so that it reaches workers that live for many epochs.
-
-    Args:
-        length: Number of examples.
-        seed: Seed of the run.
-        repeats: Repeats of each index in a row, numbered in the key. The length of an epoch stays the same, so it has
-            correspondingly fewer indices, as with timm's `RepeatAugSampler`.
-        class_N: Class of each example, to draw every class equally often instead of every index once. An index that
-            comes several times is numbered in the key as if it were repeated.
-
-    Attributes:
-        epoch: Epoch of the next pass.
-        skip: Number of examples to skip at the start of the next pass, to resume in the middle of an epoch.
-    """
-
-    def __init__(self, length: int, seed: int, repeats: int = 1, class_N: Ints | None = None) -> None:
-        self.length = length
-        self.seed = seed
-        self.repeats = repeats
-        self.balanced = None if class_N is None else BalancedOrder(class_N, seed)
-        self.epoch = 0
-        self.skip = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def indices(self) -> list[int]:
-        """Indices of the epoch in order."""
-        return self._places()[0].tolist()
-
-    def __iter__(self) -> Iterator[Key]:
-        index_N, number_N = self._places()
-        places = zip(index_N[self.skip:].tolist(), number_N[self.skip:].tolist(), strict=True)
-        if self.repeats == 1 and self.balanced is None:
-            return ((self.epoch, index) for index, _ in places)
-        return ((self.epoch, index, number) for index, number in places)
-
-    def _places(self) -> tuple[Ints, Ints]:
-        """Index of each place of the epoch, and a number that tells the places of one index apart."""
-        place_N, repeat_N = np.divmod(np.arange(self.length), self.repeats)
-        if self.balanced is None:
-            order_N = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
-            return order_N[place_N], repeat_N
-        index_N, before_N = self.balanced.places(self.epoch, -(-self.length // self.repeats))
-        return index_N[place_N], before_N[place_N] * self.repeats + repeat_N
 
 
 class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
@@ -191,7 +156,10 @@ def make_training_dataset(
 ) -> BatchedImages | TransformedImages | StreamedImages:
     """Like `make_dataset`, for the training split, which may be streamed."""
     if isinstance(split, StreamSplit):
-        return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', config.workers)
+        workers = config.workers
+        if workers == 'auto':  # reading some to measure would start the stream
+            workers = spare_cores() if len(split) >= STREAMED_IMAGES else 0
+        return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', workers)
     return make_dataset(split, preprocessing, True, seed, config, device, progress)
 
 
@@ -268,7 +236,7 @@ def _batched(
 def training_loader(
         dataset: Any,
         batch_size: int,
-        workers: int,
+        workers: Workers,
         seed: int,
         repeats: int = 1,
         balanced: bool = False,
@@ -278,7 +246,7 @@ def training_loader(
     Args:
         dataset: The images.
         batch_size: Images per batch.
-        workers: Number of worker processes.
+        workers: `data.workers` of the recipe.
         seed: Seed of the run.
         repeats: See `EpochSampler`.
         balanced: Draw every class equally often; soft labels count as their largest.
@@ -297,18 +265,51 @@ def stream_loader(
     data = config.data
     sampler = StreamSampler(
         dataset.split, config.batch_size, config.seed, data.lanes, data.shuffle_buffer, config.augment.repeats, process)
-    return _loader(dataset, config.batch_size, data.workers, sampler=sampler, drop_last=True), sampler
+    return _loader(dataset, config.batch_size, dataset.workers, sampler=sampler, drop_last=True), sampler
 
 
-def evaluation_loader(dataset: Any, batch_size: int, workers: int) -> DataLoader:
+def evaluation_loader(dataset: Any, batch_size: int, workers: Workers) -> DataLoader:
     """Loader of every example once, in order."""
     return _loader(dataset, batch_size, workers)
 
 
-def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataLoader:
+def num_workers(dataset: Any, asked: Workers) -> int:
+    """Number of worker processes for a dataset: for `auto` one for each spare core, or none if they would save little.
+
+    Args:
+        dataset: The images.
+        asked: `data.workers` of the recipe.
+    """
+    if isinstance(dataset, BatchedImages):  # making a batch is faster than passing it between processes
+        return 0
+    if asked != 'auto':
+        return asked
+    spare = spare_cores()
+    if spare == 0:
+        return 0
+    seconds = []
+    for index in np.linspace(0, len(dataset) - 1, _TIMED + 1).astype(int).tolist():
+        start = time.perf_counter()
+        dataset[index]
+        seconds.append(time.perf_counter() - start)
+    processes = int(os.environ.get('WORLD_SIZE', 1))
+    # The first includes what is loaded once.
+    return spare if statistics.median(seconds[1:]) * len(dataset) / processes >= WORTH_SECONDS else 0
+
+
+def spare_cores() -> int:
+    """Cores that this process may use for workers: its share of the machine, less one for itself, at most 16."""
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if CPU_QUOTA.is_file():
+        quota, period = CPU_QUOTA.read_text().split()
+        cores = cores if quota == 'max' else min(cores, int(quota) / int(period))
+    share = cores / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return min(max(int(share) - 1, 0), _MAX_WORKERS)
+
+
+def _loader(dataset: Any, batch_size: int, workers: Workers, **kwargs: Any) -> DataLoader:
     is_batched = isinstance(dataset, BatchedImages)
-    # Making a batch is faster than passing it between processes.
-    workers = 0 if is_batched else workers
+    workers = num_workers(dataset, workers)
     return DataLoader(
         dataset,
         batch_size=batch_size,
