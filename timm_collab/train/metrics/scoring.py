@@ -103,6 +103,8 @@ class MultiLabelScorer:
     over those that occur.
     """
 
+    confusion: list[list[int]] | None = None  # an image has no one class to be taken for another
+
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
