@@ -72,3 +72,10 @@ def test_low_precision_is_computed_in_float32():
     criterion = WeightedCrossEntropy(WEIGHT_C.float())
     assert torch.equal(criterion(logits_BC, make_target('index')), criterion(logits_BC.float(), make_target('index')))
     assert isinstance(criterion, nn.CrossEntropyLoss)  # known to the objective as a loss for one class
+
+
+def test_it_compiles_in_one_graph():
+    objective = CollaborativeLoss(WeightedCrossEntropy(WEIGHT_C.float()))
+    logits_HBC, target = make_logits(torch.float32), make_target('index')
+    compiled = torch.compile(objective.evaluate, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(logits_HBC, target)[0], objective(logits_HBC, target))

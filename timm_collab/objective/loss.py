@@ -51,14 +51,16 @@ class WeightedCrossEntropy(nn.CrossEntropyLoss):
         label_smoothing: See `nn.CrossEntropyLoss`.
     """
 
+    weight: Tensor
+
     def __init__(self, weight_C: Tensor, label_smoothing: float = 0.0) -> None:
         super().__init__(weight_C, label_smoothing=label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of logits [B, C] and class indices [B] or class probabilities [B, C], one number."""
         logits_BC = at_least_float32(input)
-        weight_C = self.get_buffer('weight').to(logits_BC.dtype)
-        loss_B = F.cross_entropy(logits_BC, target, weight_C, reduction='none', label_smoothing=self.label_smoothing)
+        loss_B = F.cross_entropy(
+            logits_BC, target, self.weight.to(logits_BC.dtype), reduction='none', label_smoothing=self.label_smoothing)
         return loss_B.mean()
 
 
