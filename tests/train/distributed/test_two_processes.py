@@ -52,6 +52,11 @@ def test_both_ranks_took_part(runs: tuple[Path, Path]) -> None:
     summaries = [json.loads((folder / 'summary.json').read_text()) for folder in runs]
     assert [summary['num_processes'] for summary in summaries] == [1, 2]
     assert summaries[0]['noise'] == summaries[1]['noise']
+    for summary in summaries:  # every example once, over both ranks
+        val = summary['val']
+        assert sum(map(sum, val['confusion_kept'])) == val['count'] == summary['data']['val']
+        right = [100 * row[label] / sum(row) if sum(row) else None for label, row in enumerate(val['confusion_kept'])]
+        assert right == val['recall_kept']
     assert (runs[0] / 'train_labels.csv').read_text() == (runs[1] / 'train_labels.csv').read_text()
 
 
