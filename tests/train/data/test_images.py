@@ -255,25 +255,9 @@ def test_gpu_gives_the_same_images(source, preprocess):
     torch.testing.assert_close(on_gpu.cpu(), images, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(('cores', 'local', 'quota', 'expected'), [
-    (1, '1', 'max 100000', 0), (8, '1', 'max 100000', 7), (64, '1', 'max 100000', 16), (64, '8', 'max 100000', 7),
-    (64, '1', '400000 100000', 3), (64, '2', '1250000 100000', 5), (2, '4', 'max 100000', 0),
-])
-def test_spare_cores_are_those_of_the_share_of_the_process(monkeypatch, tmp_path, cores, local, quota, expected):
-    monkeypatch.setattr('os.sched_getaffinity', lambda _: set(range(cores)), raising=False)
-    monkeypatch.setenv('LOCAL_WORLD_SIZE', local)
-    (tmp_path / 'cpu.max').write_text(quota + '\n')
-    monkeypatch.setattr(module, 'CPU_QUOTA', tmp_path / 'cpu.max')
-    assert module.spare_cores() == expected
-
-
-def test_workers_are_started_where_they_are_worth_it(source, preprocess, monkeypatch):
-    monkeypatch.setattr(module, 'spare_cores', lambda: 2)
-    dataset = make(source.train, preprocess(), **ONE_BY_ONE)
-    assert module.num_workers(dataset, 'auto') == 0 == evaluation_loader(dataset, 4, 'auto').num_workers
-    monkeypatch.setattr(module, 'WORTH_SECONDS', 0.0)
-    assert module.num_workers(dataset, 'auto') == 2 == training_loader(dataset, 4, 'auto', 0)[0].num_workers
-    assert module.num_workers(dataset, 1) == 1
-    assert module.num_workers(make(source.train, preprocess(), **BATCHES), 'auto') == 0
-    monkeypatch.setattr(module, 'spare_cores', lambda: 0)
-    assert module.num_workers(dataset, 'auto') == 0
+def test_images_in_batches_have_no_workers(source, preprocess, monkeypatch):
+    monkeypatch.setattr(module, 'num_workers', lambda dataset, asked: {'auto': 2}[asked])
+    one_by_one, batches = (make(source.train, preprocess(), **keys) for keys in (ONE_BY_ONE, BATCHES))
+    assert training_loader(one_by_one, 4, 'auto', 0)[0].num_workers == 2
+    assert evaluation_loader(one_by_one, 4, 'auto').num_workers == 2
+    assert training_loader(batches, 4, 'auto', 0)[0].num_workers == 0

@@ -4,12 +4,8 @@ Shapes: N examples, B batch, C channels, H and W height and width of the decoded
 """
 from __future__ import annotations
 
-import os
-import statistics
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,19 +27,9 @@ from .random_streams import Draws, Key, Purpose, keyed_randomness
 from .sampler import EpochSampler
 from .streaming import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
-
-Workers = int | Literal['auto']
-"""Number of worker processes, or `auto`."""
+from .workers import Workers, num_workers, stream_workers
 
 _MB = 2**20
-_TIMED = 8
-_MAX_WORKERS = 16
-CPU_QUOTA = Path('/sys/fs/cgroup/cpu.max')
-"""Where Linux says how many cores a container may use."""
-WORTH_SECONDS = 2.0
-"""Time to load all images of a split once from which worker processes are worth their start."""
-STREAMED_IMAGES = 5000
-"""Images per epoch from which a stream is decoded by worker processes."""
 _REPLACEMENTS = 100
 BATCHED_SIDE = 128
 """Images with a longer side are resized faster one by one: the work of `resample` grows faster than Pillow's."""
@@ -156,9 +142,7 @@ def make_training_dataset(
 ) -> BatchedImages | TransformedImages | StreamedImages:
     """Like `make_dataset`, for the training split, which may be streamed."""
     if isinstance(split, StreamSplit):
-        workers = config.workers
-        if workers == 'auto':  # reading some to measure would start the stream
-            workers = spare_cores() if len(split) >= STREAMED_IMAGES else 0
+        workers = stream_workers(len(split), config.workers)
         return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', workers)
     return make_dataset(split, preprocessing, True, seed, config, device, progress)
 
@@ -273,43 +257,10 @@ def evaluation_loader(dataset: Any, batch_size: int, workers: Workers) -> DataLo
     return _loader(dataset, batch_size, workers)
 
 
-def num_workers(dataset: Any, asked: Workers) -> int:
-    """Number of worker processes for a dataset: for `auto` one for each spare core, or none if they would save little.
-
-    Args:
-        dataset: The images.
-        asked: `data.workers` of the recipe.
-    """
-    if isinstance(dataset, BatchedImages):  # making a batch is faster than passing it between processes
-        return 0
-    if asked != 'auto':
-        return asked
-    spare = spare_cores()
-    if spare == 0:
-        return 0
-    seconds = []
-    for index in np.linspace(0, len(dataset) - 1, _TIMED + 1).astype(int).tolist():
-        start = time.perf_counter()
-        dataset[index]
-        seconds.append(time.perf_counter() - start)
-    processes = int(os.environ.get('WORLD_SIZE', 1))
-    # The first includes what is loaded once.
-    return spare if statistics.median(seconds[1:]) * len(dataset) / processes >= WORTH_SECONDS else 0
-
-
-def spare_cores() -> int:
-    """Cores that this process may use for workers: its share of the machine, less one for itself, at most 16."""
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    if CPU_QUOTA.is_file():
-        quota, period = CPU_QUOTA.read_text().split()
-        cores = cores if quota == 'max' else min(cores, int(quota) / int(period))
-    share = cores / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    return min(max(int(share) - 1, 0), _MAX_WORKERS)
-
-
 def _loader(dataset: Any, batch_size: int, workers: Workers, **kwargs: Any) -> DataLoader:
     is_batched = isinstance(dataset, BatchedImages)
-    workers = num_workers(dataset, workers)
+    # Making a batch is faster than passing it between processes.
+    workers = 0 if is_batched else num_workers(dataset, workers)
     return DataLoader(
         dataset,
         batch_size=batch_size,
