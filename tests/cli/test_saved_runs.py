@@ -55,6 +55,14 @@ def test_validate_agrees_with_training(run, command, split):
     assert result['count'] == summary[split]['count'] == sum(row['count'] for row in result['per_class'])
     mean = sum(row['count'] * row['top1_kept'] for row in result['per_class']) / result['count']
     assert mean == pytest.approx(summary[split]['top1_kept'])
+    assert [head['balanced'] for head in result['heads']] == pytest.approx(summary[split]['balanced_heads'])
+    assert result['confusion'] == summary[split]['confusion_kept']
+    assert [row['top1_kept'] for row in result['per_class']] == pytest.approx(summary[split]['recall_kept'])
+    count, label, predicted = max((count, -label, -predicted) for label, row in enumerate(result['confusion'])
+                                  for predicted, count in enumerate(row) if label != predicted)
+    share = 100 * count / result['per_class'][-label]['count']
+    table = f'most confused taken for images of the class, % {-label} {-predicted} {count} {share:.2f}'
+    assert table in ' '.join(said.split())
     assert f'{result["consensus"]["ece"]:.2f}' in said and f'head {summary["kept_head"]} (kept)' in said
 
 

@@ -30,6 +30,8 @@ SETTINGS = {
         '--objective.ramp_up_epochs=2', '--optim.name=adamw', '--optim.lr=1e-3', '--optim.clip_grad=1',
         '--sched.warmup_epochs=1', '--checkpoint.every_updates=3',
     ],
+    'balance': ['--data.sampling=balanced', '--data.class_weights={"3": 2}', '--augment.no_aug=false',
+                '--augment.crop=pad', '--augment.repeats=2', '--noise.rate=0.4', '--checkpoint.every_updates=3'],
     'lookahead': ['--optim.name=lookahead_rmsproptf', '--optim.lr=1e-3', '--checkpoint.every_updates=1'],
     'low precision': ['--mixed_precision=bf16', '--channels_last=true', '--data.img_size=32'],
 }
@@ -46,7 +48,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def log(folder: Path) -> list[dict]:
     rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != 'images_per_second'} for row in rows]
+    timed = ('images_per_second', 'wait_seconds')
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

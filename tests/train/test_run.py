@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from timm_collab import load_run
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
+from timm_collab.train.data.training_data import TrainingData
 from timm_collab.train.record.plots import can_plot
 from timm_collab.train.record.provenance import commit
 from timm_collab.train.run import train
@@ -242,3 +243,22 @@ def test_a_run_from_a_checkpoint_of_ones_own(recipe, tmp_path, monkeypatch):
     pruned = timm.create_model(f'local-dir:{folder / "pruned"}', pretrained=True)
     torch.testing.assert_close(pruned.conv1[0].weight, plain.conv1[0].weight)
     assert load_run(folder).load_tree().num_heads == 2
+
+
+@pytest.mark.parametrize(('keys', 'message'), [
+    (['--batch_size=1'], r"batch_size 1 gives the batch normalisation of 'collab_test_resnet' single images, from which"
+                         ' it learns nothing: write --batch_size 2 or more'),
+    (['--batch_size=4', '--grad_accum_steps=4'],
+     r'batch_size 4, computed in 4 parts, gives .*: write --batch_size 8 or more'),
+])
+def test_batches_of_one_and_batch_norm_are_refused_before_training(recipe, monkeypatch, keys, message):
+    monkeypatch.setattr(TrainingData, 'load', lambda *_: pytest.fail('images were decoded'))
+    with pytest.raises(TrainError, match=message):
+        train(recipe(*keys))
+
+
+def test_batches_of_one_train_without_batch_norm(recipe):
+    summary = train(recipe(
+        '--batch_size=1', '--model.name=collab_test_vit', '--model.kwargs={img_size: 32}', '--data.img_size=32',
+        '--data.max_train_samples=20'))
+    assert summary.epochs == 1

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -18,6 +19,10 @@ from timm_collab.train.loop.trainer import Callbacks, Loaders, Trainer
 
 class CachedImages(TensorDataset):
     """Tensors that are ready for the model; takes the keys of `EpochSampler` as well as plain indices."""
+
+    @property
+    def split(self) -> SimpleNamespace:
+        return SimpleNamespace(labels=self.tensors[1].numpy())
 
     def __getitem__(self, key: tuple[int, ...] | int) -> tuple[Tensor, ...]:
         return super().__getitem__(key[1] if isinstance(key, tuple) else key)
@@ -42,11 +47,13 @@ def make_trainer(
         data: tuple[Tensor, Tensor] | None = None,
         accelerator: Accelerator | None = None,
         clean: Tensor | None = None,
+        class_weights: Tensor | None = None,
 ) -> Trainer:
     """A trainer on `data` that validates on its first 20 images."""
     data = make_data() if data is None else data
-    train_loader, sampler = training_loader(CachedImages(*data), config.batch_size, 0, config.seed)
+    train_loader, sampler = training_loader(
+        CachedImages(*data), config.batch_size, 0, config.seed, balanced=config.data.sampling == 'balanced')
     val = evaluation_loader(TensorDataset(data[0][:20], data[1][:20]), 8, 0)
     accelerator = accelerator or Accelerator(cpu=True)
     loaders = Loaders(train_loader, sampler, val, None, clean)
-    return Trainer(config, model, loaders, accelerator, Callbacks(on_epoch))
+    return Trainer(config, model, loaders, accelerator, Callbacks(on_epoch), class_weights=class_weights)

@@ -38,6 +38,32 @@ _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tu
 )
 
 
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy with a weight per class, averaged over the examples: `sum_i w_{y_i} l_i / B`.
+
+    `nn.CrossEntropyLoss` divides by the sum of the batch's weights instead. That makes an example count more in a batch
+    of frequent classes, and the result depend on how a batch is divided among processes and passes. Weights with a mean
+    of 1 over the training examples give losses of the size of the plain cross-entropy. Class probabilities [B, C] and
+    label smoothing are weighted as by `nn.CrossEntropyLoss`, class by class: `sum_c w_c t_c l_c`.
+
+    Args:
+        weight_C: Weight of each class.
+        label_smoothing: See `nn.CrossEntropyLoss`.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight_C: Tensor, label_smoothing: float = 0.0) -> None:
+        super().__init__(weight_C, label_smoothing=label_smoothing)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of logits [B, C] and class indices [B] or class probabilities [B, C], one number."""
+        logits_BC = at_least_float32(input)
+        loss_B = F.cross_entropy(
+            logits_BC, target, self.weight.to(logits_BC.dtype), reduction='none', label_smoothing=self.label_smoothing)
+        return loss_B.mean()
+
+
 def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
     """Average, for each head, the logits of all other heads.
 

@@ -9,10 +9,11 @@ import timm.loss
 import torch
 import torch.nn as nn
 from timm.data import Mixup
+from torch import Tensor
 
 from ..model import CollabModel
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
-from ..objective.loss import CollaborativeLoss
+from ..objective.loss import CollaborativeLoss, WeightedCrossEntropy
 from ..tree import PREFIX
 from .config import (
     AugmentConfig,
@@ -86,10 +87,26 @@ def check_input(model: CollabModel, input_size: tuple[int, ...], name: str | Non
                          ' try another data.img_size') from error
 
 
-def build_criterion(config: ObjectiveConfig, num_heads: int, num_classes: int, mixes: bool) -> CollaborativeLoss:
-    """The objective; labels that are mixed are smoothed as they are mixed."""
+def build_criterion(
+        config: ObjectiveConfig,
+        num_heads: int,
+        num_classes: int,
+        mixes: bool,
+        class_weights: Tensor | None = None,
+) -> CollaborativeLoss:
+    """The objective; labels that are mixed are smoothed as they are mixed.
+
+    Args:
+        config: Its keys.
+        num_heads: Number of heads.
+        num_classes: Number of classes, C.
+        mixes: Whether images are mixed.
+        class_weights: Weight of each class in the loss against the labels, [C].
+    """
     smoothing = 0.0 if mixes else config.smoothing
     hard: nn.Module = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    if class_weights is not None:
+        hard = WeightedCrossEntropy(class_weights, smoothing)
     if config.hard == 'bce':
         hard = timm.loss.BinaryCrossEntropy(
             smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)

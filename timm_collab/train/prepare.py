@@ -18,13 +18,17 @@ from accelerate.utils import (
     parse_flag_from_env,
     set_seed,
 )
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..model import CollabModel
 from .build import build_model, check_compile, check_input
 from .config import TrainConfig
+from .data.class_balance import absent_classes, class_weights
 from .data.preprocess import make_preprocessing
 from .data.sources import load_source
-from .data.splits import make_splits
+from .data.splits import Splits, make_splits
+from .data.streaming import StreamSplit
 from .data.training_data import TrainingData
 from .distributed.sharding import check_sharding, refuse_deepspeed
 from .errors import TrainError, one_line, require
@@ -43,11 +47,13 @@ class Prepared:
         data: The data.
         models: A model for each recipe, on the CPU.
         teacher: The teacher, if the recipe names one.
+        class_weights: Weight of each class in the loss against the labels [C], if the recipe names any.
     """
 
     data: TrainingData
     models: list[CollabModel]
     teacher: Teacher | None = None
+    class_weights: Tensor | None = None
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -131,6 +137,24 @@ def _check_batch(config: TrainConfig, launched: int) -> None:
             f'{per_process}')
 
 
+def _check_batch_norm(model: CollabModel, config: TrainConfig, processes: int) -> None:
+    """Refuse passes of a single image through batch normalisation, which has no statistics to normalise by.
+
+    Raises:
+        TrainError: The recipe leads to them.
+    """
+    parts = processes * config.grad_accum_steps
+    synchronised = config.sync_bn and processes > 1
+    single = config.batch_size == parts and not synchronised
+    if single and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        divided = '' if parts == 1 else f', computed in {parts} parts by {processes} processes,'
+        if processes == 1 and parts > 1:
+            divided = f', computed in {parts} parts,'
+        raise TrainError(f'batch_size {config.batch_size}{divided} gives the batch normalisation of'
+                         f" '{config.model.name}' single images, from which it learns nothing: write --batch_size"
+                         f' {2 * parts} or more')
+
+
 def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepared:
     """Load the data, and build a model for each of several recipes.
 
@@ -153,13 +177,15 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
         datasets.disable_progress_bars()
     with accelerator.main_process_first():
         source = load_source(config.data, config.noise.column)
-    splits = make_splits(source, config)
+    splits = _with_note(make_splits(source, config), config)
+    _class_weights(splits, config)  # for its errors, before anything is decoded
 
     models: list[CollabModel] = []
     for each in configs:
         set_seed(each.seed)
         models.append(build_model(each.model, each.data, splits.num_classes))
         build_optimizer(models[-1], each.optim)
+        _check_batch_norm(models[-1], each, accelerator.num_processes)
     preprocessing = make_preprocessing(models[0], config.data, config.augment)
     splits = dataclasses.replace(splits, notes=(*splits.notes, *preprocessing.notes))
     for each, model in zip(configs, models, strict=True):
@@ -171,4 +197,17 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
                 config.teacher, splits.num_classes, splits.label_names, preprocessing.data_config)
 
     data = TrainingData.load(splits, preprocessing, config, accelerator.device, progress)
-    return Prepared(data, models, teacher)
+    return Prepared(data, models, teacher, _class_weights(data.splits, config))
+
+
+def _class_weights(splits: Splits, config: TrainConfig) -> Tensor | None:
+    given = None if isinstance(splits.train, StreamSplit) else splits.train.labels
+    return class_weights(config.data, given, splits.label_names, splits.num_classes)
+
+
+def _with_note(splits: Splits, config: TrainConfig) -> Splits:
+    """Add what is to be said about classes without training images."""
+    if isinstance(splits.train, StreamSplit):
+        return splits
+    note = absent_classes(config.data, splits.train.labels, splits.label_names, splits.num_classes)
+    return splits if note is None else dataclasses.replace(splits, notes=(*splits.notes, note))

@@ -17,7 +17,8 @@ from ..model import CollabModel
 from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
-from .data.images import EpochSampler, evaluation_loader, stream_loader, training_loader
+from .data.class_balance import is_imbalanced
+from .data.images import BatchedImages, EpochSampler, evaluation_loader, stream_loader, training_loader
 from .data.preprocess import shows_whole_images
 from .data.streaming import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
@@ -134,6 +135,7 @@ class ModelRun:
         self.accelerator = accelerator
         self.data = prepared.data
         self.teacher = prepared.teacher
+        self.class_weights = prepared.class_weights
         self.folder: RunFolder | None = None
         self.state = run_on_main(accelerator, self._open)
 
@@ -159,13 +161,25 @@ class ModelRun:
         self.commit = self._with_folder(lambda _: commit())  # now, as the code may change during a long run
         reset_peak_memory(accelerator.device)
         self.tracking = Tracking(accelerator, config, self.path)
-        self.table = EpochTable(config.epochs)
+        loaders = _make_loaders(config, self.data, accelerator)
+        if config.data.workers == 'auto' and (workers := loaders.train.num_workers):
+            print_on_main(accelerator, f'data.workers auto: {workers} per training process')
+        self.table = self._table(len(loaders.train) * config.batch_size)
         callbacks = Callbacks(on_epoch=self._log, on_checkpoint=self._save)
-        trainer = Trainer(config, model, _make_loaders(config, self.data, accelerator), accelerator, callbacks, stop,
-                          self.teacher)
+        trainer = Trainer(
+            config, model, loaders, accelerator, callbacks, stop, self.teacher, self.class_weights)
         if self.state is RunState.UNFINISHED:
             self._resume(trainer)
         return trainer
+
+    def _table(self, images_per_epoch: int) -> EpochTable:
+        """The table of epochs, with the balanced accuracy where that is not the accuracy, or the recipe aims at it."""
+        data, val = self.config.data, self.data.val.split.labels
+        balanced = not data.multi_label and (
+            data.class_weights is not None or data.sampling == 'balanced'
+            or is_imbalanced(val, self.data.splits.num_classes))
+        batched = isinstance(self.data.train, BatchedImages)
+        return EpochTable(self.config.epochs, balanced, None if batched else images_per_epoch)
 
     @contextmanager
     def explain_errors(self, trainer: Trainer) -> Iterator[None]:
@@ -192,6 +206,7 @@ class ModelRun:
             model,
             self.data,
             trainer.rows,
+            trainer.val_details,
             test,
             teacher=teacher,
             num_processes=accelerator.num_processes,
@@ -300,8 +315,8 @@ def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelera
         train_loader, sampler = stream_loader(data.train, config, process)
     else:
         train_loader, sampler = training_loader(
-            data.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats
-        )
+            data.train, config.batch_size, config.data.workers, config.seed, config.augment.repeats,
+            config.data.sampling == 'balanced')
     labels = data.splits.labels
     return Loaders(
         train=train_loader,

@@ -46,7 +46,8 @@ def validate(
         device: Where to compute, default a GPU if there is one.
 
     Returns:
-        The content of `validation.json`.
+        The content of `validation.json`. `confusion` counts the kept head's predictions by class (row) and predicted
+        class (column); None of many classes, or of several labels per image.
 
     Raises:
         TrainError: The run is damaged, or the data doesn't fit it.
@@ -103,6 +104,7 @@ def validate(
             for label, (count, of_kept, of_consensus) in enumerate(zip(
                 scorers[kept].examples_C, scorers[kept].by_class_C, scorers['consensus'].by_class_C, strict=True))
         ],
+        'confusion': scorers[kept].confusion,
     }
     write_text(run.path / VALIDATION, json.dumps(result, indent=2) + '\n')
     return result

@@ -102,6 +102,28 @@ def test_repeats_are_in_a_row_and_keep_the_length_of_an_epoch():
     assert keys == [(0, order[place // 3], place % 3) for place in range(20)]
 
 
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_a_rare_image_that_comes_again_is_augmented_anew(source, preprocess, repeats):
+    split = source.train.take(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12]))  # one image of the second class
+    dataset = make(split, preprocess(), **BATCHES)
+    loader, sampler = training_loader(dataset, 11, 0, seed=3, repeats=repeats, balanced=True)
+    sampler.epoch = 2
+    [(images, labels)] = loader
+    assert len(set(sampler)) == 11 and [key[1] for key in sampler] == sampler.indices()
+    seen = [image for image, label in zip(images, labels, strict=True) if label == 1]
+    assert len(seen) >= 5
+    assert not any(torch.equal(a, b) for place, a in enumerate(seen) for b in seen[:place])
+
+
+def test_balanced_sampler_goes_on_in_the_middle_of_an_epoch():
+    class_N = np.array([0] * 15 + [1] * 5)
+    whole, resumed = EpochSampler(20, 0, 2, class_N), EpochSampler(20, 0, 2, class_N)
+    for sampler in (whole, resumed):
+        sampler.epoch = 4
+    resumed.skip = 7
+    assert list(resumed) == list(whole)[7:] and len(list(whole)) == 20
+
+
 def test_sampler_works_with_accelerate(source, preprocess):
     for keys in (BATCHES, ONE_BY_ONE):
         loader, sampler = training_loader(make(source.train, preprocess(), **keys), 4, workers=0, seed=3)
@@ -231,3 +253,11 @@ def test_gpu_gives_the_same_images(source, preprocess):
     (images, labels), (on_gpu, labels_on_gpu) = (dataset.__getitems__(keys) for dataset in made)
     assert on_gpu.is_cuda and np.array_equal(labels, labels_on_gpu.cpu())
     torch.testing.assert_close(on_gpu.cpu(), images, rtol=0, atol=1e-6)
+
+
+def test_images_in_batches_have_no_workers(source, preprocess, monkeypatch):
+    monkeypatch.setattr(module, 'num_workers', lambda dataset, asked: {'auto': 2}[asked])
+    one_by_one, batches = (make(source.train, preprocess(), **keys) for keys in (ONE_BY_ONE, BATCHES))
+    assert training_loader(one_by_one, 4, 'auto', 0)[0].num_workers == 2
+    assert evaluation_loader(one_by_one, 4, 'auto').num_workers == 2
+    assert training_loader(batches, 4, 'auto', 0)[0].num_workers == 0

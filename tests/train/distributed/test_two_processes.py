@@ -52,6 +52,11 @@ def test_both_ranks_took_part(runs: tuple[Path, Path]) -> None:
     summaries = [json.loads((folder / 'summary.json').read_text()) for folder in runs]
     assert [summary['num_processes'] for summary in summaries] == [1, 2]
     assert summaries[0]['noise'] == summaries[1]['noise']
+    for summary in summaries:  # every example once, over both ranks
+        val = summary['val']
+        assert sum(map(sum, val['confusion_kept'])) == val['count'] == summary['data']['val']
+        right = [100 * row[label] / sum(row) if sum(row) else None for label, row in enumerate(val['confusion_kept'])]
+        assert right == val['recall_kept']
     assert (runs[0] / 'train_labels.csv').read_text() == (runs[1] / 'train_labels.csv').read_text()
 
 
@@ -82,11 +87,13 @@ from timm_collab.train.prepare import make_accelerator
 
 config = parse_config([
     '--model.name=collab_test_vit', '--data.path=-', '--epochs=2', '--batch_size=16', '--optim.lr=0.01',
-    '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true'])
+    '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true', *sys.argv[2:]])
 images, target = make_data(32)
 model = make_model(4, 'collab_test_vit', img_size=32).double()
 accelerator = make_accelerator(config)
-trainer = make_trainer(config, model, data=(images.double(), target), accelerator=accelerator)
+weights = torch.linspace(0.2, 1.8, 10) if config.data.class_weights else None
+trainer = make_trainer(
+    config, model, data=(images.double(), target), accelerator=accelerator, class_weights=weights)
 rows = trainer.fit()
 released = trainer.release()
 if accelerator.is_main_process:
@@ -95,10 +102,13 @@ if accelerator.is_main_process:
 """
 
 
-def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize('keys', [
+    [], ['--data.class_weights={"0": 2}', '--grad_accum_steps=2'], ['--data.sampling=balanced'],
+], ids=['plain', 'class weights', 'balanced'])
+def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path, keys: list[str]) -> None:
     (tmp_path / 'train.py').write_text(FLOAT64)
     for processes in (1, 2):
-        Launch(['train.py', f'{processes}.safetensors'], tmp_path, processes).finish()
+        Launch(['train.py', f'{processes}.safetensors', *keys], tmp_path, processes).finish()
     one, two = (load_file(tmp_path / f'{processes}.safetensors') for processes in (1, 2))
     for name, tensor in one.items():
         rtol = 1e-6 if name == 'losses' else 1e-10  # losses are logged in float32

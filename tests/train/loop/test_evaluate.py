@@ -43,6 +43,36 @@ def test_scores_against_direct_computation(batch_size):
     assert model.training
 
 
+def test_balanced_accuracy_and_recall_of_each_class():
+    # Head 0 always says class 0, head 1 is right but for one example of class 2, head 2 always says class 1.
+    target_N = torch.tensor([0] * 6 + [1] * 3 + [2])
+    predicted_HN = torch.tensor([[0] * 10, [0] * 6 + [1] * 3 + [0], [1] * 10])
+    logits_HNC = F.one_hot(predicted_HN, 4).float()  # no example has class 3
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(10), target_N), batch_size=4))
+    scores = evaluate(FixedHeads(logits_HNC), loader, accelerator)
+    row = scores.row(1)
+    assert row['top1_heads'] == pytest.approx([60, 90, 30])
+    assert row['balanced_heads'] == pytest.approx([100 / 3, 200 / 3, 100 / 3]) and row['balanced_kept'] == 200 / 3
+    # The mean of the logits says 0 to examples of class 0 and 2, and 1 to those of class 1.
+    assert row['balanced_consensus'] == pytest.approx(200 / 3)
+    assert (row['worst_recall_kept'], row['worst_class_kept']) == (0.0, 2)
+    assert scores.details(1) == {
+        'recall_kept': [100.0, 100.0, 0.0, None],
+        'confusion_kept': [[6, 0, 0, 0], [0, 3, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]],
+    }
+    assert scores.details(2)['confusion_kept'] == [[0, 6, 0, 0], [0, 3, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_matrix_of_many_classes_is_left_out():
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(4), torch.tensor([0, 100, 3, 3])), batch_size=4))
+    details = evaluate(FixedHeads(torch.zeros(1, 4, 101)), loader, accelerator).details(0)
+    assert details['confusion_kept'] is None
+    assert {label: value for label, value in enumerate(details['recall_kept']) if value is not None} == {
+        0: 100.0, 3: 0.0, 100: 0.0}
+
+
 def test_a_single_head_has_none_to_disagree_with():
     accelerator = Accelerator(cpu=True)
     loader = accelerator.prepare(DataLoader(TensorDataset(torch.arange(4), torch.tensor([0, 1, 0, 1])), batch_size=3))

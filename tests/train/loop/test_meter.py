@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from timm_collab.train.loop.meter import ExplodedLossError, LossMeter
+from timm_collab.train.loop.meter import ExplodedLossError, LoaderClock, LossMeter
 
 
 @pytest.fixture
@@ -64,3 +65,44 @@ def test_an_exploded_loss_names_the_update(rows, value, message):
     with pytest.raises(ExplodedLossError, match=message) as raised:
         meter.check()
     assert (raised.value.epoch, raised.value.step) == (5, 2)
+
+
+def test_the_clock_counts_the_time_until_batches_arrive(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+
+    def loader():
+        for batch in range(3):
+            now[0] += 2.0
+            yield batch
+        now[0] += 0.5
+
+    clock, seen = LoaderClock(torch.device('cpu'), seconds=1.0), []
+    for batch in clock.timed(loader()):
+        seen.append(batch)
+        now[0] += 100.0
+        if batch == 1:
+            assert clock.collect() == 5.0
+    assert seen == [0, 1, 2] and clock.collect() == clock.seconds == 7.5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_on_a_gpu_the_clock_counts_the_time_without_work():
+    device = torch.device('cuda')
+    matrix = torch.randn(8192, 8192, device=device)
+
+    def loader():
+        for _ in range(4):
+            time.sleep(0.05)
+            yield None
+
+    def waited(work: int) -> float:
+        clock = LoaderClock(device)
+        for _ in clock.timed(loader()):
+            for _ in range(work):
+                matrix @ matrix
+        return clock.collect()
+
+    waited(1)
+    assert 0.19 < waited(0) < 0.3
+    assert waited(100) < 0.15  # two seconds of work are queued before each wait ends: only the first shows

@@ -123,3 +123,32 @@ def test_accuracy_is_summarized_as_error():
     assert [TOP1.in_final(score) for score in TOP1.heads(row)] == [9.9, 20.0]
     assert metric_of(row) is TOP1 is metric_of({'error_kept': 9.9}) and shortfall(row, 'consensus') == 9.0
     assert TOP1.rule.startswith('highest validation accuracy after the last epoch; of equals the lowest cross-entropy')
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=40))
+def test_scores_by_class_follow_their_definitions(rows):
+    *predicted, target = (list(column) for column in zip(*rows, strict=True))
+    logits_KBC = torch.nn.functional.one_hot(torch.tensor(predicted), 5).float()
+    evidence = [TOP1.evidence(logits_KBC[:, part], torch.tensor(target)[part])
+                for part in (slice(0, 7), slice(7, None))]
+    assert TOP1.scores(evidence) == [
+        (100.0 * (torch.tensor(each) == torch.tensor(target)).double().mean()).item() for each in predicted]
+    by_class = TOP1.by_class(evidence, 5)
+    for kept, each in enumerate(predicted):
+        pairs = list(zip(target, each, strict=True))
+        recall = {c: 100 * sum(t == p == c for t, p in pairs) / target.count(c) for c in set(target)}
+        assert by_class.recall(kept) == [recall.get(c) for c in range(5)]
+        details = by_class.details(kept)
+        assert details['confusion_kept'] == [[pairs.count((t, p)) for p in range(5)] for t in range(5)]
+        if kept == 0:  # the last prediction is the consensus
+            row = by_class.row(kept)
+            assert row['balanced_kept'] == pytest.approx(sum(recall.values()) / len(recall))
+            assert row['worst_recall_kept'] == recall[row['worst_class_kept']] == min(recall.values())
+
+
+def test_soft_labels_count_as_their_largest():
+    logits_KBC = torch.tensor([[[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]]])
+    soft_BC = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.2, 0.3]])
+    assert TOP1.in_training(logits_KBC, soft_BC).item() == 50
+    assert TOP1.evidence(logits_KBC, soft_BC).tolist() == [[0, 0], [1, 0]]

@@ -66,6 +66,10 @@ def test_accuracy_by_class_and_top5():
     scorer = Scorer(7)
     scorer.add(logits_BC, torch.tensor([0, 4, 1, 6]))
     assert scorer.by_class_C == [100.0, 0.0, None, None, 0.0, None, 100.0]
+    assert scorer.result()['balanced'] == 50.0
+    assert [(t, p) for t, row in enumerate(scorer.confusion) for p, count in enumerate(row) if count] == [
+        (0, 0), (1, 2), (4, 0), (6, 6)]
+    assert Scorer(201).confusion is None
     assert scorer.result()['top5'] == 100.0
     few = Scorer(5)
     few.add(torch.zeros(1, 5), torch.tensor([0]))

@@ -12,7 +12,14 @@ from tests.runs import summary_values
 from timm_collab.cli import main
 from timm_collab.train.errors import TrainError
 from timm_collab.train.record import plots
-from timm_collab.train.record.plots import draw_disagreement, draw_noise, draw_score, plot_run, read_rows
+from timm_collab.train.record.plots import (
+    draw_confusion,
+    draw_disagreement,
+    draw_noise,
+    draw_score,
+    plot_run,
+    read_rows,
+)
 from timm_collab.train.record.summary import RunSummary
 
 pytest.importorskip('matplotlib')
@@ -69,6 +76,33 @@ def test_lines_show_the_recorded_scores(run):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ('epoch', 'top-1 in %')
     assert {text.get_text() for text in axes.texts} == {'head 0 52', 'head 1 (kept) 53', 'consensus 60',
                                                         'single network 51'}
+
+
+def with_confusion(counts: list[list[int]], names: list[str] | None = None) -> RunSummary:
+    values = summary_values()
+    values['test'] = {**values['test'], 'confusion_kept': counts}
+    values['data'] = {**values['data'], 'num_classes': len(counts), 'label_names': names}
+    return RunSummary.from_dict(values, 'a test')
+
+
+def test_the_confusion_matrix_is_that_of_the_test_images(run):
+    assert draw_confusion([row(0)], SUMMARY, []) is None is draw_confusion([row(0)], None, [])  # older runs
+    names = ['cat', 'a dog with a very long name', '$x$', '猫']
+    summary = with_confusion([[6, 2, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0], [0, 0, 0, 5]], names)
+    axes = draw_confusion([row(0)], summary, []).axes[0]
+    shown = axes.images[0].get_array()
+    assert shown[0].tolist() == [75, 25, 0, 0] and shown[1].tolist() == [0, 75, 0, 25] and shown.mask[2].all()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ['cat', 'a dog with a very l…', '$x$', '3'] == [each.get_text() for each in axes.get_xticklabels()]
+    assert sorted(text.get_text() for text in axes.texts) == ['100', '25', '25', '75', '75']
+    assert axes.get_title(loc='left').startswith('What the kept head takes the test images for\n')
+    (run / 'summary.json').write_text(json.dumps(summary.to_dict()))
+    assert plot_run(run)[-1] == run / 'plots' / 'confusion.png'
+
+
+def test_a_confusion_matrix_of_many_classes_has_no_names():
+    axes = draw_confusion([row(0)], with_confusion(np.eye(31, dtype=int).tolist()), []).axes[0]
+    assert not axes.texts and len(axes.get_yticks()) < 31
 
 
 def test_labels_at_the_ends_of_lines_do_not_overlap():

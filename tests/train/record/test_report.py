@@ -34,6 +34,23 @@ def test_a_single_network_has_one_column():
     assert len(head) == len(line)
 
 
+def test_balanced_accuracy_has_a_narrow_column_where_it_is_asked_for():
+    one = row(0, [85.0, 86.0])
+    one['val']['balanced_kept'] = 71.25
+    head, line = EpochTable(20, balanced=True).lines(one)
+    assert head.split()[-3:] == ['consensus', 'balanced', 'disagree'] and line.split()[-3:] == ['91.0', '71.2', '7.5']
+    assert len(head) == len(line) <= 100
+
+
+def test_a_device_that_waits_for_its_loader_is_reported_once():
+    table = EpochTable(20, loaded=1234 * 10)  # an epoch takes 10 seconds
+    waits = [1.9, 3.7, 5.0]
+    lines = [table.lines(row(epoch, [85.0], wait_seconds=wait))[-1] for epoch, wait in enumerate(waits)]
+    assert ['the loader' in line for line in lines] == [False, True, False]
+    assert lines[1] == ('the loader kept the device waiting 37 % of the epoch: raise data.workers or data.cache_mb')
+    assert not any('loader' in line for line in EpochTable(20).lines(row(0, [85.0], wait_seconds=9.0)))
+
+
 def test_the_header_is_repeated():
     table = EpochTable(60)
     counts = [len(table.lines(row(epoch, [85.0]))) for epoch in range(10, 60)]

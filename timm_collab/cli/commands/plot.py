@@ -1,4 +1,4 @@
-"""Plot a run: loss, accuracy, disagreement of the heads, learning rate, into RUN/plots.
+"""Plot a run: loss, accuracy, disagreement of the heads, learning rate, confusion of classes, into RUN/plots.
 
 Reads metrics.jsonl and summary.json alone, also of a run that hasn't finished.
 """

@@ -12,6 +12,7 @@ from ..table import format_table
 
 TAKES_REST = True
 MANY_CLASSES = 20
+MOST_CONFUSED = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     print(_scores(result))
     print(f'\n{_legend(result)}\n')
     print(_classes(result['per_class']))
+    if result['confusion'] and (confused := _confused(result)):
+        print(f'\n{confused}')
     print(f'\nwritten to {saved.path / VALIDATION}')
     return 0
 
@@ -68,8 +71,9 @@ def _scores(result: dict[str, Any]) -> str:
             (name, _percent(row['map']), f'{row["f1_micro"]:.2f}', _percent(row['f1_macro']), f'{row["bce"]:.4f}')
             for name, row in named
         ])
-    return format_table(('', 'top-1', 'top-5', 'NLL', 'ECE'), [
-        (name, f'{row["top1"]:.2f}', _percent(row['top5']), f'{row["nll"]:.4f}', f'{row["ece"]:.2f}')
+    return format_table(('', 'top-1', 'balanced', 'top-5', 'NLL', 'ECE'), [
+        (name, f'{row["top1"]:.2f}', f'{row["balanced"]:.2f}', _percent(row['top5']), f'{row["nll"]:.4f}',
+         f'{row["ece"]:.2f}')
         for name, row in named
     ])
 
@@ -78,8 +82,8 @@ def _legend(result: dict[str, Any]) -> str:
     if 'map' in result['consensus']:
         return ('mAP: average precision in %, mean over classes; below for each. F1 in %, of labels with a probability'
                 ' over 0.5. BCE: binary cross-entropy in nats.')
-    return (f'top-1, top-5: accuracy in %. NLL: negative log-likelihood in nats. ECE: calibration error in %,'
-            f' {result["ece_bins"]} bins.')
+    return ('top-1, top-5: accuracy in %. balanced: top-1, mean over classes; below for each. NLL: negative'
+            f' log-likelihood in nats. ECE: calibration error in %, {result["ece_bins"]} bins.')
 
 
 def _classes(per_class: list[dict[str, Any]]) -> str:
@@ -90,10 +94,26 @@ def _classes(per_class: list[dict[str, Any]]) -> str:
         shown = sorted(seen, key=lambda row: row[f'{by}_kept'])[:MANY_CLASSES]
         title = f'worst {MANY_CLASSES} of {len(seen)} classes'
     return format_table((title, 'images', 'kept head', 'consensus'), [
-        (row['name'] or str(row['label']), f'{row["count"]:,}', _percent(row[f'{by}_kept']),
+        (_name(row), f'{row["count"]:,}', _percent(row[f'{by}_kept']),
          _percent(row[f'{by}_consensus']))
         for row in shown
     ])
+
+
+def _confused(result: dict[str, Any]) -> str:
+    """The pairs of classes that the kept head confuses most, as a table; empty where it makes no mistake."""
+    classes = result['per_class']
+    pairs = [(count, label, predicted) for label, row in enumerate(result['confusion'])
+             for predicted, count in enumerate(row) if count and predicted != label]
+    worst = sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:MOST_CONFUSED]
+    return '' if not worst else format_table(('most confused', 'taken for', 'images', 'of the class, %'), [
+        (_name(classes[label]), _name(classes[predicted]), f'{count:,}', f'{100 * count / classes[label]["count"]:.2f}')
+        for count, label, predicted in worst
+    ])
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row['name'] or str(row['label'])
 
 
 def _percent(value: float | None) -> str:

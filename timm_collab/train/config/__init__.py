@@ -107,6 +107,8 @@ class TrainConfig(KeyGroup):
         self._check_single_head()
         if self.data.multi_label:
             self._check_multi_label()
+        require(self.data.class_weights is None or self.objective.hard == 'ce',
+                'data.class_weights weighs the cross-entropy: leave it out, or write --objective.hard ce')
         require(not self.data.streaming or (self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column')),
                 'data.streaming: noise needs all labels in advance: leave out noise; to train on another column of'
                 ' labels name it as data.label_column')

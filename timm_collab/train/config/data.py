@@ -1,6 +1,8 @@
 """Which images, how they become tensors, and which of their labels are corrupted."""
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +49,7 @@ class DataConfig(KeyGroup):
     class_weights: str | dict[str, float] | None = key(
         None, "weight of each class in the loss for the labels: 'balanced' (inverse to its number of training images),"
               " 'effective' (Cui et al. 2019, beta 0.999; effective:0.99 for another), or a mapping from class names to"
-              ' weights, where classes left out have weight 1')
+              ' weights, where classes left out have weight 1; scaled to a mean of 1 over the training images')
     sampling: Literal['shuffled', 'balanced'] = key(
         'shuffled', 'how an epoch draws the training images: each once (shuffled), or equally many of each class'
                     ' (balanced), so that images of rare classes come more than once')
@@ -77,7 +79,10 @@ class DataConfig(KeyGroup):
         'auto', 'how training images are augmented: in whole batches of decoded images, on the device (batch), one by'
                 ' one by timm (image), or in batches if recipe and data allow it (auto)')
     bit_depth: int = key(16, 'for images with 16 bits per value: how many of them are used, such as 12', ge=8, le=16)
-    workers: int = key(0, 'worker processes that decode and augment images, per training process', ge=0)
+    workers: int | Literal['auto'] = key(
+        'auto', "worker processes that decode and augment images, per training process; 'auto': one for each of its CPU"
+                ' cores but one, at most 16, and none where a pass over the images takes less than two seconds or they'
+                ' are augmented in whole batches', ge=0)
     cache_mb: int = key(1024, 'keep the decoded images of a split in memory up to this size in MB; 0: decode each time',
                         ge=0)
     cache_dir: str | None = key(None, 'folder that stores decoded images for later runs; by default beside the cache of'
@@ -100,6 +105,36 @@ class DataConfig(KeyGroup):
             require(values is None or len(values) in (1, self.in_chans),
                     f'data.{name} needs 1 or in_chans={self.in_chans} values, got {values}')
         require(self.std is None or min(self.std) > 0, f'data.std must be positive, got {self.std}')
+        self._check_class_weights()
+        require(self.sampling != 'balanced' or not self.multi_label,
+                'data.sampling balanced draws equally many images of each class, and with data.multi_label an image has'
+                ' several: leave it out')
+
+    @property
+    def effective_beta(self) -> float | None:
+        """Beta of `class_weights: effective`; None for weights by the plain number of images."""
+        kind, _, beta = str(self.class_weights).partition(':')
+        return float(beta or 0.999) if kind == 'effective' else None
+
+    def _check_class_weights(self) -> None:
+        asked = self.class_weights
+        if asked is None:
+            return
+        require(not self.multi_label,
+                'data.class_weights weighs the one class of an image, and with data.multi_label an image has several:'
+                ' leave it out')
+        if isinstance(asked, dict):
+            for name, weight in asked.items():
+                require(math.isfinite(weight) and weight >= 0,
+                        f"data.class_weights: the weight of class '{name}' must be a number from 0, got {weight}")
+            # YAML reads the class 0 as a number.
+            object.__setattr__(self, 'class_weights', {str(name): weight for name, weight in asked.items()})
+            return
+        require(re.fullmatch(r'balanced|effective(:(0|0?\.\d+))?', asked),
+                f"data.class_weights '{asked}': write balanced, effective, effective:BETA with a BETA in [0, 1), or a"
+                ' mapping from class names to weights such as {cat: 2, dog: 0.5}')
+        require(self.sampling != 'balanced',
+                f'data.class_weights {asked} and data.sampling balanced both make up for rare classes: leave one out')
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -119,6 +154,10 @@ class DataConfig(KeyGroup):
             'multi_label': (self.multi_label, 'labels of streamed data are single class indices'),
             'max_train_samples': (self.max_train_samples is not None, 'write data.num_train_samples'),
             'val_split': (self.val_split is None, "images can't be held out of streamed data: name the split"),
+            'class_weights': (isinstance(self.class_weights, str),
+                              'the number of images per class is unknown: write a mapping from class names to weights'),
+            'sampling': (self.sampling == 'balanced',
+                         'labels are unknown before they are read: write a mapping to weights as data.class_weights'),
             'pipeline': (self.pipeline == 'batch', 'streamed images are augmented one by one'),
             'path': (str(self.path).startswith('timm:'), "timm's readers are not streamed: name the files"),
         }

@@ -33,7 +33,7 @@ class KeyGroup:
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self)  # type: ignore[arg-type]
         for field in fields:
             value, bounds = getattr(self, field.name), field.metadata.get('bounds')
-            if not bounds or value is None:
+            if not bounds or not isinstance(value, int | float):  # None, or a word such as 'auto'
                 continue
             if not math.isfinite(value):
                 raise TrainError(f'{self._prefix}{field.name} must be a finite number, got {value}')

@@ -4,14 +4,14 @@ Shapes: N examples, B batch, C channels, H and W height and width of the decoded
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import DataConfig, TrainConfig
 from ..distributed.signals import ignore_stop_signals
@@ -23,53 +23,16 @@ from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, prob
 from .image_split import ImageSplit, Rows
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
-from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
+from .random_streams import Draws, Key, Purpose, keyed_randomness
+from .sampler import EpochSampler
 from .streaming import StreamedImages, StreamSampler, StreamSplit
 from .transfer import to_device
+from .workers import Workers, num_workers, stream_workers
 
 _MB = 2**20
 _REPLACEMENTS = 100
 BATCHED_SIDE = 128
 """Images with a longer side are resized faster one by one: the work of `resample` grows faster than Pillow's."""
-
-
-class EpochSampler(Sampler[Key]):
-    """All indices in an order drawn for each epoch, as keys with the epoch.
-
-    The epoch is part of the key, so that it reaches workers that live for many epochs.
-
-    Args:
-        length: Number of examples.
-        seed: Seed of the run.
-        repeats: Repeats of each index in a row, numbered in the key. The length of an epoch stays the same, so it has
-            correspondingly fewer indices, as with timm's `RepeatAugSampler`.
-
-    Attributes:
-        epoch: Epoch of the next pass.
-        skip: Number of examples to skip at the start of the next pass, to resume in the middle of an epoch.
-    """
-
-    def __init__(self, length: int, seed: int, repeats: int = 1) -> None:
-        self.length = length
-        self.seed = seed
-        self.repeats = repeats
-        self.epoch = 0
-        self.skip = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def indices(self) -> list[int]:
-        """Indices of the epoch in order."""
-        order = generator(Purpose.ORDER, self.seed, self.epoch).permutation(self.length)
-        return order[np.arange(self.length) // self.repeats].tolist()
-
-    def __iter__(self) -> Iterator[Key]:
-        indices = self.indices()
-        places = range(self.skip, self.length)
-        if self.repeats == 1:
-            return ((self.epoch, indices[place]) for place in places)
-        return ((self.epoch, indices[place], place % self.repeats) for place in places)
 
 
 class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
@@ -179,7 +142,8 @@ def make_training_dataset(
 ) -> BatchedImages | TransformedImages | StreamedImages:
     """Like `make_dataset`, for the training split, which may be streamed."""
     if isinstance(split, StreamSplit):
-        return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', config.workers)
+        workers = stream_workers(len(split), config.workers)
+        return StreamedImages(split, preprocessing.training, seed, config.on_bad_image == 'skip', workers)
     return make_dataset(split, preprocessing, True, seed, config, device, progress)
 
 
@@ -256,12 +220,26 @@ def _batched(
 def training_loader(
         dataset: Any,
         batch_size: int,
-        workers: int,
+        workers: Workers,
         seed: int,
         repeats: int = 1,
+        balanced: bool = False,
 ) -> tuple[DataLoader, EpochSampler]:
-    """Loader of shuffled full batches, and its sampler. Set `epoch` of the sampler before each pass."""
-    sampler = EpochSampler(len(dataset), seed, repeats)
+    """Loader of shuffled full batches, and its sampler. Set `epoch` of the sampler before each pass.
+
+    Args:
+        dataset: The images.
+        batch_size: Images per batch.
+        workers: `data.workers` of the recipe.
+        seed: Seed of the run.
+        repeats: See `EpochSampler`.
+        balanced: Draw every class equally often; soft labels count as their largest.
+    """
+    class_N = None
+    if balanced:
+        labels = dataset.split.labels
+        class_N = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    sampler = EpochSampler(len(dataset), seed, repeats, class_N)
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True), sampler
 
 
@@ -271,18 +249,18 @@ def stream_loader(
     data = config.data
     sampler = StreamSampler(
         dataset.split, config.batch_size, config.seed, data.lanes, data.shuffle_buffer, config.augment.repeats, process)
-    return _loader(dataset, config.batch_size, data.workers, sampler=sampler, drop_last=True), sampler
+    return _loader(dataset, config.batch_size, dataset.workers, sampler=sampler, drop_last=True), sampler
 
 
-def evaluation_loader(dataset: Any, batch_size: int, workers: int) -> DataLoader:
+def evaluation_loader(dataset: Any, batch_size: int, workers: Workers) -> DataLoader:
     """Loader of every example once, in order."""
     return _loader(dataset, batch_size, workers)
 
 
-def _loader(dataset: Any, batch_size: int, workers: int, **kwargs: Any) -> DataLoader:
+def _loader(dataset: Any, batch_size: int, workers: Workers, **kwargs: Any) -> DataLoader:
     is_batched = isinstance(dataset, BatchedImages)
     # Making a batch is faster than passing it between processes.
-    workers = 0 if is_batched else workers
+    workers = 0 if is_batched else num_workers(dataset, workers)
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -202,6 +202,7 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
         self.transform = transform
         self.seed = seed
         self.skip = skip
+        self.workers = workers
         self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()  # per worker, and here
 
     def __len__(self) -> int:

@@ -52,4 +52,5 @@ def evaluate(
     *loss_H, disagreement = (torch.stack(sums).cpu().double().sum(dim=0) / count).tolist()
     *score_H, consensus = metric.scores(evidence)
     return Scores(
-        score_H, loss_H, consensus, count, 100.0 * disagreement if len(loss_H) > 1 else None, metric)
+        score_H, loss_H, consensus, count, 100.0 * disagreement if len(loss_H) > 1 else None, metric,
+        metric.by_class(evidence, logits_HBC.shape[-1]))

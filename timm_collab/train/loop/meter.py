@@ -1,17 +1,21 @@
-"""Running means of an epoch's losses and scores, and the check that the loss is finite.
+"""Running means of an epoch's losses and scores, the check that the loss is finite, and the time without a batch.
 
 Shapes: H heads.
 """
 from __future__ import annotations
 
 import math
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import TrainError
+
+T = TypeVar('T')
 
 
 class ExplodedLossError(TrainError):
@@ -110,3 +114,50 @@ class LossMeter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self.checked, self.sums = state['checked'], state['sums']
+
+
+class LoaderClock:
+    """The time that the device waits for the next batch.
+
+    A process runs ahead of its GPU and may wait for a batch while the GPU still computes. So there the time is taken
+    between events on the GPU, from the end of its work to the arrival of the batch, which needs no synchronisation.
+
+    Args:
+        device: The device.
+        seconds: Time so far.
+    """
+
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self.device = device
+        self.seconds = seconds
+        self._waits: list[tuple[Any, Any]] = []
+
+    def timed(self, loader: Iterable[T]) -> Iterator[T]:
+        """The batches of a loader, with the time measured before each of them and at the end."""
+        batches = iter(loader)
+        end: Any = object()
+        while True:
+            started = self._now()
+            batch = next(batches, end)
+            self._waits.append((started, self._now()))
+            if batch is end:
+                return
+            yield batch
+
+    def collect(self) -> float:
+        """Add up the time so far, in seconds; a GPU has to finish its work first."""
+        for started, ended in self._waits:
+            if isinstance(started, float):
+                self.seconds += ended - started
+            else:
+                ended.synchronize()
+                self.seconds += started.elapsed_time(ended) / 1000
+        self._waits.clear()
+        return self.seconds
+
+    def _now(self) -> Any:
+        if self.device.type != 'cuda':
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

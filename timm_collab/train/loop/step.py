@@ -50,6 +50,7 @@ class TrainState:
         updates_per_epoch: Number of batches per epoch.
         accelerator: Where and how to run.
         teacher: Teacher to distill from, if any.
+        class_weights: Weight of each class in the loss against the labels, [C].
 
     Attributes:
         model: The head tree, as given.
@@ -65,6 +66,7 @@ class TrainState:
             updates_per_epoch: int,
             accelerator: Accelerator,
             teacher: Teacher | None = None,
+            class_weights: Tensor | None = None,
     ) -> None:
         self.config = config
         self.model = model
@@ -77,7 +79,8 @@ class TrainState:
 
         self._configure_model()
         self.ema = self._make_ema()
-        criterion = build_criterion(config.objective, model.num_heads, model.num_classes, config.augment.mixes)
+        criterion = build_criterion(
+            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights)
         optimizer = build_optimizer(model, config.optim, criterion)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
         self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None

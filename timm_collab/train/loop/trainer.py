@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from timm.utils import distribute_bn
 from torch import Tensor
@@ -23,7 +24,7 @@ from ..distributed.signals import StoppedError, StopRequest
 from ..metrics.metric import Scores, metric_for
 from ..record.progress import Progress
 from .evaluate import evaluate
-from .meter import LossMeter
+from .meter import LoaderClock, LossMeter
 from .step import TrainState
 from .teacher import Teacher
 
@@ -75,6 +76,11 @@ class Trainer:
         callbacks: Called with rows and checkpoints.
         stop: Whether to stop; checked now and then.
         teacher: Teacher to distill from, if any.
+        class_weights: Weight of each class in the loss against the labels, [C].
+
+    Attributes:
+        rows: The row of each epoch.
+        val_details: What a summary has beyond the validation scores of the last row, see `Scores.details`.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Trainer:
             callbacks: Callbacks | None = None,
             stop: StopRequest | None = None,
             teacher: Teacher | None = None,
+            class_weights: Tensor | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -95,12 +102,14 @@ class Trainer:
         self.clean = loaders.clean
         self.metric = metric_for(config.data.multi_label)
         self.updates_per_epoch = len(loaders.train)
-        self.state = TrainState(config, model, self.updates_per_epoch, accelerator, teacher)
+        self.state = TrainState(config, model, self.updates_per_epoch, accelerator, teacher, class_weights)
         self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.rows: list[dict[str, Any]] = []
         self.epoch = 0
         self.meter = self._new_meter()
+        self.waiting = LoaderClock(accelerator.device)
+        self.val_details: dict[str, Any] = {}
         self.stopping = False
         self.seconds = 0.0
         self.lr = self.state.lr
@@ -147,12 +156,13 @@ class Trainer:
         self._begin_epoch()
         first, start = self.step, time.perf_counter()
         with self._progress_bar() as bar:
-            for images, given in self.train_loader:
+            for images, given in self.waiting.timed(self.train_loader):
                 clean = self._clean_labels(given)
                 self.meter.add(self.state.train_step(images, given, clean, self.epoch, self.step))
                 if self._is_check_due():
                     # Signals reach processes at different moments; all of them learn of one in the same check.
                     self.stopping = self.meter.check(self.stop.requested)
+                    self.waiting.collect()
                     bar.update(self.config.batch_size, self.meter.loss, self.meter.score['given'])
                     self._save_within_epoch()
                 else:
@@ -172,6 +182,7 @@ class Trainer:
         has_ema = self.state.ema is not None
         scores = self.score(self.val_loader) if has_ema else online
         self.state.model.kept_head = scores.best_head
+        self.val_details = scores.details(scores.best_head)
         hard_H, soft_H = self.meter.terms()
         row = {
             'epoch': self.epoch,
@@ -182,6 +193,7 @@ class Trainer:
             'train_hard_heads': hard_H,
             'train_soft_heads': soft_H,
             'images_per_second': images_per_second,
+            'wait_seconds': self._longest_wait(),
             'kept_head': scores.best_head,
             'val': scores.row(scores.best_head),
         }
@@ -209,7 +221,9 @@ class Trainer:
         progress = {
             'epoch': self.epoch,
             'meter': self.meter.state_dict(),
+            'wait_seconds': self.waiting.seconds,
             'rows': self.rows,
+            'val_details': self.val_details,
             'seconds': time.perf_counter() - self._started,
             'lr': self.lr,
         }
@@ -224,6 +238,8 @@ class Trainer:
         self.seconds, self.lr = progress['seconds'], progress['lr']
         self.meter = self._new_meter()
         self.meter.load_state_dict(progress['meter'])
+        self.waiting = LoaderClock(self.accelerator.device, progress.get('wait_seconds', 0.0))
+        self.val_details = progress.get('val_details', {})
         self.state.load_state_dict(state)
 
     def batch_indices(self, epoch: int, step: int) -> list[int]:
@@ -250,6 +266,7 @@ class Trainer:
         self.rows.append(row)
         self.epoch += 1
         self.meter = self._new_meter()
+        self.waiting = LoaderClock(self.accelerator.device)
         self.callbacks.on_epoch(row)
         is_last = self.epoch == self.config.epochs
         due = self.epoch % self.config.checkpoint.every_epochs == 0 or self._is_checkpoint_due()
@@ -287,6 +304,11 @@ class Trainer:
         size = self.config.batch_size // self.accelerator.num_processes
         first = self.step * self.config.batch_size + self.accelerator.process_index * size
         return self.clean[self._order[first:first + size]].to(given.device)
+
+    def _longest_wait(self) -> float:
+        """Seconds that the processes waited for their loaders in this epoch, of the one that waited longest."""
+        own = torch.tensor([self.waiting.collect()], device=self.accelerator.device)
+        return self.accelerator.gather(own).max().item()
 
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.accelerator, self.epoch, self.config.max_loss)

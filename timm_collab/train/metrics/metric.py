@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .by_class import ByClass
+
 _COLUMNS = 64  # classes ranked at once
 
 
@@ -94,13 +96,20 @@ class Metric(ABC):
     def scores(self, evidence: list[Tensor]) -> list[float]:
         """Score of each of the K predictions, from the evidence of all batches."""
 
+    def by_class(self, evidence: list[Tensor], num_classes: int) -> ByClass | None:
+        """The K predictions by class, from the evidence of all batches; None where an image has several labels."""
+        return None
+
     def store(self, evidence: Tensor) -> Tensor:
         """Prepare evidence for storage until all batches are evaluated."""
         return evidence
 
 
 class Accuracy(Metric):
-    """Fraction of images whose class is predicted; targets are class indices [B]."""
+    """Fraction of images whose class is predicted.
+
+    Targets are class indices [B], or class probabilities [B, C], of which the largest counts.
+    """
 
     def in_final(self, score: float) -> float:
         """Error from accuracy, without the rounding error of the subtraction."""
@@ -119,15 +128,21 @@ class Accuracy(Metric):
 
     def in_training(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
         """Accuracy in a batch, mean over the heads."""
-        return 100.0 * (logits_HBC.argmax(dim=-1) == target).float().mean()
+        return 100.0 * (logits_HBC.argmax(dim=-1) == _classes(target)).float().mean()
 
     def evidence(self, logits_KBC: Tensor, target: Tensor) -> Tensor:
-        """Whether each prediction is correct [B, K]."""
-        return (logits_KBC.argmax(dim=-1) == target).T.byte().contiguous()  # not every backend gathers bool
+        """Predicted classes and, as the last column, the class of each example [B, K + 1]."""
+        return torch.cat([logits_KBC.argmax(dim=-1), _classes(target)[None]]).T.int().contiguous()
 
     def scores(self, evidence: list[Tensor]) -> list[float]:
         """Accuracy of each prediction."""
-        return (100.0 * torch.cat(evidence).cpu().double().mean(dim=0)).tolist()
+        *predicted, target_N = torch.cat(evidence).cpu().unbind(dim=1)
+        return [(100.0 * (each == target_N).double().mean()).item() for each in predicted]
+
+    def by_class(self, evidence: list[Tensor], num_classes: int) -> ByClass:
+        """The predictions by class."""
+        found = torch.cat(evidence).cpu()
+        return ByClass(found[:, :-1], found[:, -1], num_classes)
 
 
 class MeanAveragePrecision(Metric):
@@ -169,6 +184,10 @@ class MeanAveragePrecision(Metric):
         """Mean average precision of each prediction."""
         *logits, label_NC = torch.cat(evidence).unbind(dim=1)
         return [100.0 * average_precision(score_NC, label_NC).nanmean().item() for score_NC in logits]
+
+
+def _classes(target: Tensor) -> Tensor:
+    return target if target.ndim == 1 else target.argmax(dim=1)
 
 
 def average_precision(score_NC: Tensor, label_NC: Tensor) -> Tensor:
@@ -242,6 +261,7 @@ class Scores:
         disagreement: Decisions on which two heads differ, in percent, mean over all pairs of heads; None for a single
             head.
         metric: The metric.
+        by_class: The predictions by class, where an image has one.
     """
 
     score_H: list[float]
@@ -250,6 +270,7 @@ class Scores:
     count: int
     disagreement: float | None = None
     metric: Metric = TOP1
+    by_class: ByClass | None = None
 
     @property
     def best_head(self) -> int:
@@ -260,7 +281,12 @@ class Scores:
         """The scores as plain data for logs."""
         return {
             **self.metric.row(self.score_H, self.consensus, kept_head),
+            **({} if self.by_class is None else self.by_class.row(kept_head)),
             'loss_heads': self.loss_H,
             'disagreement': self.disagreement,
             'count': self.count,
         }
+
+    def details(self, kept_head: int) -> dict[str, Any]:
+        """What a summary has beyond the row: the scores of the kept head by class."""
+        return {} if self.by_class is None else self.by_class.details(kept_head)

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .by_class import balanced, confusion_matrix
 from .metric import average_precision
 
 BINS = 15
 TOP = 5
+CONFUSION_CLASSES = 200
+"""Beyond, the confusion matrix is left out."""
 
 
 class Scorer:
@@ -32,6 +35,9 @@ class Scorer:
         self.bins = bins
         self.nll = 0.0
         self.top5 = 0
+        self.confusion_CC: Tensor | None = None
+        if num_classes <= CONFUSION_CLASSES:
+            self.confusion_CC = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self.count_C = torch.zeros(num_classes, dtype=torch.int64)
         self.correct_C = torch.zeros(num_classes, dtype=torch.int64)
         self.count_N = torch.zeros(bins, dtype=torch.int64)
@@ -49,6 +55,8 @@ class Scorer:
         self.top5 += int((top_BK == target_B[:, None]).any(dim=1).sum())
         self.count_C += torch.bincount(target_B, minlength=len(self.count_C))
         self.correct_C += torch.bincount(target_B[correct_B], minlength=len(self.count_C))
+        if self.confusion_CC is not None:
+            self.confusion_CC += confusion_matrix(target_B, predicted_B, len(self.count_C))
         bin_B = ((confidence_B * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
         self.count_N += torch.bincount(bin_B, minlength=self.bins)
         self.correct_N.index_add_(0, bin_B, correct_B.double())
@@ -65,6 +73,11 @@ class Scorer:
         return self.count_C.tolist()
 
     @property
+    def confusion(self) -> list[list[int]] | None:
+        """Number of examples by their class (row) and the class predicted (column); None for many classes."""
+        return None if self.confusion_CC is None else self.confusion_CC.tolist()
+
+    @property
     def by_class_C(self) -> list[float | None]:
         """Accuracy on the examples of each class, in percent; None for a class without examples."""
         return [
@@ -76,6 +89,7 @@ class Scorer:
         """Scores as plain data: accuracies and calibration error in percent, negative log-likelihood in nats."""
         return {
             'top1': 100.0 * self.correct_C.sum().item() / self.count,
+            'balanced': balanced(self.by_class_C),
             'top5': 100.0 * self.top5 / self.count if len(self.count_C) > TOP else None,
             'nll': self.nll / self.count,
             'ece': 100.0 * (self.correct_N - self.confidence_N).abs().sum().item() / self.count,
@@ -88,6 +102,8 @@ class MultiLabelScorer:
     Average precision is `average_precision`, F1 is that of labels with a probability above 0.5. Means over classes are
     over those that occur.
     """
+
+    confusion: list[list[int]] | None = None  # an image has no one class to be taken for another
 
     def __init__(self) -> None:
         self.logits: list[Tensor] = []

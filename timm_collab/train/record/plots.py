@@ -21,6 +21,11 @@ HOW_TO_GET = "plots need matplotlib: pip install 'timm-collab[plots]', then timm
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8C6D1F', '#7F7F7F')
 BLACK, GREY = '#000000', '#7F7F7F'
 
+NAMED_CLASSES = 30
+"""Classes up to which a confusion matrix names them."""
+NUMBERED_CLASSES = 20
+"""Classes up to which it has numbers in its cells."""
+
 Rows = list[dict[str, Any]]
 Series = tuple[str, Sequence[float | None], dict[str, Any]]
 """Label, a value per row, and matplotlib's style of the line."""
@@ -152,6 +157,37 @@ def draw_noise(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     return _lines(title + _subtitle(summary), f'{metric.train_name} in %, mean of the heads', rows, series)
 
 
+def draw_confusion(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
+    """Plot how the kept head takes each class, in percent of its images; None where no summary has the counts."""
+    counts = None if summary is None else summary.measured.get('confusion_kept')
+    if summary is None or counts is None:
+        return None
+    from matplotlib.figure import Figure
+    count = len(counts)
+    percent = [[100 * each / sum(row) if sum(row) else float('nan') for each in row] for row in counts]
+    figure = Figure(figsize=(8, 7), dpi=120, layout='constrained')
+    axes = figure.add_subplot()
+    image = axes.imshow(percent, cmap='Blues', vmin=0, vmax=100, interpolation='nearest')
+    figure.colorbar(image, ax=axes, label='% of the images of the class', shrink=0.8)
+    split = 'validation' if summary.test is None else 'test'
+    axes.set_title(f'What the kept head takes the {split} images for{_subtitle(summary)}', loc='left', fontsize=11)
+    axes.set_xlabel('predicted class')
+    axes.set_ylabel('class')
+    if count > NAMED_CLASSES:
+        return figure
+    names = _drawable(summary.data.label_names or [str(label) for label in range(count)])
+    style: dict[str, Any] = {'fontsize': 8, 'parse_math': False}
+    axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0, **style)
+    axes.set_yticks(range(count), names, **style)
+    if count <= NUMBERED_CLASSES:
+        for label, row in enumerate(percent):
+            for predicted, share in enumerate(row):
+                if share >= 0.5:  # rounds to one at least
+                    axes.text(predicted, label, f'{share:.0f}', fontsize=7, ha='center', va='center',
+                              color='white' if share > 60 else BLACK)
+    return figure
+
+
 # By file name; the file of the score is named after the metric.
 PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
     'loss': draw_loss,
@@ -159,6 +195,7 @@ PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
     'disagreement': draw_disagreement,
     'lr': draw_lr,
     'noise': draw_noise,
+    'confusion': draw_confusion,
 }
 
 
@@ -217,6 +254,14 @@ def _subtitle(summary: RunSummary | None) -> str:
     text = f'\n{summary.model}, {summary.network}, {summary.data.path}'
     rate = summary.noise.realised_rate
     return f'{text}, {100 * rate:.1f} % of the training labels wrong' if rate > 0 else text
+
+
+def _drawable(names: Sequence[str]) -> list[str]:
+    """The names of classes, shortened; the number of a class whose name the font can't draw."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    known = get_font(findfont(FontProperties())).get_charmap()
+    short = [name if len(name) <= 20 else f'{name[:19]}…' for name in names]
+    return [name if all(ord(letter) in known for letter in name) else str(label) for label, name in enumerate(short)]
 
 
 def _mean(values: Sequence[float]) -> float:

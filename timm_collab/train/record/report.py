@@ -10,6 +10,9 @@ from ..data.splits import Splits
 from ..metrics.metric import metric_of
 from .summary import RunSummary
 
+WAITED = 0.2
+"""Part of an epoch from which the time that the device waits for batches is reported."""
+
 
 def network_name(config: ModelConfig) -> str:
     """Name of the network in results: `single network` or, e.g., `4-head tree`."""
@@ -44,12 +47,17 @@ class EpochTable:
 
     Args:
         epochs: Number of epochs of the run.
+        balanced: Add a column with the balanced accuracy of the kept head.
+        loaded: Number of images per epoch that loaders prepare one by one; None if they are batched in memory. Once, a
+            line then says that the device has to wait for them.
     """
 
     HEADER_EVERY = 25
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, balanced: bool = False, loaded: int | None = None) -> None:
         self.epochs = epochs
+        self.balanced = balanced
+        self.loaded = loaded
         self.printed = 0
 
     def lines(self, row: dict[str, Any]) -> list[str]:
@@ -62,7 +70,12 @@ class EpochTable:
             *(text.rjust(size) for _, size, text in columns),
         ])
         self.printed += 1
-        return [head, line] if self.printed % self.HEADER_EVERY == 1 else [line]
+        lines = [head, line] if self.printed % self.HEADER_EVERY == 1 else [line]
+        if self.loaded and (waited := row['wait_seconds'] * row['images_per_second'] / self.loaded) > WAITED:
+            lines.append(f'the loader kept the device waiting {100 * waited:.0f} % of the epoch: raise data.workers or'
+                         ' data.cache_mb')
+            self.loaded = None
+        return lines
 
     def _columns(self, row: dict[str, Any]) -> list[tuple[str, int, str]]:
         """Title, width and text of each column."""
@@ -82,6 +95,8 @@ class EpochTable:
                 columns.append((f'head {head}', 7, f'{score:.1f}{star}'))
         if heads > 1:
             columns.append(('consensus', 9, f'{metric.consensus(val):.1f}'))
+        if self.balanced:
+            columns.append(('balanced', 8, f'{val["balanced_kept"]:.1f}'))
         if val.get('disagreement') is not None:
             columns.append(('disagree', 8, f'{val["disagreement"]:.1f}'))
         if 'val_without_ema' in row:

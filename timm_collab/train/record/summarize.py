@@ -22,6 +22,7 @@ def summarize(
         model: Any,
         data: TrainingData,
         rows: list[dict[str, Any]],
+        val_details: dict[str, Any],
         test: Scores | None,
         *,
         teacher: TeacherSummary | None,
@@ -37,6 +38,7 @@ def summarize(
         model: The trained tree.
         data: The data.
         rows: A row of `metrics.jsonl` for each epoch.
+        val_details: What `Scores.details` gives of the last validation.
         test: Scores on the test split, if there is one.
         teacher: The teacher, if there was one.
         num_processes: Number of processes.
@@ -65,8 +67,8 @@ def summarize(
             consensus=metric.in_final(metric.consensus(measured)),
             heads=[metric.in_final(score) for score in metric.heads(measured)],
         ),
-        test=None if test is None else measured,
-        val=val,
+        test=None if test is None else {**measured, **test.details(model.kept_head)},
+        val={**val, **val_details},
         best_epoch=BestEpoch(best['epoch'], best['val']),
         parameters=ParameterCounts(
             trained=sum(parameter.numel() for parameter in model.parameters()),

@@ -181,8 +181,10 @@ class RunSummary:
         kept_head_rule: How it was chosen.
         error_on: The data that `scores` were measured on.
         scores: Final scores of kept head, consensus and heads.
-        test: Scores on the test split as in `metrics.jsonl`, if there is a test split.
-        val: Scores on the validation split after the last epoch, as in `metrics.jsonl`.
+        test: Scores on the test split as in `metrics.jsonl`, if there is a test split. With one class per image also
+            `recall_kept`, the kept head's recall of each class, and `confusion_kept`, counts by class (row) and
+            predicted class (column), None of many classes.
+        val: The same on the validation split after the last epoch.
         best_epoch: The best epoch by validation.
         parameters: Numbers of parameters.
         data: The data.
