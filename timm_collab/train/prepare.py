@@ -151,7 +151,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
     if not progress:
         datasets.disable_progress_bars()
     with accelerator.main_process_first():
-        source = load_source(config.data, config.noise.column)
+        source = load_source(config.data, config.noise.column, config.model.num_classes)
     splits = make_splits(source, config)
 
     models: list[CollabModel] = []

@@ -37,6 +37,7 @@ class Purpose(Enum):
     SUBSET = 'generator', 2
     ORDER = 'generator', 3
     STREAMED_ORDER = 'generator', 4
+    SUBSET_HELD_OUT = 'generator', 11
     NOISE = 'generator', 0x6C61626C
 
     # `Draws`: drawn per example
