@@ -211,7 +211,7 @@ def test_a_file_of_class_names(tmp_path):
     with refuses('names 3 classes, and model.num_classes is 4: leave one of them out'):
         load_source(config, num_classes=4)
     path.write_text('owl\ncats\n')
-    with refuses("label 'cat' in row 0 of split 'train' is none of the 2 classes of data.classes", "did you mean 'cats'"):
+    with refuses("label 'cat' in row 0 of split 'train' is none of the 2 classes of data.cl", "did you mean 'cats'"):
         load_source(config)
 
 
