@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
+from tests.train.distributed.test_two_processes import start
 from tests.train.test_resume import KilledError, assert_same_run, kill_before
 from tests.train.toys import make_data, make_model
 from timm_collab.cli import main
@@ -211,6 +212,19 @@ def test_a_killed_run_ends_the_same_and_is_validated(voted, tmp_path, monkeypatc
     argv = ['--split=val', '--data.label_column=digit', '--data.soft_labels=false']
     assert main(['validate', str(tmp_path / 'run'), *argv, '--device=cpu']) == 0
     capsys.readouterr()
+
+
+@pytest.mark.multiprocess
+def test_two_processes_learn_what_one_does(voted_digits, tmp_path):
+    argv = [f'--data.path={voted_digits}', '--data.label_column=votes', '--data.soft_labels=true', '--noise.rate=0',
+            '--data.max_train_samples=null', '--data.val_fraction=0.2', '--epochs=1', '--data.cache_dir=']
+    rows = []
+    for processes in (1, 2):
+        start(tmp_path, processes, *argv).finish()
+        rows.append(json.loads((tmp_path / str(processes) / 'metrics.jsonl').read_text()))
+    for name in ('train_loss', 'train_hard_heads'):
+        assert rows[0][name] == pytest.approx(rows[1][name], rel=1e-4)
+    assert rows[0]['train_top1'] == rows[1]['train_top1'] and rows[0]['val']['count'] == rows[1]['val']['count']
 
 
 def test_a_teacher_and_votes_teach_one_head(voted, tmp_path):

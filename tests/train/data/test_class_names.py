@@ -191,6 +191,10 @@ def test_names_beside_numbers_need_a_file(tmp_path):
     (tmp_path / 'names.txt').write_text('cat\ndog\nowl\n')
     source = load_source(dataclasses.replace(config, classes=str(tmp_path / 'names.txt')))
     assert named(source) == {'train': ['cat', 'dog', 'owl'], 'test': ['cat', 'owl']}
+    config = save(tmp_path / 'c', train=table(['cat', 'owl', 'dog']), test=table([1, 0]))
+    with refuses("label 1 in row 0 of split 'test' is none of the 3", 'have names: write --data.classes with a file'):
+        load_source(config)  # the order of sorted names is no order of numbers
+    assert load_source(dataclasses.replace(config, classes=str(tmp_path / 'names.txt'))).test.labels.tolist() == [1, 0]
     config = save(tmp_path / 'b', train=table([0, 1, 2]), test=table(['2', '0'], classes('2', '1', '0')))
     assert load_source(config).test.labels.tolist() == [2, 0]
 
@@ -275,6 +279,8 @@ def test_several_labels_that_are_missing(tmp_path):
 def test_a_noise_column_that_lacks_labels(tmp_path):
     train = table([0, 1] * 8, guess=[1, -1] + [1, 0] * 7)
     config = save(tmp_path / 'a', train=train, validation=table([0, 1]))
+    with refuses("noise.column: label 9 in row 2 of split 'train' is none of the 2 classes"):
+        load_source(save(tmp_path / 'b', train=table([0, 1, 0], guess=[0, 1, 9])), 'guess')
     with refuses("1 of 16 rows of split 'train' have no label in noise.column 'guess' (rows 1)"):
         load_source(config, 'guess')
     config = dataclasses.replace(config, on_missing_label='skip')

@@ -6,7 +6,6 @@ class indices [N], zeros and ones [N, C], or probabilities [N, C].
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .class_names import ClassIndex, declared_names, label_of, listed, lookalikes, read_class_names
+from .class_names import natural_order as natural_order
 
 Labels = npt.NDArray[Any]
 """Class indices, int64 [N]; zeros and ones for several labels, uint8 [N, C]; or probabilities, float32 [N, C]."""
@@ -39,6 +39,7 @@ class LabelForm:
         origin: Where they come from, for messages.
         width: Length of the rows, if labels are given as rows of numbers, one per class; None otherwise.
         notes: What the user should know about how the classes were found, a sentence each.
+        numbered: Whether numbers without names may be class indices: not where the order comes from sorting names.
     """
 
     names: list[str] | None
@@ -46,6 +47,12 @@ class LabelForm:
     origin: str = 'the training split'
     width: int | None = None
     notes: tuple[str, ...] = ()
+    numbered: bool = True
+
+    @property
+    def index(self) -> ClassIndex:
+        """The class indices of labels."""
+        return ClassIndex(self.names, self.count, self.numbered)
 
 
 def find_form(train: datasets.Dataset, config: DataConfig, given: LabelForm | None = None) -> LabelForm:
@@ -106,7 +113,7 @@ def given_form(config: DataConfig, num_classes: int | None = None, names: Sequen
     names = read_class_names(config.classes)
     require(num_classes in (None, len(names)), f"data.classes '{config.classes}' names {len(names)} classes, and"
                                                f' model.num_classes is {num_classes}: leave one of them out')
-    return LabelForm(names, len(names), f"data.classes '{config.classes}'")
+    return _named(names, LabelForm(None), f"data.classes '{config.classes}'")
 
 
 def _with_classes(given: LabelForm, train: datasets.Dataset, feature: Any, config: DataConfig) -> LabelForm:
@@ -124,8 +131,8 @@ def _with_classes(given: LabelForm, train: datasets.Dataset, feature: Any, confi
     if texts:
         order = natural_order(texts)
         first = next((f"'{one}' before '{other}'" for one, other in itertools.pairwise(order) if one > other), None)
-        return _named(order, given, origin, *(
-            [] if first is None else [f'classes are in natural order, {first}: write --data.classes for another']))
+        notes = () if first is None else (f'classes are in natural order, {first}: write --data.classes for another',)
+        return replace(_named(order, given, origin, *notes), numbered=False)
     column = f"data.label_column '{config.label_column}'"
     numbers = sorted({label for label in found if isinstance(label, int)})
     notes = () if 'float' not in str(getattr(feature, 'dtype', '')) or not numbers else (
@@ -177,10 +184,11 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
     if form.width is not None and (has_lists or config.multi_label):
         read = _probabilities if config.soft_labels else _zeros_and_ones
         return read(_values(rows, config.label_column), split, form.width)
-    if getattr(feature, 'dtype', None) != 'null':
-        require(has_lists == config.multi_label,
-                f"data.label_column '{config.label_column}' contains {feature} in split '{split}', unlike the training"
-                ' split')
+    if getattr(feature, 'dtype', None) == 'null':
+        return np.zeros(len(rows), dtype=np.int64), np.ones(len(rows), dtype=bool)
+    require(has_lists == config.multi_label,
+            f"data.label_column '{config.label_column}' contains {feature} in split '{split}', unlike the training"
+            ' split')
     labels, place_L, row_L = _labels_in(rows, split, config.label_column)
     class_L = _find(labels, place_L, row_L, split, form)
     if not config.multi_label:
@@ -197,7 +205,7 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
 
 def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str, form: LabelForm) -> Ints:
     """Class index of each label [L] from the distinct ones; -1 for none."""
-    index = ClassIndex(form.names, form.count)
+    index = form.index
     classes = [-1 if label is None else index.find(label) for label in labels]
     unknown = [label for label, found in zip(labels, classes, strict=True) if found is None]
     if unknown:
@@ -205,7 +213,9 @@ def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str
         others = f', nor are {listed(map(repr, unknown[1:]))}' if unknown[1:] else ''
         hint = nearest(str(unknown[0]), form.names or ())
         numbers = [label for label in unknown if isinstance(label, int)]
-        if len(numbers) == len(unknown):
+        if numbers and not form.numbered:
+            hint = ', which have names: write --data.classes with a file of them in the order of these numbers'
+        elif len(numbers) == len(unknown):
             hint = f': if these numbers are class indices write --model.num_classes {max(numbers) + 1} or more'
         elif not form.names:
             hint = ', which are numbered from 0: write --data.classes with a file of their names in that order'
@@ -241,15 +251,6 @@ def check_column(rows: datasets.Dataset | datasets.IterableDataset, column: str,
     require(column in rows.column_names,
             f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
             f'{nearest(column, rows.column_names)}')
-
-
-def natural_order(names: Iterable[str]) -> list[str]:
-    """Sort names as people number them, `2` before `10`: the order of timm's readers."""
-    def key(name: str) -> tuple[list[Any], str]:
-        parts = re.split(r'(\d+)', name.lower())
-        return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
-
-    return sorted(names, key=key)
 
 
 def padded(labels: Labels, num_classes: int) -> Labels:

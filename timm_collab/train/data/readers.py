@@ -31,6 +31,7 @@ BUILTIN = 'builtin:'
 TIMM = 'timm:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 _BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
+_TABLES = ('parquet', 'arrow')
 _SAVED = ('dataset_dict.json', 'state.json')  # files of `save_to_disk` for several splits, for one
 
 
@@ -69,7 +70,8 @@ def open_splits(config: DataConfig) -> Opened:
     if isinstance(found, datasets.Dataset):
         found = {str(found.split or 'train'): found}
     require(len(found) > 0, f"data.path '{path}' contains no data")
-    if kwargs is None or target is None:
+    of_tables = any(rows.info.builder_name in _TABLES for rows in found.values())
+    if not of_tables or kwargs is None or target is None:
         return Opened(dict(found))
     files = _table_files(_builder(path, None, None))
     return Opened({name: join_files(rows, files[name]) if name in files else rows for name, rows in found.items()})
@@ -152,7 +154,7 @@ def _builder(path: str, name: str | None, revision: str | None) -> datasets.Data
 
 def _table_files(builder: datasets.DatasetBuilder) -> dict[str, list[str]]:
     """The local files of each split that declare columns, parquet or arrow; none for other formats."""
-    if builder.name not in ('parquet', 'arrow'):
+    if builder.name not in _TABLES:
         return {}
     files = {str(split): list(map(str, found)) for split, found in (builder.config.data_files or {}).items()}
     return {split: found for split, found in files.items() if all(map(os.path.isfile, found))}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
-from .class_names import ClassIndex, listed
+from .class_names import listed
 from .image_split import ImageSplit
 from .labels import (
     LabelForm,
@@ -101,14 +101,17 @@ def load_source(
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
         left_out, notes = opened.left_out, (*opened.notes, *form.notes)
-    splits = {role: _image_split(found[name], name, config, form, is_training=role == 'train')
+    splits = {role: _image_split(found[name], name, config, form, role)
               for role, name in chosen.items() if name in found}
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
     noisy, not_noisy = None, None
     if noise_column is not None:
         rows, train = found[config.train_split], splits['train']
         check_column(rows, noise_column, 'noise.column')
-        noisy, not_noisy = read_labels(rows, train.name, replace(config, label_column=noise_column), form)
+        try:
+            noisy, not_noisy = read_labels(rows, train.name, replace(config, label_column=noise_column), form)
+        except TrainError as error:
+            raise TrainError(f'noise.column: {error}') from None
         _check_missing(train.row_N[not_noisy[train.row_N]], len(train), train.name, f"noise.column '{noise_column}'",
                        config)
     return Source(
@@ -213,32 +216,37 @@ def _image_split(
         name: str,
         config: DataConfig,
         form: LabelForm,
-        is_training: bool = False,
+        role: str = 'test',
 ) -> ImageSplit:
     """The images of a split that have a label; evaluation takes the most probable class of soft labels."""
     require(len(rows) > 0, f"split '{name}' of data.path '{config.path}' is empty")
     labels, missing_N = read_labels(rows, name, config, form)
     row_N = np.flatnonzero(~missing_N)
-    _check_missing(np.flatnonzero(missing_N), len(rows), name, f"data.label_column '{config.label_column}'", config)
+    hint = '' if role == 'train' else (
+        f': it is unlabelled, write --data.{role}_split null; or if only the training split has these labels, name'
+        f' another column for the evaluation, and write --noise.kind column --noise.column {config.label_column}')
+    column = f"data.label_column '{config.label_column}'"
+    _check_missing(np.flatnonzero(missing_N), len(rows), name, column, config, hint)
     return ImageSplit(
         name=name,
         rows=_images_only(rows, name, config),
         image_column=config.image_column,
         mode=_mode(config),
         row_N=row_N,
-        labels=(labels if is_training else hard_labels(labels))[row_N],
+        labels=(labels if role == 'train' else hard_labels(labels))[row_N],
     )
 
 
-def _check_missing(row_M: npt.NDArray[np.int64], count: int, split: str, column: str, config: DataConfig) -> None:
+def _check_missing(
+        row_M: npt.NDArray[np.int64],
+        count: int,
+        split: str,
+        column: str,
+        config: DataConfig,
+        if_none: str = '',
+) -> None:
     """Raise an error for rows without a label, unless the recipe skips them and there are others."""
-    if len(row_M) == count:
-        hint = ''
-        if split != config.train_split:
-            hint = (': it is unlabelled, write --data.test_split null; or if only the training split has these labels,'
-                    ' name another column for the evaluation, and write --noise.kind column --noise.column'
-                    f' {config.label_column}')
-        raise TrainError(f"no row of split '{split}' has a label in {column}{hint}")
+    require(len(row_M) < count, f"no row of split '{split}' has a label in {column}{if_none}")
     require(config.on_missing_label == 'skip' or len(row_M) == 0,
             f"{len(row_M)} of {count} rows of split '{split}' have no label in {column} (rows {listed(row_M)}): write"
             ' --data.on_missing_label skip to leave them out')
@@ -286,7 +294,7 @@ def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[Str
         mode=_mode(config),
         length=asked or known or 0,
         digest=streams.digest,
-        classes=ClassIndex(form.names, form.count),
+        classes=form.index,
         skips_missing=config.on_missing_label == 'skip',
     )
     return split, form
