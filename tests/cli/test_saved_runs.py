@@ -80,6 +80,63 @@ def test_validate_on_other_data_prints_json(run, command, tmp_path):
     assert result == json.loads((run / 'validation.json').read_text())
 
 
+@pytest.fixture
+def digits(tmp_path):
+    """Write test digits as another data set, with classes numbered in another order."""
+    def make(name: str, names: list[str], keep=lambda digit: True) -> Path:
+        rows = datasets.load_dataset(str(Path(timm_collab.__file__).parent / 'data' / 'digits'))['test']
+        rows = rows.select(index for index, digit in enumerate(rows['label'][:100]) if keep(digit))
+        labels = [names.index(str(digit)) for digit in rows['label']]
+        rows = rows.remove_columns('label').add_column('label', labels, feature=datasets.ClassLabel(names=names))
+        (tmp_path / name).mkdir()
+        rows.to_parquet(str(tmp_path / name / 'test.parquet'))
+        return tmp_path / name
+
+    return make
+
+
+def test_other_data_are_joined_with_the_classes_of_the_run_by_name(run, command, digits):
+    def validate(folder):
+        status, said, error = command('validate', run, f'--data.path={folder}', '--json', '--device=cpu')
+        assert status == 0, error
+        return json.loads(said)
+
+    plain = validate(digits('plain', list('0123456789')))
+    turned = validate(digits('turned', ['not used', *'9876543210']))
+    assert turned['heads'] == plain['heads'] and turned['per_class'] == plain['per_class']
+    fewer = validate(digits('fewer', list('64201'), lambda digit: digit in (0, 1, 2, 4, 6)))
+    for row, other in zip(fewer['per_class'], plain['per_class'], strict=True):
+        assert row == other if row['name'] in '01246' else (row['count'], row['top1_kept']) == (0, None)
+    said = command('validate', run, f'--data.path={digits("again", list("64201"), lambda digit: digit == 4)}')[1]
+    assert 'no image of 9 classes: 0, 1, 2, 3, 5 and 4 more' in said
+
+
+def test_a_run_without_names_takes_numbers_alone(run, command, digits, tmp_path):
+    expected = json.loads(command('validate', run, '--json', '--device=cpu')[1])
+    change(run / 'summary.json', lambda values: values['data'].update(label_names=None))
+    assert json.loads(command('validate', run, '--json', '--device=cpu')[1])['heads'] == expected['heads']
+    plain = json.loads(command('validate', run, f'--data.path={digits("a", list("0123456789"))}', '--json')[1])
+    folder = digits('b', list('9876543210'))
+    error = command('validate', run, f'--data.path={folder}')[2]
+    assert 'names its classes, and the run numbers them from 0: write --data.classes' in error
+    (tmp_path / 'names').write_text('\n'.join('0123456789'))
+    argv = [f'--data.path={folder}', f'--data.classes={tmp_path / "names"}', '--json']
+    assert json.loads(command('validate', run, *argv)[1])['heads'] == plain['heads']
+
+
+def test_validate_says_what_the_data_lack(run, command, digits, tmp_path):
+    folder = digits('unknown', ['ten', *'0123456789'])
+    rows = datasets.Dataset.from_parquet(str(folder / 'test.parquet')).map(lambda row: {'label': 0})
+    rows.to_parquet(str(folder / 'test.parquet'))
+    error = command('validate', run, f'--data.path={folder}')[2]
+    assert "label 'ten' in row 0 of split 'test' is none of the 10 classes of the run" in error
+    error = command('validate', run, f'--data.path={folder}', '--split=dev')[2]
+    assert f"--split: '{folder}' has no split 'dev', it has test" in error
+    error = command('validate', run, '--data.test_split=null')[2]
+    assert 'has no test split, or the run uses none: write --split val, or the name of another split' in error
+    assert error.count('\n') == 1
+
+
 @pytest.mark.parametrize('head', ['best', '0', '1'])
 def test_prune_saves_any_head(run, command, head):
     status, said, _ = command('prune', run, '--head', head, '--output', run / 'other' / 'folder')
@@ -142,7 +199,7 @@ def _other_weights(run: Path) -> None:
     (lambda run: change(run / 'summary.json', lambda values: values['data'].pop('num_classes')),
      'lacks data.num_classes'),
     (lambda run: change(run / 'summary.json', lambda values: values['data'].update(label_names=list('abcdefghij'))),
-     "are not the run's"),
+     'is none of the 10 classes of the run'),
 ])
 def test_a_damaged_run_is_refused(run, command, damage, message):
     damage(run)

@@ -33,12 +33,12 @@ def test_summary_and_validation(streamed, tmp_path, capsys):
     assert '128 images to train on, 40 to choose the head by' in capsys.readouterr().out
     assert not (tmp_path / 'run' / 'train_labels.csv').exists()
     run = load_run(tmp_path / 'run')
-    for split, count in (('test', 40), ('val', 40), ('train', 128)):
+    for split, count in (('test', 40), ('val', 40), ('validation', 40), ('train', 128)):
         result = validate(run, split, device='cpu')
         assert result['count'] == count
         if split == 'test':
             assert 100 - result['pruned']['top1'] == pytest.approx(summary.scores.kept)
-        if split == 'val':
+        if split in ('val', 'validation'):
             assert result['pruned']['top1'] == pytest.approx(summary.val['top1_kept'])
 
 

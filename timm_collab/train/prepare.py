@@ -176,7 +176,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
     if not progress:
         datasets.disable_progress_bars()
     with accelerator.main_process_first():
-        source = load_source(config.data, config.noise.column)
+        source = load_source(config.data, config.noise.column, config.model.num_classes)
     splits = _with_note(make_splits(source, config), config)
     _class_weights(splits, config)  # for its errors, before anything is decoded
 

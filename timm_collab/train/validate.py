@@ -18,10 +18,11 @@ from .config import DataConfig, TrainConfig
 from .config.parse import from_mapping
 from .data.image_split import ImageSplit
 from .data.images import TransformedImages, evaluation_loader
-from .data.labels import outside, padded
+from .data.labels import hard_labels, outside, padded
 from .data.preprocess import resolve
 from .data.sources import load_source, load_split
 from .data.splits import make_splits
+from .data.streaming import StreamSplit
 from .errors import TrainError, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
 from .paths import VALIDATION, write_text
@@ -128,25 +129,31 @@ def _changed(data: DataConfig, own: DataConfig) -> DataConfig:
 
 
 def _find_split(config: TrainConfig, split: str, run: Run) -> tuple[ImageSplit, list[str] | None]:
-    data = config.data
+    """The images of a split, and the names of the run's classes, which its labels are joined with."""
+    data, known = config.data, run.class_names
+    num_classes, is_own = run.summary.data.num_classes, data.path == run.config.data.path
+    found: ImageSplit | StreamSplit | None
     if split == 'val':
-        # Split again as in training; the training split may be smaller than a batch here.
-        splits = make_splits(load_source(data), dataclasses.replace(config, batch_size=1))
+        # Held out again as in training; the training split may be smaller than a batch here.
+        splits = make_splits(load_source(data, None, num_classes, known), dataclasses.replace(config, batch_size=1))
         found, names = splits.val, splits.label_names
-    else:
+    elif is_own:
+        source = load_source(data, None, num_classes, known)
         if split == 'test':
-            require(data.test_split is not None, 'the run has no test split: write --split val, or the name of another')
-            split = 'test' if data.test_split == 'auto' else str(data.test_split)
-        if data.path != run.config.data.path or split == data.train_split:
-            found, names = load_split(data, split)  # other data may have this split alone
-        else:
-            source = load_source(dataclasses.replace(data, test_split=split))
-            assert source.test is not None
-            found, names = source.test, source.label_names
-    known = run.class_names
-    require(not (names and known) or names == known,
-            f"the classes of data.path '{data.path}' are not the run's: {names} instead of {known}")
-    num_classes = run.summary.data.num_classes
+            require(source.test is not None, f"'{data.path}' has no test split, or the run uses none: write --split"
+                                             ' val, or the name of another split')
+            split = '' if source.test is None else source.test.name
+        roles = source.train, source.val, source.test
+        found = next((each for each in roles if each is not None and each.name == split), None)
+        found = found or load_source(dataclasses.replace(data, test_split=split), None, num_classes, known).test
+        names = source.label_names
+    if not (is_own or split == 'val') or isinstance(found, StreamSplit):
+        found, names = load_split(data, split, num_classes, known)  # other data may have this split alone
+    assert isinstance(found, ImageSplit)
+    require(known or is_own or data.classes or not names or names == list(map(str, range(len(names)))),
+            f"data.path '{data.path}' names its classes, and the run numbers them from 0: write --data.classes with a"
+            ' file of their names in that order')
+    found = found.with_labels(hard_labels(found.labels))
     bad = outside(found.labels, num_classes)
     if bad is not None:
         raise TrainError(f"split '{found.name}' has label {bad[1]} in row {found.row_N[bad[0]]}, but the run has"

@@ -24,7 +24,9 @@ def rows(labels, feature=None) -> datasets.Dataset:
 def read(labels, feature=None, config=CONFIG) -> tuple[list[str] | None, list[list[int]]]:
     data = rows(labels, feature)
     form = find_form(data, config)
-    return form.names, read_labels(data, 'train', config, form).tolist()
+    found, missing_N = read_labels(data, 'train', config, form)
+    assert missing_N.tolist() == [label is None for label in labels]
+    return form.names, found.tolist()
 
 
 @pytest.mark.parametrize(('labels', 'feature', 'names'), [
@@ -48,11 +50,10 @@ def test_lists_are_distinguished_from_rows_of_zeros_and_ones():
 
 
 @pytest.mark.parametrize(('labels', 'message'), [
-    ([[0, 3], [-1]], "label -1 in row 1 of split 'train' is not a class index"),
-    ([[0], [10**9]], "label 1000000000 in row 1 of split 'train' is not a class index"),
-    ([[0], None], "label None in row 1 of split 'train' is not a list: an image without labels has an empty one"),
-    ([[0.0, 0.5], [1.0, 0.0]], "label 0.0 in row 0 of split 'train' is neither a class index nor a name"),
-    ([[0], [None]], "label None in row 1 of split 'train' is neither"),
+    ([[0, 3], [-1]], "the list in row 1 of split 'train' has an empty label or -1: an image without labels has an"),
+    ([[0], [None]], "the list in row 1 of split 'train' has an empty label"),
+    ([[0], [-2]], "label -2 in row 1 of split 'train': it is neither a class index nor a name"),
+    ([[0.0, 0.5], [1.0, 0.0]], "label 0.5 in row 0 of split 'train': it is neither a class index nor a name"),
     ([0, 1], r"data.label_column 'label' contains Value\(.int64.\), one label per image: leave out data.multi_label"),
 ])
 def test_invalid_labels_are_refused(labels, message):
@@ -69,12 +70,14 @@ def test_other_splits_must_have_the_format_of_the_training_split():
         read_labels(rows([['dog']]), 'test', CONFIG, form)
 
 
-def test_error_for_labels_missing_outside_training_suggests_noise_column():
-    config, train, test = DataConfig(path='here'), rows([0, 1]), rows([None, None], datasets.Value('int64'))
-    with pytest.raises(TrainError, match=r"of split 'test' .*; if .*--noise\.kind column --noise\.column label$"):
-        read_labels(test, 'test', config, find_form(train, config))
-    with pytest.raises(TrainError, match=r"of split 'train' .* can't be learned$"):
-        read_labels(rows([0, None]), 'train', config, find_form(train, config))
+def test_an_image_without_labels_is_not_one_whose_labels_are_missing():
+    assert read([[0, 1], [], None])[1] == [[1, 1], [0, 0], [0, 0]]
+    assert read([[0, 1], [1, 0], None])[1] == [[0, 1], [1, 0], [0, 0]]
+
+
+def test_numbers_of_several_labels_become_classes():
+    names, labels = read([[150002, 150000], [], [150001]])
+    assert names == ['150000', '150001', '150002'] and labels == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 
 def test_lists_need_multi_label():

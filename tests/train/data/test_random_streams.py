@@ -30,7 +30,8 @@ def test_draws_depend_on_every_part_of_the_key(seed: int, key: tuple[int, ...], 
 def test_streams_never_change() -> None:
     assert {purpose.name: purpose.value for purpose in Purpose} == {
         'HOLD_OUT': ('generator', 1), 'SUBSET': ('generator', 2), 'ORDER': ('generator', 3),
-        'STREAMED_ORDER': ('generator', 4), 'BALANCED': ('generator', 7), 'NOISE': ('generator', 0x6C61626C),
+        'STREAMED_ORDER': ('generator', 4), 'BALANCED': ('generator', 7), 'SUBSET_HELD_OUT': ('generator', 11),
+        'NOISE': ('generator', 0x6C61626C),
         'CROP': ('draws', 1), 'HFLIP': ('draws', 2), 'VFLIP': ('draws', 3), 'COLOR': ('draws', 4),
         'ERASE': ('draws', 5), 'REPLACE': ('draws', 6),
         'UPDATE': ('global', 'update'), 'MIXUP': ('global', 'mixup'),

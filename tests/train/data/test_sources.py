@@ -82,10 +82,15 @@ def test_text_label_unknown_to_training(tmp_path, images):
         load_source(config)
 
 
-@pytest.mark.parametrize('label', [None, 0.5])
-def test_invalid_labels(tmp_path, images, label):
+@pytest.mark.parametrize(('label', 'message'), [
+    (None, "no row of split 'train' has a label in data.label_column 'label'$"),
+    (0.5, "label 0.5 in row 0 of split 'train': it is neither a class index nor a name, so data.label_column 'label' "),
+    (-2, "label -2 in row 0 of split 'train': it is neither"),
+    (b'cat', "label b'cat' in row 0 of split 'train': it is neither"),
+])
+def test_invalid_labels(tmp_path, images, label, message):
     config = write(tmp_path / 'data', {'train': {'image': images([0, 1]), 'label': [label, label]}})
-    with pytest.raises(TrainError, match="row 0 of split 'train' is neither a class index nor a name"):
+    with pytest.raises(TrainError, match=message):
         load_source(config)
 
 
@@ -139,7 +144,8 @@ def test_the_only_column_of_a_type_is_found_by_default(tmp_path, parquet_folder)
     (dict(image_column='label'), "column 'label' of split 'train' contains .*, not images"),
     (dict(train_split='trian'), "has no split 'trian', it has train, test; did you mean 'train'"),
     (dict(val_split='val'), "data.val_split: .* has no split 'val'"),
-    (dict(val_split='test'), 'the same split is used twice'),
+    (dict(val_split='test'), "twice: 'test' would be both val and test split; write --data.test_split null to do"),
+    (dict(val_split='train'), "twice: 'train' would be both train and val split; write --data.val_split null to hold"),
 ])
 def test_refused_keys(parquet_folder, keys, message):
     with pytest.raises(TrainError, match=message):

@@ -86,9 +86,7 @@ def test_number_of_classes():
     (Source(split([0, -2, 1]), None, None, None), recipe(),
      r"label -2 in row 1 of split 'train' is outside \[0, 2\): check data.label_column"),
     (Source(split(LABELS), None, split([0, 5], 'test'), None), recipe(),
-     r"label 5 in row 1 of split 'test' is outside \[0, 5\)"),
-    (Source(split(LABELS), None, split([-1, -1], 'test'), None), recipe(),
-     'it is unlabelled: write --data.test_split null'),
+     r"label 5 in row 1 of split 'test' is outside \[0, 5\): if these are class indices write --model.num_classes 6"),
     (Source(split([0, 0, 0]), None, None, None), recipe(), "split 'train' has 1 class: .* at least 2"),
     (Source(split([1, 1, 1, 1, 1]), split([0, 1], 'val'), None, list('ab')), recipe(),
      "all 5 training images of split 'train' have the label 1, .*check data.label_column"),
@@ -151,3 +149,42 @@ def test_noise_matrix_must_match_the_classes():
 def test_contradicting_noise_keys_are_refused(keys, message):
     with pytest.raises(TrainError, match=message):
         NoiseConfig(**keys)
+
+
+def balanced(count: int, num_classes: int = 10) -> Source:
+    return Source(split(np.arange(count) % num_classes), None, None, None)
+
+
+def test_a_small_training_set_bounds_what_is_held_out():
+    """The training images stay those of a larger held-out set, and are as few of all as asked for."""
+    for limit, fraction, expected in ((64, 0.1, 10), (400, 0.1, 44), (400, 0.2, 100), (4000, 0.05, 211)):
+        made = make_splits(balanced(5000), recipe(max_train_samples=limit, val_fraction=fraction))
+        full = make_splits(balanced(5000), recipe(max_train_samples=limit, val_fraction=fraction, max_val_samples=5000))
+        assert (len(made.train), len(made.val), len(full.val)) == (limit, expected, 5000 * fraction)
+        assert made.train.row_N.tolist() == full.train.row_N.tolist()
+        assert set(made.val.row_N) < set(full.val.row_N) and not set(made.val.row_N) & set(made.train.row_N)
+        counts = np.bincount(made.val.labels)
+        assert counts.max() - counts.min() <= 1
+        assert made.val_origin == f"{expected} images of split 'train', held out class by class"
+        assert full.val_origin == f"{fraction:g} of split 'train', held out class by class"
+    again = make_splits(balanced(5000), recipe(max_train_samples=400, noise=0.4))
+    assert again.val.row_N.tolist() == make_splits(balanced(5000), recipe(max_train_samples=400)).val.row_N.tolist()
+    other = make_splits(balanced(5000), recipe(max_train_samples=400, seed=1))
+    assert other.val.row_N.tolist() != again.val.row_N.tolist()
+
+
+def test_each_class_keeps_an_image_to_validate_by():
+    rare = Source(split(np.repeat(np.arange(20), [2000, *[3] * 19])), None, None, None)
+    made = make_splits(rare, recipe(max_train_samples=64))
+    assert np.bincount(made.val.labels).tolist() == [1] * 20
+    made = make_splits(rare, recipe(max_val_samples=50))
+    assert np.bincount(made.val.labels).tolist() == [31, *[1] * 19] and len(made.train) == 2057 - 200 - 19
+
+
+def test_nothing_is_bounded_without_need():
+    plain = make_splits(balanced(500), recipe())
+    for keys in (dict(max_train_samples=450), dict(max_val_samples=50), dict(max_train_samples=9999)):
+        made = make_splits(balanced(500), recipe(**keys))
+        assert made.fingerprint == plain.fingerprint
+    given = dataclasses.replace(balanced(500), val=split(np.arange(90) % 10, 'val'))
+    assert len(make_splits(given, recipe(max_train_samples=50, max_val_samples=7)).val) == 90

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from ...train.config.parse import parse_config
+    from ...train.data.class_names import listed
     from ...train.errors import require
     from ...train.paths import CONFIG, VALIDATION
     from ...train.record.finished_run import load_run
@@ -53,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
     print(_classes(result['per_class']))
     if result['confusion'] and (confused := _confused(result)):
         print(f'\n{confused}')
+    absent = [row['name'] or row['label'] for row in result['per_class'] if not row['count']]
+    if absent:
+        print(f'no image of {len(absent)} classes: {listed(absent)}')
     print(f'\nwritten to {saved.path / VALIDATION}')
     return 0
 

@@ -109,6 +109,8 @@ class TrainConfig(KeyGroup):
             self._check_multi_label()
         require(self.data.class_weights is None or self.objective.hard == 'ce',
                 'data.class_weights weighs the cross-entropy: leave it out, or write --objective.hard ce')
+        if self.data.soft_labels:
+            self._check_soft_labels()
         require(not self.data.streaming or (self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column')),
                 'data.streaming: noise needs all labels in advance: leave out noise; to train on another column of'
                 ' labels name it as data.label_column')
@@ -142,6 +144,13 @@ class TrainConfig(KeyGroup):
         require(self.noise.kind in ('none', 'column') or (self.noise.rate == 0 and self.noise.matrix is None),
                 f'data.multi_label: noise.kind {self.noise.kind} replaces the one class of an image: leave out noise,'
                 ' or write --noise.kind column and name a column with other labels')
+
+    def _check_soft_labels(self) -> None:
+        require(self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column'),
+                f'data.soft_labels: noise.kind {self.noise.kind} replaces the one class of an image: leave out noise')
+        require(self.objective.hard == 'ce' or self.objective.smoothing == 0,
+                'data.soft_labels: objective.smoothing of hard bce is for class indices: leave it out, or write'
+                ' --objective.hard ce')
 
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain data, nested by group, except those about the run folder."""

@@ -24,15 +24,15 @@ class DataConfig(KeyGroup):
     revision: str | None = key(None, 'branch, tag or commit of a Hub dataset')
     root: str | None = key(None, "for path timm:NAME: folder or file for timm's reader; the splits must be named")
     train_split: str = key('train', 'name of the training split')
-    val_split: str | None = key('auto', "validation split; 'auto': 'validation' or 'val' if it exists; null: hold out"
-                                        ' val_fraction of the training split')
-    test_split: str | None = key('auto', "test split, evaluated once at the end; 'auto': 'test' if it exists; null:"
-                                         ' none')
+    val_split: str | None = key('auto', "validation split; 'auto': 'validation', 'val', 'valid' or 'dev' if it exists;"
+                                        ' null: hold out val_fraction of the training split')
+    test_split: str | None = key('auto', "test split, evaluated once at the end; 'auto': 'test', 'testing' or 'eval' if"
+                                         ' it exists; null: none')
     val_fraction: float = key(
         0.1, 'fraction of each class of the training split to hold out if there is no val_split; with several labels,'
              ' an image counts for its rarest', gt=0, lt=1)
     image_column: str = key('image', "column with the images; if no column is called 'image', the only one with images")
-    label_column: str = key('label', "column with the labels, class indices or class names; if no column is called"
+    label_column: str = key('label', "column with the labels, class names or indices; if no column is called"
                                      " 'label', the only one with class labels")
     classes: str | None = key(
         None, 'file with the names of the classes, one per line, in the order of their indices; by default the names'
@@ -56,6 +56,9 @@ class DataConfig(KeyGroup):
     max_train_samples: int | None = key(
         None, 'train on a random subset with this many images, drawn class by class; the validation images that are'
               ' held out are bounded in proportion', ge=1)
+    max_val_samples: int | None = key(
+        None, 'hold out at most this many images for validation, but one of each class; by default in proportion to'
+              ' max_train_samples, or else all of val_fraction', ge=1)
     streaming: bool = key(False, 'read the training split sequentially from where it is stored, without downloading or'
                                  ' copying it first; validation and test splits are stored in the cache of the datasets'
                                  ' library')
@@ -97,6 +100,12 @@ class DataConfig(KeyGroup):
                 f"data.multi_label: timm's readers give one label per image, got data.path '{self.path}'")
         require(self.in_chans in (1, 3), f'data.in_chans must be 1 (grey) or 3 (colour), got {self.in_chans}')
         self._check_streaming()
+        if self.soft_labels:
+            require(not self.multi_label, 'data.soft_labels are probabilities of one class per image: leave out'
+                                          ' data.multi_label')
+            require(not self.streaming and not str(self.path).startswith('timm:'),
+                    "data.soft_labels need a column of lists in a table: leave out data.streaming, and write no path of"
+                    " timm's readers")
         require(not isinstance(self.img_size, list) or len(self.img_size) == 2,
                 f'data.img_size must be the side of a square, or [height, width], got {self.img_size}')
         require(self.sides is None or min(self.sides) >= 1, f'data.img_size must be at least 1, got {self.img_size}')

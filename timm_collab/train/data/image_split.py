@@ -67,7 +67,7 @@ class ImageSplit:
         image_column: Column of `rows` with the images.
         mode: PIL mode that images are converted to, 'L' or 'RGB'.
         row_N: Indices into `rows`.
-        labels: Class index of each example, or a row of zeros and ones if it may have several labels.
+        labels: Class index of each example, or a row of zeros and ones or of probabilities.
     """
 
     name: str

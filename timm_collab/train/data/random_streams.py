@@ -38,6 +38,7 @@ class Purpose(Enum):
     ORDER = 'generator', 3
     STREAMED_ORDER = 'generator', 4
     BALANCED = 'generator', 7
+    SUBSET_HELD_OUT = 'generator', 11
     NOISE = 'generator', 0x6C61626C
 
     # `Draws`: drawn per example

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +25,13 @@ from torch.utils.data import IterableDataset
 
 from ..config import DataConfig
 from ..errors import TrainError, one_line, require
+from .class_names import join_files, names_differ
 
 BUILTIN = 'builtin:'
 TIMM = 'timm:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 _BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
+_TABLES = ('parquet', 'arrow')
 _SAVED = ('dataset_dict.json', 'state.json')  # files of `save_to_disk` for several splits, for one
 
 
@@ -66,7 +70,11 @@ def open_splits(config: DataConfig) -> Opened:
     if isinstance(found, datasets.Dataset):
         found = {str(found.split or 'train'): found}
     require(len(found) > 0, f"data.path '{path}' contains no data")
-    return Opened(dict(found))
+    of_tables = any(rows.info.builder_name in _TABLES for rows in found.values())
+    if not of_tables or kwargs is None or target is None:
+        return Opened(dict(found))
+    files = _table_files(_builder(path, None, None))
+    return Opened({name: join_files(rows, files[name]) if name in files else rows for name, rows in found.items()})
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,10 @@ def open_streams(config: DataConfig) -> Streams:
             f"data.streaming: '{path}' is a folder of images, which would be read class by class: leave out"
             ' data.streaming, its files are opened as they are needed without a copy')
     require(len(splits) > 0, f"data.path '{path}' contains no data")
+    files = _table_files(builder)
+    require(not names_differ(itertools.chain(*files.values())),
+            f"data.streaming: the files of '{path}' declare different class names, or another order of them: leave out"
+            ' data.streaming, then they are joined by name')
     return Streams(
         splits=dict(splits),
         digest=f'{builder.hash} {builder.config_id}',
@@ -138,6 +150,14 @@ def _builder(path: str, name: str | None, revision: str | None) -> datasets.Data
     if target is None:
         return datasets.load_dataset_builder(path, name, revision=revision)
     return datasets.load_dataset_builder(target, **kwargs or {})
+
+
+def _table_files(builder: datasets.DatasetBuilder) -> dict[str, list[str]]:
+    """The local files of each split that declare columns, parquet or arrow; none for other formats."""
+    if builder.name not in _TABLES:
+        return {}
+    files = {str(split): list(map(str, found)) for split, found in (builder.config.data_files or {}).items()}
+    return {split: found for split, found in files.items() if all(map(os.path.isfile, found))}
 
 
 @contextmanager

@@ -4,21 +4,39 @@ Array names end in their shape: N examples, M some of them.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import datasets
 import numpy as np
+import numpy.typing as npt
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
+from .class_names import listed
 from .image_split import ImageSplit
-from .labels import LabelForm, Labels, check_column, find_form, read_labels, stream_form
+from .labels import (
+    LabelForm,
+    Labels,
+    Mask,
+    check_column,
+    classes_in,
+    find_form,
+    given_form,
+    hard_labels,
+    read_labels,
+    stream_form,
+)
 from .readers import Opened, Streams, download_split, open_splits, open_streams
 from .streaming import StreamSplit
 
-_AUTO_SPLITS = {'val': ('validation', 'val'), 'test': ('test',)}
+_SPLIT_NAMES = {
+    'train': ('train', 'training'),
+    'val': ('validation', 'val', 'valid', 'dev'),
+    'test': ('test', 'testing', 'eval'),
+}
+"""Names of the splits for each role, the preferred one first; in any case, e.g. `Val`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +48,8 @@ class Source:
         val: The validation split.
         test: The test split.
         label_names: Names of the classes.
-        given: Noisy labels of the whole training split, from `noise.column`.
+        given: Noisy labels of all rows of the training split, from `noise.column`.
+        not_given: Rows of the training split without a noisy label.
         left_out: Number of files and rows that are in no split, by reason.
         notes: What the user should know about how the data was read, a sentence each.
     """
@@ -40,65 +59,96 @@ class Source:
     test: ImageSplit | None
     label_names: list[str] | None
     given: Labels | None = None
+    not_given: Mask | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def load_source(config: DataConfig, noise_column: str | None = None) -> Source:
+def load_source(
+        config: DataConfig,
+        noise_column: str | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+) -> Source:
     """Open the dataset of a recipe and check its splits, columns and labels.
 
-    Images are not decoded yet, and class indices not yet checked against the number of classes.
+    Classes are joined by name, with those of the training split. Images are not decoded yet.
 
     Args:
         config: The data keys of the recipe.
         noise_column: Another column with labels of the training split.
+        num_classes: Number of classes, if the recipe gives it.
+        class_names: Names of the classes in the order of their indices, if a model has them already.
 
     Raises:
         TrainError: A split or column doesn't exist or doesn't contain what its key says.
     """
     opened, available = _open(config)
-    names = {
-        'train': config.train_split,
-        'val': _split_name(config.val_split, 'val', available),
-        'test': _split_name(config.test_split, 'test', available),
-    }
-    chosen = {role: name for role, name in names.items() if name is not None}
-    for role, name in chosen.items():
-        _check_split(name, f'data.{role}_split', available, config)
+    chosen = _choose_splits(config, available)
+    config = replace(config, train_split=chosen['train'])
     config = _with_columns(config, available[config.train_split])
-    require(len(set(chosen.values())) == len(chosen), f'the same split is used twice: {chosen}')
+    given = given_form(config, num_classes, class_names)
 
-    train: StreamSplit | None = None
+    stream: StreamSplit | None = None
     if isinstance(opened, Streams):
         require('val' in chosen, "data.streaming: validation images can't be held out of a stream, and"
                                  f" '{config.path}' has no split 'validation' or 'val': write --data.val_split with"
                                  f' one of {", ".join(available)}')
-        train, form = _stream(opened, config)
+        stream, form = _stream(opened, config, given)
         found = {name: download_split(opened, name, config) for role, name in chosen.items() if role != 'train'}
+        left_out, notes = {}, form.notes
     else:
         found = opened.splits
-        form = find_form(found[config.train_split], config)
-    splits = {role: _image_split(found[name], name, config, form) for role, name in chosen.items() if name in found}
-    given = None
+        form = find_form(found[config.train_split], config, given)
+        left_out, notes = opened.left_out, (*opened.notes, *form.notes)
+    splits = {role: _image_split(found[name], name, config, form, role)
+              for role, name in chosen.items() if name in found}
+    unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
+    noisy, not_noisy = None, None
     if noise_column is not None:
-        rows = found[config.train_split]
+        rows, train = found[config.train_split], splits['train']
         check_column(rows, noise_column, 'noise.column')
-        given = read_labels(rows, config.train_split, replace(config, label_column=noise_column), form)
-    left_out, notes = ({}, ()) if isinstance(opened, Streams) else (opened.left_out, opened.notes)
-    return Source(train or splits['train'], splits.get('val'), splits.get('test'), form.names, given, left_out, notes)
+        try:
+            noisy, not_noisy = read_labels(rows, train.name, replace(config, label_column=noise_column), form)
+        except TrainError as error:
+            raise TrainError(f'noise.column: {error}') from None
+        _check_missing(train.row_N[not_noisy[train.row_N]], len(train), train.name, f"noise.column '{noise_column}'",
+                       config)
+    return Source(
+        train=stream or splits['train'],
+        val=splits.get('val'),
+        test=splits.get('test'),
+        label_names=form.names,
+        given=noisy,
+        not_given=not_noisy,
+        left_out={**left_out, 'no label': unlabelled} if unlabelled else left_out,
+        notes=(*notes, *_absent_classes(splits, form)),
+    )
 
 
-def load_split(config: DataConfig, name: str) -> tuple[ImageSplit, list[str] | None]:
-    """Load any one split and the names of its classes.
+def load_split(
+        config: DataConfig,
+        name: str,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+) -> tuple[ImageSplit, list[str] | None]:
+    """Load any one split for evaluation, and the names of its classes.
+
+    Args:
+        config: The data keys of a recipe.
+        name: Name of the split.
+        num_classes: Number of classes, if a model has it.
+        class_names: Names of the classes of the model.
 
     Raises:
         TrainError: As `load_source`.
     """
     opened, available = _open(config)
-    _check_split(name, 'split', available, config)
-    config = _with_columns(config, available[name])
+    name = _existing(name, available)
+    _check_split(name, '--split', available, config)
+    config = _with_columns(replace(config, train_split=name), available[name])
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
-    form = find_form(rows, config)
+    form = find_form(rows, config, given_form(config, num_classes, class_names))
     return _image_split(rows, name, config, form), form.names
 
 
@@ -123,39 +173,112 @@ def _with_columns(config: DataConfig, rows: datasets.Dataset | datasets.Iterable
     return replace(config, **found)
 
 
+def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str, str]:
+    """The name of the split for each role that has one.
+
+    Raises:
+        TrainError: There is no such split, or one would have two roles.
+    """
+    asked = {'train': config.train_split, 'val': config.val_split, 'test': config.test_split}
+    chosen: dict[str, str] = {}
+    for role, name in asked.items():
+        if name is None:
+            continue
+        found = _existing(_SPLIT_NAMES[role][0] if name == 'auto' else name, available)
+        if name == 'auto' and found not in available:
+            continue
+        _check_split(found, f'data.{role}_split', available, config)
+        other = next((role for role, name in chosen.items() if name == found), None)
+        effect = {'val': 'hold out a part of the training split', 'test': 'do without a test split'}
+        require(other is None, f"the same split is used twice: '{found}' would be both {other} and {role} split; write"
+                               f' --data.{role}_split null to {effect.get(role)}, or name another of'
+                               f' {", ".join(available)}')
+        chosen[role] = found
+    return chosen
+
+
+def _existing(name: str, available: Iterable[str]) -> str:
+    """The split that a name means: that of this name, or else the one with another name for the same role."""
+    if name in available:
+        return name
+    alike = next((names for names in _SPLIT_NAMES.values() if name.lower() in names), (name,))
+    found = [each for wanted in alike for each in available if each.lower() == wanted]
+    return found[0] if found else name
+
+
 def _check_split(name: str, key: str, available: Mapping[str, Any], config: DataConfig) -> None:
     require(name in available, f"{key}: '{config.path}' has no split '{name}', it has {', '.join(available)}"
                                f'{nearest(name, available)}')
 
 
-def _image_split(rows: datasets.Dataset, name: str, config: DataConfig, form: LabelForm) -> ImageSplit:
+def _image_split(
+        rows: datasets.Dataset,
+        name: str,
+        config: DataConfig,
+        form: LabelForm,
+        role: str = 'test',
+) -> ImageSplit:
+    """The images of a split that have a label; evaluation takes the most probable class of soft labels."""
     require(len(rows) > 0, f"split '{name}' of data.path '{config.path}' is empty")
+    labels, missing_N = read_labels(rows, name, config, form)
+    row_N = np.flatnonzero(~missing_N)
+    hint = '' if role == 'train' else (
+        f': it is unlabelled, write --data.{role}_split null; or if only the training split has these labels, name'
+        f' another column for the evaluation, and write --noise.kind column --noise.column {config.label_column}')
+    column = f"data.label_column '{config.label_column}'"
+    _check_missing(np.flatnonzero(missing_N), len(rows), name, column, config, hint)
     return ImageSplit(
         name=name,
         rows=_images_only(rows, name, config),
         image_column=config.image_column,
         mode=_mode(config),
-        row_N=np.arange(len(rows)),
-        labels=read_labels(rows, name, config, form),
+        row_N=row_N,
+        labels=(labels if role == 'train' else hard_labels(labels))[row_N],
     )
+
+
+def _check_missing(
+        row_M: npt.NDArray[np.int64],
+        count: int,
+        split: str,
+        column: str,
+        config: DataConfig,
+        if_none: str = '',
+) -> None:
+    """Raise an error for rows without a label, unless the recipe skips them and there are others."""
+    require(len(row_M) < count, f"no row of split '{split}' has a label in {column}{if_none}")
+    require(config.on_missing_label == 'skip' or len(row_M) == 0,
+            f"{len(row_M)} of {count} rows of split '{split}' have no label in {column} (rows {listed(row_M)}): write"
+            ' --data.on_missing_label skip to leave them out')
+
+
+def _absent_classes(splits: Mapping[str, ImageSplit], form: LabelForm) -> list[str]:
+    """A sentence for each split that lacks classes; where training lacks a class, others may."""
+    notes: list[str] = []
+    if form.count is None:
+        return notes
+    names = form.names or list(map(str, range(form.count)))
+    expected_C = np.ones(len(names), dtype=bool)
+    for split in splits.values():
+        present_C = classes_in(split.labels, len(names))
+        if (absent_M := np.flatnonzero(expected_C & ~present_C)).size:
+            notes.append(f"split '{split.name}' has no image of {len(absent_M)} of {len(names)} classes:"
+                         f' {listed(names[index] for index in absent_M)}')
+        if split is splits.get('train'):
+            expected_C = present_C
+    return notes
 
 
 def _mode(config: DataConfig) -> str:
     return 'L' if config.in_chans == 1 else 'RGB'
 
 
-def _split_name(asked: str | None, role: str, found: Mapping[str, Any]) -> str | None:
-    if asked != 'auto':
-        return asked
-    return next((name for name in _AUTO_SPLITS[role] if name in found), None)
-
-
-def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelForm]:
+def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[StreamSplit, LabelForm]:
     name = config.train_split
     rows = streams.splits[name]
     require(rows.features is not None, f"data.streaming: the columns of split '{name}' of data.path '{config.path}' are"
                                        ' unknown before it is read: leave out data.streaming')
-    form = stream_form(rows, config)
+    form = stream_form(rows, config, given)
     known = streams.lengths.get(name)
     asked = config.num_train_samples
     require(known is not None or asked is not None,
@@ -171,6 +294,8 @@ def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelFor
         mode=_mode(config),
         length=asked or known or 0,
         digest=streams.digest,
+        classes=form.index,
+        skips_missing=config.on_missing_label == 'skip',
     )
     return split, form
 

@@ -1,6 +1,6 @@
 """From the splits of a dataset to training, validation and test data.
 
-Array names end in their shape: N examples, C classes; labels are class indices [N], or zeros and ones [N, C].
+Array names end in their shape: N examples, C classes; labels are class indices [N], or rows [N, C].
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..config import TrainConfig
 from ..errors import TrainError, require
 from .image_split import ImageSplit
-from .labels import Labels, outside, padded, strata
+from .labels import Labels, hard_labels, outside, padded, strata
 from .noise import apply_noise, realised_rate
 from .random_streams import Purpose, generator
 from .sources import Source
@@ -29,7 +29,7 @@ class Splits:
         test: Test data, if there is any.
         num_classes: Number of classes.
         label_names: Names of the classes, if known.
-        clean: Labels of `train` before noise; None for a stream, whose labels are unknown.
+        clean: Classes of `train` before noise; None for a stream, whose labels are unknown.
         val_origin: How the validation data was chosen.
         num_skipped: Number of images that could not be decoded and are in no split.
         left_out: Number of files and rows that are in no split, by reason.
@@ -59,10 +59,10 @@ class Splits:
 
     @property
     def labels(self) -> tuple[Labels, Labels] | None:
-        """The training labels before and after noise; None for a stream."""
+        """The training labels before and after noise, of soft ones the class; None for a stream."""
         if self.clean is None or isinstance(self.train, StreamSplit):
             return None
-        return self.clean, self.train.labels
+        return self.clean, hard_labels(self.train.labels)
 
     @property
     def fingerprint(self) -> str:
@@ -74,7 +74,7 @@ class Splits:
                 continue
             for array in (split.row_N, split.labels):
                 digest.update(str(len(array)).encode())
-                digest.update(np.ascontiguousarray(array, dtype='<i8' if array.ndim == 1 else '<u1').tobytes())
+                digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder('<')).tobytes())
         return digest.hexdigest()
 
 
@@ -93,21 +93,22 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     val, test = (
         None if split is None else _checked(split, num_classes, config) for split in (source.val, source.test)
     )
-    clean, given, origin = None, None, ''
+    clean, origin, left_out = None, '', dict(source.left_out)
     if isinstance(train, StreamSplit):
         assert val is not None
     else:
-        if source.given is not None:
-            given = _checked(train.with_labels(source.given), num_classes, config).labels
         if val is None:
             train, val, origin = _held_out(train, config)
+        if source.not_given is not None and (dropped_N := source.not_given[train.row_N]).any():
+            left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
+            train = train.take(np.flatnonzero(~dropped_N))
         limit = config.data.max_train_samples
         if limit is not None and limit < len(train):
             subset_N = _subset(strata(train.labels), limit, generator(Purpose.SUBSET, config.seed))
             train = train.take(np.flatnonzero(subset_N))
         _check_variety(train, config)
-        clean = train.labels
-        train = train.with_labels(_noisy(train, given, num_classes, config))
+        clean = hard_labels(train.labels)
+        train = train.with_labels(_noisy(train, source, num_classes, config))
     for split in (val, test):
         _check_labelled(split, config)
     check_batch_size(config, len(train))
@@ -120,7 +121,7 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         label_names=source.label_names if len(source.label_names or ()) == num_classes else None,
         clean=clean,
         val_origin=origin or f"split '{val.name}'",
-        left_out=source.left_out,
+        left_out=left_out,
         notes=source.notes,
     )
 
@@ -130,9 +131,18 @@ def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, Image
     held_out_N = stratified(strata(train.labels), config.data.val_fraction, generator(Purpose.HOLD_OUT, config.seed))
     require(bool(held_out_N.any()), f"split '{train.name}' has no class with two or more images to hold one out for"
                                     ' validation: set data.val_split')
-    how = "by each image's rarest label" if config.data.multi_label else 'class by class'
-    origin = f"{config.data.val_fraction:g} of split '{train.name}', held out {how}"
-    return train.take(np.flatnonzero(~held_out_N)), train.take(np.flatnonzero(held_out_N)), origin
+    data, part = config.data, f'{config.data.val_fraction:g}'
+    train, val = train.take(np.flatnonzero(~held_out_N)), train.take(np.flatnonzero(held_out_N))
+    val = val.with_labels(hard_labels(val.labels))
+    most = data.max_val_samples
+    if most is None and data.max_train_samples is not None and data.max_train_samples < len(train):
+        most = round(data.max_train_samples * data.val_fraction / (1 - data.val_fraction))
+    if most is not None and most < len(val):
+        drawn_N = _subset_of_all(strata(val.labels), most, generator(Purpose.SUBSET_HELD_OUT, config.seed))
+        val = val.take(np.flatnonzero(drawn_N))
+        part = f'{len(val):,} images'
+    how = "by each image's rarest label" if data.multi_label else 'class by class'
+    return train, val, f"{part} of split '{train.name}', held out {how}"
 
 
 def check_batch_size(config: TrainConfig, num_images: int) -> None:
@@ -161,11 +171,11 @@ def _check_labelled(split: ImageSplit | None, config: TrainConfig) -> None:
             f" data.label_column '{config.data.label_column}'")
 
 
-def _noisy(train: ImageSplit, given: Labels | None, num_classes: int, config: TrainConfig) -> Labels:
+def _noisy(train: ImageSplit, source: Source, num_classes: int, config: TrainConfig) -> Labels:
     if config.noise.kind == 'column':
-        assert given is not None
-        return given[train.row_N]
-    if config.data.multi_label:  # the recipe can't ask for noise then
+        assert source.given is not None
+        return _checked(train.with_labels(source.given[train.row_N]), num_classes, config).labels
+    if train.labels.ndim == 2:  # the recipe can't ask for noise then
         return train.labels
     try:
         return apply_noise(
@@ -199,6 +209,17 @@ def _subset(labels_N: Labels, size: int, rng: np.random.Generator) -> np.ndarray
     return mask_N
 
 
+def _subset_of_all(labels_N: Labels, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `size` examples like `_subset`, but at least one of each class: a mask [N]."""
+    shuffled_N = rng.permutation(labels_N.size)
+    first_C = shuffled_N[np.unique(labels_N[shuffled_N], return_index=True)[1]]
+    mask_N = np.zeros(labels_N.size, dtype=bool)
+    mask_N[first_C] = True
+    others_N = np.flatnonzero(~mask_N)
+    mask_N[others_N[_subset(labels_N[others_N], max(size - first_C.size, 0), rng)]] = True
+    return mask_N
+
+
 def _num_classes(source: Source, config: TrainConfig) -> int:
     if config.model.num_classes is not None:
         return config.model.num_classes
@@ -221,9 +242,9 @@ def _checked(split: ImageSplit, num_classes: int, config: TrainConfig) -> ImageS
     if bad is None:
         return split.with_labels(padded(split.labels, num_classes))
     hint = 'check data.label_column'
-    if np.all(split.labels == -1):
-        hint = 'all labels of this split are -1, it is unlabelled: write --data.test_split null'
-    elif config.model.num_classes is not None:
+    if config.model.num_classes is not None:
         hint = 'raise model.num_classes, or leave it out to read it from the data'
+    elif bad[1] >= num_classes:
+        hint = f'if these are class indices write --model.num_classes {bad[1] + 1} or more'
     raise TrainError(f"label {bad[1]} in row {split.row_N[bad[0]]} of split '{split.name}' is outside"
                      f' [0, {num_classes}): {hint}')

@@ -13,7 +13,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import datasets
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import TrainError, one_line, require
+from .class_names import ClassIndex, declared_names, label_of
 from .image_split import Encoded, decode
 from .preprocess import Transform
 from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
@@ -48,10 +49,12 @@ class StreamSplit:
         name: Name of the split, for messages.
         rows: All rows of the split, images not decoded.
         image_column: Column of `rows` with the images.
-        label_column: Column of `rows` with class indices.
+        label_column: Column of `rows` with class indices or names.
         mode: PIL mode that images are converted to, 'L' or 'RGB'.
         length: Number of examples per epoch.
         digest: Identifies the files in their current version.
+        classes: The class indices of its labels.
+        skips_missing: Whether examples without a label are left out, instead of an error.
         num_classes: Number of classes; None while it is unknown.
     """
 
@@ -62,6 +65,8 @@ class StreamSplit:
     mode: str
     length: int
     digest: str
+    classes: ClassIndex = field(default_factory=lambda: ClassIndex(None))
+    skips_missing: bool = False
     num_classes: int | None = None
 
     def __len__(self) -> int:
@@ -87,20 +92,35 @@ class StreamSplit:
             epoch: The epoch, from 0.
 
         Raises:
-            TrainError: The files can't be read or are empty, or a label is outside [0, C).
+            TrainError: The files can't be read or are empty, or a label is missing or outside [0, C).
         """
+        declared = declared_names(self.rows.features[self.label_column])
         for number in itertools.count():
             rng = generator(Purpose.STREAMED_ORDER, seed, epoch, lane, number)
             is_empty = True
             for row in _shuffled(self._rows(rng.permutation(self._files(lane, num_lanes))), buffer, rng):
-                is_empty = False
-                label = row[self.label_column]
-                require(isinstance(label, int) and 0 <= label < (self.num_classes or label + 1),
-                        f"label {label!r} of an image of split '{self.name}' is outside [0, {self.num_classes}): check"
-                        ' data.label_column and model.num_classes')
-                yield row[self.image_column], label
+                label = self._class_of(row[self.label_column], declared)
+                if label is not None:
+                    is_empty = False
+                    yield row[self.image_column], label
             require(not is_empty, f"split '{self.name}': the files of lane {lane} of {num_lanes} are empty: write"
                                   ' a smaller number of --data.lanes')
+
+    def _class_of(self, value: Any, declared: Sequence[str] | None) -> int | None:
+        """Class index of a label; None if there is none and such examples are left out."""
+        what = f"label {value!r} of an image of split '{self.name}'"
+        try:
+            label = label_of(value, declared)
+        except ValueError as error:
+            raise TrainError(f'{what}: {error}: check data.label_column') from None
+        if label is None:
+            require(self.skips_missing, f'{what} means none: write --data.on_missing_label skip to leave it out')
+            return None
+        found = self.classes.find(label)
+        require(found is not None and found < (self.num_classes or found + 1),
+                f'{what} is outside [0, {self.num_classes}), or none of the class names: check data.label_column,'
+                ' data.classes and model.num_classes')
+        return found
 
     def _files(self, lane: int, num_lanes: int) -> range:
         return range(lane, self.rows.num_shards, num_lanes)

@@ -88,11 +88,11 @@ class TrainState:
         self.task = self._make_task(wrapped, criterion, teacher)
 
     def _make_mixup(self) -> Any:
-        """timm's mixup; images with several labels are mixed with each image as a class of its own, see `_mix`."""
-        config, num_classes = self.config, self.model.num_classes
-        if config.data.multi_label:  # timm's own way isn't in every timm that is supported
-            num_classes = config.batch_size // self.accelerator.num_processes
-        return build_mixup(config.augment, config.objective.smoothing, num_classes)
+        """timm's mixup; images with a row of labels are mixed with each image as a class of its own, see `_mix`."""
+        config = self.config
+        if config.data.multi_label or config.data.soft_labels:  # timm's own way isn't in every timm that is supported
+            return build_mixup(config.augment, 0.0, config.batch_size // self.accelerator.num_processes)
+        return build_mixup(config.augment, config.objective.smoothing, self.model.num_classes)
 
     def _configure_model(self) -> None:
         """Apply what the recipe says of the network itself, before it is copied and wrapped."""
@@ -175,7 +175,7 @@ class TrainState:
 
         Args:
             images: This process's part of the batch, [B, in_chans, height, width].
-            given: Labels to learn: class indices [B], or zeros and ones [B, C].
+            given: Labels to learn: class indices [B], or zeros and ones or probabilities [B, C].
             clean: Labels before noise was added, to measure by.
             epoch: The epoch, from 0.
             step: Number of steps made before in this epoch.
@@ -186,6 +186,8 @@ class TrainState:
         config, accelerator, parts = self.config, self.accelerator, self.config.grad_accum_steps
         updates = epoch * self.updates_per_epoch + step
         images, target = self._mix(images, given, epoch, step)
+        if config.data.soft_labels:  # without noise; measured by the most probable class
+            given = clean = given.argmax(dim=1)
         images = images.contiguous(memory_format=self.memory_format)
         seed_generators(accelerator.device, config.seed, Purpose.UPDATE, epoch, step, accelerator.process_index)
         schedule_objective(self.task.criterion, config.objective, updates / self.updates_per_epoch)
@@ -219,6 +221,9 @@ class TrainState:
             if labels.ndim == 1:
                 return self.mixup(images, labels)
             # With each image as a class of its own, the targets are its share in each mixture.
+            if self.config.data.soft_labels:  # timm's mixup smooths class indices only
+                smoothing = self.config.objective.smoothing
+                labels = (1 - smoothing) * labels + smoothing / labels.shape[1]
             images, shares_BB = self.mixup(images, torch.arange(len(images), device=images.device))
             return images, shares_BB @ labels
 
