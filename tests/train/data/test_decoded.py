@@ -92,8 +92,8 @@ def test_error_if_no_image_can_be_read(folder: Path) -> None:
 def test_cache_depends_on_content_and_transform(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, 'CACHED_BYTES', 0)
     calls = []
-    decode = module._decode
-    monkeypatch.setattr(module, '_decode', lambda *args: calls.append(1) or decode(*args))
+    examine = module.examine
+    monkeypatch.setattr(module, 'examine', lambda *args: calls.append(1) or examine(*args))
 
     def count(images: ImageSplit, once: Any = NOTHING, shape: tuple[int, ...] = (8, 8, 3)) -> tuple[int, torch.Tensor]:
         calls.clear()

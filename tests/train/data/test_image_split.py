@@ -17,7 +17,7 @@ RAMP = np.arange(64).reshape(8, 8) * 4  # 0 to 252
 def decoded(values: npt.NDArray[np.generic], kind: str = 'tiff') -> npt.NDArray[np.uint8]:
     file = io.BytesIO()
     Image.fromarray(values).save(file, kind)
-    return np.asarray(decode(lambda: {'bytes': file.getvalue(), 'path': None}, 'L', 'the image'))
+    return np.asarray(decode(lambda: {'bytes': file.getvalue(), 'path': None}, 'L', lambda: 'the image', 16).image)
 
 
 @pytest.mark.parametrize('kind', ['png', 'tiff'])
@@ -42,4 +42,4 @@ def test_thirty_two_bit_images_with_other_values_are_refused(values: npt.NDArray
 
 def test_missing_image() -> None:
     with pytest.raises(TrainError, match=r"the image can't be decoded \(ValueError: it is missing\)"):
-        decode(lambda: None, 'L', 'the image')
+        decode(lambda: None, 'L', lambda: 'the image', 16)

@@ -137,6 +137,7 @@ def _image_split(rows: datasets.Dataset, name: str, config: DataConfig, form: La
         mode=_mode(config),
         row_N=np.arange(len(rows)),
         labels=read_labels(rows, name, config, form),
+        bit_depth=config.bit_depth,
     )
 
 
@@ -171,6 +172,7 @@ def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelFor
         mode=_mode(config),
         length=asked or known or 0,
         digest=streams.digest,
+        bit_depth=config.bit_depth,
     )
     return split, form
 

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple, TypeVar
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import TrainError, one_line, require
-from .image_split import Encoded, decode
+from .image_split import BadImageError, Encoded, decode, file_name
 from .preprocess import Transform
 from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
 
@@ -38,6 +39,7 @@ class Streamed(NamedTuple):
     key: Key
     encoded: Encoded
     label: int
+    file: str
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class StreamSplit:
         length: Number of examples per epoch.
         digest: Identifies the files in their current version.
         num_classes: Number of classes; None while it is unknown.
+        bit_depth: Number of bits that 16-bit images use.
     """
 
     name: str
@@ -63,6 +66,7 @@ class StreamSplit:
     length: int
     digest: str
     num_classes: int | None = None
+    bit_depth: int = 16
 
     def __len__(self) -> int:
         return self.length
@@ -76,8 +80,8 @@ class StreamSplit:
         most = min(self.rows.num_shards, batch_size)
         return min(asked or 2 ** int(np.log2(min(most, _MAX_LANES))), most)
 
-    def read(self, lane: int, num_lanes: int, buffer: int, seed: int, epoch: int) -> Iterator[tuple[Encoded, int]]:
-        """Iterate over the examples of a lane, pass after pass, without end.
+    def read(self, lane: int, num_lanes: int, buffer: int, seed: int, epoch: int) -> Iterator[tuple[Encoded, int, str]]:
+        """Iterate over the examples of a lane with label and file, pass after pass, without end.
 
         Args:
             lane: Index of the lane.
@@ -98,7 +102,7 @@ class StreamSplit:
                 require(isinstance(label, int) and 0 <= label < (self.num_classes or label + 1),
                         f"label {label!r} of an image of split '{self.name}' is outside [0, {self.num_classes}): check"
                         ' data.label_column and model.num_classes')
-                yield row[self.image_column], label
+                yield row[self.image_column], label, file_name(row, self.image_column)
             require(not is_empty, f"split '{self.name}': the files of lane {lane} of {num_lanes} are empty: write"
                                   ' a smaller number of --data.lanes')
 
@@ -219,10 +223,10 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
             TrainError: An image can't be decoded, and `skip` isn't set; or none of the batch can be.
         """
         images: dict[int, Any] = {}
-        for place, (key, encoded, _) in enumerate(examples):
+        for place, example in enumerate(examples):
             try:
-                images[place] = self._decoded(key, encoded)
-            except TrainError:
+                images[place] = self._decoded(example)
+            except BadImageError:
                 if not self.skip or (len(images) == 0 and place == len(examples) - 1):
                     raise
         good = list(images)
@@ -237,11 +241,14 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
                 batch.append((self.transform(images[source]), examples[source].label))
         return batch
 
-    def _decoded(self, key: Key, encoded: Encoded) -> Any:
-        path = encoded and encoded['path']  # a cell may be empty
-        name = f" ('{path}')" if path else ''
-        where = f"image {key[1]} of epoch {key[0]}, both from 0, of split '{self.split.name}'{name}"
-        return decode(lambda: encoded, self.split.mode, where)
+    def _decoded(self, example: Streamed) -> Image.Image:
+        epoch, place = example.key[:2]
+
+        def where() -> str:
+            name = f" ('{example.file}')" if example.file else ''
+            return f"image {place} of epoch {epoch}, both from 0, of split '{self.split.name}'{name}"
+
+        return decode(lambda: example.encoded, self.split.mode, where, self.split.bit_depth).image
 
 
 def _shuffled(examples: Iterator[T], size: int, rng: np.random.Generator) -> Iterator[T]:
