@@ -218,6 +218,19 @@ class Duplicates:
     examples: list[tuple[str, str]] = field(default_factory=list)
     contradictions: list[tuple[str, str]] = field(default_factory=list)
 
+    def notes(self) -> list[str]:
+        """What the user should know, a sentence each."""
+        notes = []
+        if self.across:
+            image, copy = self.examples[0]
+            notes.append(f'warning: {self.across:,} images to evaluate on are byte for byte in another split, too, such'
+                         f" as '{image}' and '{copy}': scores on them are too good")
+        if self.contradicting:
+            image, copy = self.contradictions[0]
+            notes.append(f'warning: {self.contradicting:,} images have a copy with another label in their split, such'
+                         f" as '{image}' and '{copy}': at least one label of each pair is wrong")
+        return notes
+
 
 def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
     """Find images with equal encoded bytes.

@@ -69,6 +69,11 @@ class BadImage(NamedTuple):
     file: str
     reason: str
 
+    @property
+    def where(self) -> str:
+        """Its file, or its row where that is unknown."""
+        return self.file or f'row {self.row} of {self.split}'
+
 
 class Found(NamedTuple):
     """What was found in the file of an image.

@@ -10,6 +10,7 @@ A lane that reaches its end starts over. If files differ in length, an epoch has
 from __future__ import annotations
 
 import itertools
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +25,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import TrainError, one_line, require
-from .image_split import BadImageError, Encoded, decode, file_name
+from .image_split import BadImage, BadImageError, Encoded, decode, file_name
 from .preprocess import Transform
 from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
 
 _MAX_LANES = 16
 _BATCHES_AHEAD = 4
+_LISTED_BYTES = 2**20
 T = TypeVar('T')
 
 
@@ -206,7 +208,10 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
         self.transform = transform
         self.seed = seed
         self.skip = skip
-        self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()  # per worker, and here
+        # Per worker, and here: a count, and a list in JSON lines with the end of its last one.
+        self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()
+        self._listed = torch.zeros(workers + 1, _LISTED_BYTES, dtype=torch.uint8).share_memory_()
+        self._ends = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.split)
@@ -223,15 +228,16 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
             TrainError: An image can't be decoded, and `skip` isn't set; or none of the batch can be.
         """
         images: dict[int, Any] = {}
+        bad = []
         for place, example in enumerate(examples):
             try:
                 images[place] = self._decoded(example)
-            except BadImageError:
+            except BadImageError as error:
                 if not self.skip or (len(images) == 0 and place == len(examples) - 1):
                     raise
+                bad.append(BadImage(self.split.name, example.key[1], example.file, error.reason))
         good = list(images)
-        worker = get_worker_info()
-        self._replaced[0 if worker is None else worker.id + 1] += len(examples) - len(good)
+        self._list(bad)
         batch = []
         for place, example in enumerate(examples):
             source = place
@@ -240,6 +246,26 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
             with keyed_randomness(self.seed, *example.key):
                 batch.append((self.transform(images[source]), examples[source].label))
         return batch
+
+    @property
+    def bad(self) -> list[BadImage]:
+        """Examples so far that were replaced, with their place in the stream of their epoch as row."""
+        lines = [
+            line for listed, end in zip(self._listed, self._ends.tolist(), strict=True)
+            for line in listed[:end].numpy().tobytes().splitlines()
+        ]
+        return [BadImage(*json.loads(line)) for line in lines]
+
+    def _list(self, bad: Sequence[BadImage]) -> None:
+        worker = get_worker_info()
+        place = 0 if worker is None else worker.id + 1
+        self._replaced[place] += len(bad)
+        for image in bad:
+            line = np.frombuffer(json.dumps(image).encode() + b'\n', dtype=np.uint8)
+            start = int(self._ends[place])
+            if start + len(line) <= _LISTED_BYTES:
+                self._listed[place, start:start + len(line)] = torch.from_numpy(line.copy())
+                self._ends[place] = start + len(line)
 
     def _decoded(self, example: Streamed) -> Image.Image:
         epoch, place = example.key[:2]
