@@ -23,6 +23,9 @@ from .labels import Labels
 SHARD, KEY = '__url__', '__key__'
 """Columns of a WebDataset: the shard, and the name of the example in it."""
 
+BASE64 = r'(data:image/[\w+]+;base64,)?(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk|SUkqA|TU0AK)[\w+/=\s]{16,}$'
+"""Pattern of images in base64: JPEG, PNG, GIF, WebP, BMP, TIFF."""
+
 _HAS_FRAMES = ('GIF', 'PNG', 'TIFF', 'WEBP')
 _DEEP_COLOUR = re.compile(r';16[BLNS]')  # of Pillow's raw modes; a plain RGB;16 has 16 bits for all three
 _NO_IMAGES = (
@@ -30,8 +33,7 @@ _NO_IMAGES = (
     (rb'\s*<(!doctype )?html', 'it is a web page: download the image itself'),
     (rb'\w+://\S+\s*$', 'it is an address: download the image first'),
     (rb'.{4}ftyp(heic|heix|mif1)', "it is HEIC, which Pillow doesn't read: convert it to JPEG or PNG"),
-    (rb'(data:image/\w+;base64,)?(/9j/|iVBORw0KGgo|R0lGOD|UklGR)[\w+/=\s]*$',
-     'it is base64 text: decode it with base64.b64decode first'),
+    (BASE64.encode(), 'it is base64 text: decode it with base64.b64decode first'),
 )
 """Beginnings of what is often found in place of an image."""
 
@@ -81,7 +83,8 @@ class Found(NamedTuple):
     Args:
         size: Width and height, upright.
         mode: Pillow's mode before the conversion; ending in `;16` where Pillow reduced 16-bit colour to 8 bits.
-        is_turned: Whether its EXIF orientation turned or mirrored it.
+        is_turned: Whether its EXIF orientation turned or mirrored it, other than in TIFF files, which Pillow itself
+            turns.
         is_animated: Whether the file holds further frames or pages; the first one is taken.
         largest: Largest value if values have 16 bits, of colour as far as its upper 8 bits tell; else None.
     """

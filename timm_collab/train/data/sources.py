@@ -12,7 +12,8 @@ import datasets
 import numpy as np
 
 from ..config import DataConfig
-from ..errors import TrainError, nearest, require
+from ..errors import nearest, require
+from .image_column import image_rows
 from .image_split import ImageSplit
 from .labels import LabelForm, Labels, check_column, find_form, read_labels, stream_form
 from .readers import Opened, Streams, download_split, open_splits, open_streams
@@ -132,7 +133,7 @@ def _image_split(rows: datasets.Dataset, name: str, config: DataConfig, form: La
     require(len(rows) > 0, f"split '{name}' of data.path '{config.path}' is empty")
     return ImageSplit(
         name=name,
-        rows=_images_only(rows, name, config),
+        rows=image_rows(rows, name, config.image_column),
         image_column=config.image_column,
         mode=_mode(config),
         row_N=np.arange(len(rows)),
@@ -166,7 +167,7 @@ def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelFor
             f"data.num_train_samples {asked}: split '{name}' has {known} images")
     split = StreamSplit(
         name=name,
-        rows=_images_only(rows, name, config, config.label_column),
+        rows=image_rows(rows, name, config.image_column, config.label_column),
         image_column=config.image_column,
         label_column=config.label_column,
         mode=_mode(config),
@@ -175,16 +176,3 @@ def _stream(streams: Streams, config: DataConfig) -> tuple[StreamSplit, LabelFor
         bit_depth=config.bit_depth,
     )
     return split, form
-
-
-def _images_only(rows: Any, split: str, config: DataConfig, *others: str) -> Any:
-    """Select the column of images, not decoded, and other columns."""
-    check_column(rows, config.image_column, 'data.image_column')
-    rows = rows.select_columns([config.image_column, *others])
-    if not isinstance(rows.features[config.image_column], datasets.Image):
-        try:
-            rows = rows.cast_column(config.image_column, datasets.Image())
-        except Exception as error:  # pyarrow's, of several types
-            raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' contains"
-                             f' {rows.features[config.image_column]}, not images') from error
-    return rows.cast_column(config.image_column, datasets.Image(decode=False))
