@@ -249,7 +249,7 @@ class ModelRun:
                 f"the training data of '{self.path}' has changed since: labels or splits differ, restore them or choose"
                 ' another output')
         for role, before in saved.get('images', {}).items():  # absent in checkpoints of older versions
-            now = self.origin['images'][role]
+            now = self.origin['images'].get(role, {})
             what = change(before, now)
             require(what is None,
                     f"the {role} images of '{self.path}' have changed since: {what} differ, restore them (with their"

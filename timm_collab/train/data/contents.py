@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import require
+from ..errors import TrainError, require
 from .image_split import BadImage, BadImageError, Encoded, Found, ImageSplit, Rows
 from .labels import Labels
 
@@ -119,7 +119,8 @@ class Contents:
         require(self.num_sixteen_bit > 0, f'{found}. Pillow reads only the upper 8 bits of colours: convert them to'
                                           ' 8 bits first')
         bits = max(8, self.largest.bit_length())
-        require(False, f'{found}. Write --data.bit_depth {bits}' + (', or the 12 of the camera' if bits < 12 else ''))
+        camera = ', or the 12 of the camera' if bits < 12 < bit_depth else ''
+        raise TrainError(f'{found}. Write --data.bit_depth {bits}{camera}')
 
 
 @dataclass(frozen=True)
@@ -223,12 +224,12 @@ class Duplicates:
         notes = []
         if self.across:
             image, copy = self.examples[0]
-            notes.append(f'warning: {self.across:,} images to evaluate on are byte for byte in another split, too, such'
-                         f" as '{image}' and '{copy}': scores on them are too good")
+            notes.append('warning: images to evaluate on that are byte for byte in another split, too:'
+                         f" {self.across:,}, such as '{image}' and '{copy}'; scores on them are too good")
         if self.contradicting:
             image, copy = self.contradictions[0]
-            notes.append(f'warning: {self.contradicting:,} images have a copy with another label in their split, such'
-                         f" as '{image}' and '{copy}': at least one label of each pair is wrong")
+            notes.append(f'warning: images that have a copy with another label in their split: {self.contradicting:,},'
+                         f" such as '{image}' and '{copy}'; at least one label of each pair is wrong")
         return notes
 
 

@@ -120,16 +120,15 @@ class TrainingData:
         are_all = isinstance(self.train, _LOOKED_AT) and total == self.splits.num_images
         of_all = f'of {total:,} images' if are_all else f'of the {total:,} images looked at'
         if turned := sum(each.num_turned for each in samples):
-            notes.append(f'{turned:,} {of_all} are turned by their EXIF orientation, which plain timm ignores: open'
-                         ' files for the saved model with PIL.ImageOps.exif_transpose')
+            notes.append(f'turned by their EXIF orientation: {turned:,} {of_all}; plain timm ignores it, so open files'
+                         ' for the saved model with PIL.ImageOps.exif_transpose')
         if deep := sum(each.num_sixteen_bit for each in samples):
-            notes.append(f'{deep:,} {of_all} have 16 bits per value and are scaled by value >>'
-                         f" {config.data.bit_depth - 8}, where PIL's convert makes them white: scale them for the saved"
-                         ' model, too')
+            notes.append(f'with 16 bits per value, scaled by value >> {config.data.bit_depth - 8}: {deep:,} {of_all};'
+                         " PIL's convert would make them white, so scale them for the saved model, too")
         if animated := sum(each.num_animated for each in samples):
-            notes.append(f'{animated:,} {of_all} have further frames or pages: the first is used')
+            notes.append(f'with further frames or pages, of which the first is used: {animated:,} {of_all}')
         if bad := self.bad:
-            notes.append(f"{len(bad):,} images that can't be decoded are left out, for example '{bad[0].where}':"
+            notes.append(f"left out as they can't be decoded: {len(bad):,} images, for example '{bad[0].where}';"
                          f" {BAD_IMAGES} in the run's folder lists them")
         if self.duplicates is not None:
             notes += self.duplicates.notes()
