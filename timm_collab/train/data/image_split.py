@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -148,23 +147,25 @@ def read_encoded(encoded: Encoded | None) -> bytes:
     if content is None and path is None:
         raise ValueError('it is missing')
     if content is None:
-        if '://' not in path:
-            return Path(path).read_bytes()
-        with xopen(path, 'rb') as file:  # on the Hub, or in an archive
+        opened = xopen if '://' in path else open  # on the Hub or in an archive, or on this machine
+        with opened(path, 'rb') as file:
             content = file.read()
     if not content:
         raise ValueError('it is empty')
-    return bytes(content)
+    return content
 
 
 def _decoded(content: bytes, mode: str, bit_depth: int) -> DecodedImage:
     image: Image.Image = Image.open(BytesIO(content))
-    is_animated = image.format in _HAS_FRAMES and getattr(image, 'is_animated', False)
-    is_deep_colour = any(_DEEP_COLOUR.search(str(tile[3])) for tile in getattr(image, 'tile', ()))
-    is_deep_colour = is_deep_colour and not image.mode.startswith('I')
-    image.load()
     file_mode, file_format = image.mode, image.format
-    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    is_animated = is_deep_colour = False
+    if file_format != 'JPEG':  # which has neither; most images are one, and small ones are read in microseconds
+        is_animated = file_format in _HAS_FRAMES and getattr(image, 'is_animated', False)
+        is_deep_colour = file_mode[0] != 'I' and any(
+            _DEEP_COLOUR.search(str(tile[3])) for tile in getattr(image, 'tile', ()))
+    image.load()
+    exif = image.getexif()
+    is_turned = bool(exif) and exif.get(ExifTags.Base.Orientation) in range(2, 9)
     if is_turned:
         image = ImageOps.exif_transpose(image)
     largest = None
