@@ -12,8 +12,9 @@ from ..pretrained.download import TREE, WEIGHTS
 from .errors import TrainError
 
 __all__ = [
-    'BATCH', 'CARD', 'CHECKPOINTS', 'CONFIG', 'FORMATS', 'LABELS', 'LOCK', 'METRICS', 'MODEL_CONFIG', 'PLOTS', 'PRUNED',
-    'RECIPE', 'SINGLE', 'SUMMARY', 'TRACKING', 'TREE', 'VALIDATION', 'WEIGHTS', 'atomic', 'write_text',
+    'BAD_IMAGES', 'BATCH', 'CARD', 'CHECKPOINTS', 'CONFIG', 'FORMATS', 'LABELS', 'LOCK', 'METRICS', 'MODEL_CONFIG',
+    'PLOTS', 'PRUNED', 'RECIPE', 'SINGLE', 'SUMMARY', 'TRACKING', 'TREE', 'VALIDATION', 'WEIGHTS', 'atomic',
+    'write_text',
 ]
 
 # A run.
@@ -23,6 +24,7 @@ SUMMARY = 'summary.json'  # in an exported folder, too
 PRUNED = 'pruned'  # holds MODEL_CONFIG and WEIGHTS
 SINGLE = 'single'
 LABELS = 'train_labels.csv'
+BAD_IMAGES = 'bad_images.csv'  # left out, or replaced while training
 CHECKPOINTS = 'checkpoints'
 PLOTS = 'plots'  # in an exported folder, too
 TRACKING = 'tracking'

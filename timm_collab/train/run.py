@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,8 +19,10 @@ from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
 from .data.class_balance import is_imbalanced
+from .data.image_split import ImageSplit
 from .data.images import BatchedImages, EpochSampler, evaluation_loader, stream_loader, training_loader
 from .data.preprocess import shows_whole_images
+from .data.stored import change, is_copy
 from .data.streaming import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
 from .distributed.processes import broadcast_tensors, enter_on_main, run_on_main
@@ -150,9 +153,11 @@ class ModelRun:
         """Make the trainer of a model, with the state of the newest checkpoint if there is one."""
         accelerator, config = self.accelerator, self.config
         self._with_folder(lambda folder: folder.write_labels(self.data.splits))
+        self._with_folder(lambda folder: folder.write_bad_images(self.data.bad))
         print_on_main(accelerator, *model_lines(config, model))
         self.origin = {
             'data': self.data.splits.fingerprint,
+            'images': self._with_folder(lambda _: self.data.stored),
             'teacher': None if self.teacher is None else self.teacher.facts.sha256,
             'processes': accelerator.num_processes,
             'versions': versions(),
@@ -199,6 +204,8 @@ class ModelRun:
         """Test the trained model, save its best head and the whole tree, and at last the summary."""
         accelerator = self.accelerator
         test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
+        bad = gather_object(self.data.bad)  # processes replace different ones while training
+        self._with_folder(lambda folder: folder.write_bad_images(bad))
         model = trainer.release()
         teacher = None if self.teacher is None else self.teacher.facts
         summary = summarize(
@@ -258,6 +265,15 @@ class ModelRun:
         require(saved['data'] == self.origin['data'],
                 f"the training data of '{self.path}' has changed since: labels or splits differ, restore them or choose"
                 ' another output')
+        for role, before in saved.get('images', {}).items():  # absent in checkpoints of older versions
+            now = self.origin['images'].get(role, {})
+            what = change(before, now)
+            require(what is None,
+                    f"the {role} images of '{self.path}' have changed since: {what} differ, restore them (with their"
+                    ' times, which cp -p, tar and rsync -t keep) or choose another output')
+            if is_copy(before, now):
+                print(f'warning: the modification times of all {role} images have changed, but no size: the run takes'
+                      ' them for a copy of the same images and resumes', file=sys.stderr, flush=True)
         require(saved.get('teacher') == self.origin['teacher'],
                 f"the teacher of '{self.path}' has changed since: its weights differ, restore them or choose another"
                 ' output')
@@ -275,8 +291,11 @@ class ModelRun:
     def _with_batch(self, error: ExplodedLossError, trainer: Trainer) -> ExplodedLossError:
         """The error with the batch that it happened at, which is written to a file as well."""
         split = self.data.splits.train
-        what, where = split.located(trainer.batch_indices(error.epoch, error.step))
+        indices = trainer.batch_indices(error.epoch, error.step)
+        what, where = split.located(indices)
         batch = {'epoch': error.epoch, 'step': error.step, 'split': split.name, what: where}
+        if isinstance(split, ImageSplit):
+            batch['files'] = [split.file(index) for index in indices]
         self._with_folder(lambda folder: folder.write_batch({**batch, 'error': str(error)}))
         listed = ', '.join(map(str, where[:8]))
         if len(where) > 8:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def test_error_if_no_image_can_be_read(folder: Path) -> None:
 def test_cache_depends_on_content_and_transform(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, 'CACHED_BYTES', 0)
     calls = []
-    decode = module._decode
-    monkeypatch.setattr(module, '_decode', lambda *args: calls.append(1) or decode(*args))
+    examine = module.examine
+    monkeypatch.setattr(module, 'examine', lambda *args: calls.append(1) or examine(*args))
 
     def count(images: ImageSplit, once: Any = NOTHING, shape: tuple[int, ...] = (8, 8, 3)) -> tuple[int, torch.Tensor]:
         calls.clear()
@@ -131,6 +132,44 @@ def test_cache_without_a_bad_image_does_not_hide_it(
         assert len(decode_tensor(images, NOTHING, (8, 8, 3), skip=True, folder=tmp_path / 'cache').kept_N) == 79
     with pytest.raises(TrainError, match="can't be decoded"):
         decode_tensor(images, NOTHING, (8, 8, 3), folder=tmp_path / 'cache')
+
+
+def test_cache_keeps_what_the_files_hold(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run decodes nothing, reads every image once, and knows as much as the first."""
+    monkeypatch.setattr(module, 'CACHED_BYTES', 0)
+    spoil(folder, 3, 7)
+    images = split(folder)
+    plain = decode_tensor(images, NOTHING, (8, 8, 3), skip=True)
+    reads: Counter[int] = Counter()
+    encoded, decoded = ImageSplit.encoded, ImageSplit.decoded
+    tried: list[int] = []
+    monkeypatch.setattr(ImageSplit, 'encoded', lambda self, index_M: reads.update(index_M) or encoded(self, index_M))
+    monkeypatch.setattr(ImageSplit, 'decoded', lambda self, *args: tried.append(args[0]) or decoded(self, *args))
+    for is_warm in (False, True):
+        reads.clear()
+        tried.clear()
+        found = decode_tensor(images, NOTHING, (8, 8, 3), skip=True, folder=tmp_path / 'cache')
+        assert found.contents.facts() == plain.contents.facts() and found.contents.sizes == {(8, 8): 78}
+        assert np.array_equal(found.contents.digest_N, plain.contents.digest_N)
+        assert found.bad == plain.bad and [Path(image.file).name for image in found.bad] == ['3.png', '7.png']
+        bad = [image.row for image in found.bad]
+        if is_warm:
+            assert tried == bad
+            assert all(reads[index] == 1 for index in range(80) if index not in bad)
+
+
+@pytest.mark.parametrize('bit_depth', [12, 16])
+def test_cache_depends_on_the_bit_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bit_depth: int) -> None:
+    monkeypatch.setattr(module, 'CACHED_BYTES', 0)
+    values = np.random.default_rng(0).integers(0, 4096, (4, 8, 8)).astype(np.uint16)
+    for number, image in enumerate(values):
+        (tmp_path / 'data' / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / 'data' / str(number % 2) / f'{number}.png')
+    for depth in (bit_depth, 28 - bit_depth):
+        images = split(tmp_path / 'data', in_chans=1, bit_depth=depth)
+        found = decode_tensor(images, NOTHING, (8, 8, 1), folder=tmp_path / 'cache')
+        assert found.contents.largest == values.max() and found.contents.num_sixteen_bit == 4
+        assert torch.equal(found.images[0, 0], torch.from_numpy((values[0] >> (depth - 8)).astype(np.uint8)))
 
 
 def test_small_data_is_not_cached(folder: Path, tmp_path: Path) -> None:

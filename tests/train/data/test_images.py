@@ -226,6 +226,8 @@ def test_broken_image_is_replaced_on_the_fly(image_folder, preprocess, workers):
     bad = [row for row in range(24) if row not in dataset.kept_N or dataset._bad_N[row]]
     replaced = [dataset._image((epoch, bad[0]))[0] for epoch in range(8)]
     assert len(set(replaced)) > 1 and not set(replaced) & set(bad)
+    assert [dataset.used((epoch, bad[0])) for epoch in range(8)] == replaced
+    assert sorted(image.row for image in dataset.bad) == bad
     label = dataset[0, bad[0]][1]
     assert label == split.labels[replaced[0]]
     with pytest.raises(TrainError, match="can't be decoded"):

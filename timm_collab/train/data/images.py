@@ -4,7 +4,7 @@ Shapes: N examples, B batch, C channels, H and W height and width of the decoded
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import DataConfig, TrainConfig
 from ..distributed.signals import ignore_stop_signals
-from ..errors import TrainError, require
+from ..errors import require
 from .batched import BatchTransform, translate
 from .cache import cache_folder
+from .contents import Contents
 from .crops import UnsupportedError
 from .decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
-from .image_split import ImageSplit, Rows
+from .image_split import BadImage, BadImageError, ImageSplit, Rows
 from .labels import as_target
 from .preprocess import Preprocessing, Transform
 from .random_streams import Draws, Key, Purpose, keyed_randomness
@@ -43,6 +44,11 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
         transform: Transform of a batch.
         seed: Seed of the run.
         device: Device of the transform. The images move there too if they need at most a quarter of its free memory.
+
+    Attributes:
+        contents: What the files of the images hold.
+        sample: The same, of the images that were looked at before training: all.
+        bad: Images that were left out.
     """
 
     def __init__(self, decoded: Decoded, transform: BatchTransform, seed: int, device: torch.device) -> None:
@@ -57,6 +63,8 @@ class BatchedImages(Dataset[tuple[Tensor, Tensor]]):
             self.images_NCHW = self.images_NCHW.to(device)
         self.labels = torch.from_numpy(self.split.labels).to(self.images_NCHW.device)
         self.num_replaced = 0
+        self.contents = self.sample = decoded.contents
+        self.bad = decoded.bad
 
     def __len__(self) -> int:
         return len(self.split)
@@ -82,6 +90,11 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
         seed: Seed of the run.
         decoded: The decoded images of the whole split, if they are in memory.
         skip: Replace an example that can't be decoded by another one, drawn by key.
+        sample: What the files of a few images hold, where the split isn't in memory.
+
+    Attributes:
+        contents: What the files of the images hold; None where they are decoded as they are used.
+        sample: The same, of the images that were looked at before training; None where none was.
     """
 
     def __init__(
@@ -91,13 +104,17 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
             seed: int,
             decoded: Decoded | None = None,
             skip: bool = False,
+            sample: Contents | None = None,
     ) -> None:
         self.split = split if decoded is None else decoded.split
         self.kept_N: Rows = np.arange(len(split)) if decoded is None else decoded.kept_N
         self.transform = transform
         self.seed = seed
         self.decoded: Any = None if decoded is None else decoded.images
+        self.contents = None if decoded is None else decoded.contents
+        self.sample = sample if self.contents is None else self.contents
         self.skip = skip
+        self._left_out = [] if decoded is None else decoded.bad
         # Workers mark here what they replaced, in whole bytes, because packed bits would be written together.
         self._bad_N = torch.zeros(len(self.split) if skip else 0, dtype=torch.bool).share_memory_()
 
@@ -116,20 +133,40 @@ class TransformedImages(Dataset[tuple[Tensor, Tensor | int]]):
         """Number of examples so far that couldn't be decoded and were replaced."""
         return int(self._bad_N.sum())
 
+    @property
+    def bad(self) -> list[BadImage]:
+        """Images that were left out, and those that were replaced so far."""
+        replaced = []
+        for index in np.flatnonzero(self._bad_N.numpy()).tolist():
+            try:
+                self.split.image(index)
+            except BadImageError as error:
+                replaced.append(self.split.bad(index, error))
+        return [*self._left_out, *replaced]
+
+    def used(self, key: Key) -> int:
+        """Index of the example that `self[key]` gave: another one than in the key where that one was replaced."""
+        return next(index for index in self._candidates(key) if not self.skip or not self._bad_N[index])
+
+    def _candidates(self, key: Key) -> Iterator[int]:
+        """The index of a key, and those of the examples that replace it one after the other."""
+        yield key[1]
+        for attempt in range(_REPLACEMENTS - 1):
+            draw = Draws(self.seed, [key]).uniform(Purpose.REPLACE, attempt + 1)[0, attempt]
+            yield int(draw * len(self.split))
+
     def _image(self, key: Key) -> tuple[int, Image.Image]:
-        index = key[1]
         if self.decoded is not None:
-            return index, self.decoded[index]
-        for attempt in range(_REPLACEMENTS):
+            return key[1], self.decoded[key[1]]
+        for index in self._candidates(key):
             try:
                 return index, self.split.image(index)
-            except TrainError:
-                if not self.skip or attempt == _REPLACEMENTS - 1:
+            except BadImageError as error:
+                if not self.skip:
                     raise
                 self._bad_N[index] = True
-                draw = Draws(self.seed, [key]).uniform(Purpose.REPLACE, attempt + 1)[0, attempt]
-                index = int(draw * len(self.split))
-        raise AssertionError('unreachable')
+                last = error
+        raise last
 
 
 def make_training_dataset(
@@ -180,10 +217,10 @@ def make_dataset(
     except UnsupportedError as error:
         require(not is_training or config.pipeline != 'batch',
                 f'data.pipeline batch: {error}. Write --data.pipeline auto')
-    decoded = None
-    if probe(split, _unchanged, skip).num_bytes <= config.cache_mb * _MB:
+    decoded, probed = None, probe(split, _unchanged, skip)
+    if probed.num_bytes <= config.cache_mb * _MB:
         decoded = decode_list(split, _unchanged, skip, progress)
-    return TransformedImages(split, pipeline, seed, decoded, skip)
+    return TransformedImages(split, pipeline, seed, decoded, skip, probed.contents)
 
 
 def _batched(
@@ -215,6 +252,11 @@ def _batched(
     # `resample` needs float64, which not every type of device has.
     on_device = device is not None and device.type == 'cuda'
     return BatchedImages(decoded, transform, seed, device if on_device and device else torch.device('cpu'))
+
+
+def used_indices(dataset: Any, keys: Iterable[Key]) -> list[int]:
+    """Index of the example that a dataset gave for each key, see `TransformedImages.used`."""
+    return [dataset.used(key) if isinstance(dataset, TransformedImages) else key[1] for key in keys]
 
 
 def training_loader(

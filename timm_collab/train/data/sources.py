@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .class_names import listed
+from .image_column import image_rows
 from .image_split import ImageSplit
 from .labels import (
     LabelForm,
@@ -229,11 +230,12 @@ def _image_split(
     _check_missing(np.flatnonzero(missing_N), len(rows), name, column, config, hint)
     return ImageSplit(
         name=name,
-        rows=_images_only(rows, name, config),
+        rows=image_rows(rows, name, config.image_column),
         image_column=config.image_column,
         mode=_mode(config),
         row_N=row_N,
         labels=(labels if role == 'train' else hard_labels(labels))[row_N],
+        bit_depth=config.bit_depth,
     )
 
 
@@ -288,7 +290,7 @@ def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[Str
             f"data.num_train_samples {asked}: split '{name}' has {known} images")
     split = StreamSplit(
         name=name,
-        rows=_images_only(rows, name, config, config.label_column),
+        rows=image_rows(rows, name, config.image_column, config.label_column),
         image_column=config.image_column,
         label_column=config.label_column,
         mode=_mode(config),
@@ -296,18 +298,6 @@ def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[Str
         digest=streams.digest,
         classes=form.index,
         skips_missing=config.on_missing_label == 'skip',
+        bit_depth=config.bit_depth,
     )
     return split, form
-
-
-def _images_only(rows: Any, split: str, config: DataConfig, *others: str) -> Any:
-    """Select the column of images, not decoded, and other columns."""
-    check_column(rows, config.image_column, 'data.image_column')
-    rows = rows.select_columns([config.image_column, *others])
-    if not isinstance(rows.features[config.image_column], datasets.Image):
-        try:
-            rows = rows.cast_column(config.image_column, datasets.Image())
-        except Exception as error:  # pyarrow's, of several types
-            raise TrainError(f"data.image_column: column '{config.image_column}' of split '{split}' contains"
-                             f' {rows.features[config.image_column]}, not images') from error
-    return rows.cast_column(config.image_column, datasets.Image(decode=False))

@@ -10,6 +10,7 @@ A lane that reaches its end starts over. If files differ in length, an epoch has
 from __future__ import annotations
 
 import itertools
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,17 +20,19 @@ from typing import Any, NamedTuple, TypeVar
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from ..errors import TrainError, one_line, require
 from .class_names import ClassIndex, declared_names, label_of
-from .image_split import Encoded, decode
+from .image_split import BadImage, BadImageError, Encoded, decode, file_name
 from .preprocess import Transform
 from .random_streams import Draws, Key, Purpose, generator, keyed_randomness
 
 _MAX_LANES = 16
 _BATCHES_AHEAD = 4
+_LISTED_BYTES = 2**20
 T = TypeVar('T')
 
 
@@ -39,6 +42,7 @@ class Streamed(NamedTuple):
     key: Key
     encoded: Encoded
     label: int
+    file: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class StreamSplit:
         classes: The class indices of its labels.
         skips_missing: Whether examples without a label are left out, instead of an error.
         num_classes: Number of classes; None while it is unknown.
+        bit_depth: Number of bits that 16-bit images use.
     """
 
     name: str
@@ -68,6 +73,7 @@ class StreamSplit:
     classes: ClassIndex = field(default_factory=lambda: ClassIndex(None))
     skips_missing: bool = False
     num_classes: int | None = None
+    bit_depth: int = 16
 
     def __len__(self) -> int:
         return self.length
@@ -81,8 +87,8 @@ class StreamSplit:
         most = min(self.rows.num_shards, batch_size)
         return min(asked or 2 ** int(np.log2(min(most, _MAX_LANES))), most)
 
-    def read(self, lane: int, num_lanes: int, buffer: int, seed: int, epoch: int) -> Iterator[tuple[Encoded, int]]:
-        """Iterate over the examples of a lane, pass after pass, without end.
+    def read(self, lane: int, num_lanes: int, buffer: int, seed: int, epoch: int) -> Iterator[tuple[Encoded, int, str]]:
+        """Iterate over the examples of a lane with label and file, pass after pass, without end.
 
         Args:
             lane: Index of the lane.
@@ -102,7 +108,7 @@ class StreamSplit:
                 label = self._class_of(row[self.label_column], declared)
                 if label is not None:
                     is_empty = False
-                    yield row[self.image_column], label
+                    yield row[self.image_column], label, file_name(row, self.image_column)
             require(not is_empty, f"split '{self.name}': the files of lane {lane} of {num_lanes} are empty: write"
                                   ' a smaller number of --data.lanes')
 
@@ -223,7 +229,10 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
         self.seed = seed
         self.skip = skip
         self.workers = workers
-        self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()  # per worker, and here
+        # Per worker, and here: a count, and a list in JSON lines with the end of its last one.
+        self._replaced = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()
+        self._listed = torch.zeros(workers + 1, _LISTED_BYTES, dtype=torch.uint8).share_memory_()
+        self._ends = torch.zeros(workers + 1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.split)
@@ -240,15 +249,16 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
             TrainError: An image can't be decoded, and `skip` isn't set; or none of the batch can be.
         """
         images: dict[int, Any] = {}
-        for place, (key, encoded, _) in enumerate(examples):
+        bad = []
+        for place, example in enumerate(examples):
             try:
-                images[place] = self._decoded(key, encoded)
-            except TrainError:
+                images[place] = self._decoded(example)
+            except BadImageError as error:
                 if not self.skip or (len(images) == 0 and place == len(examples) - 1):
                     raise
+                bad.append(BadImage(self.split.name, example.key[1], example.file, error.reason))
         good = list(images)
-        worker = get_worker_info()
-        self._replaced[0 if worker is None else worker.id + 1] += len(examples) - len(good)
+        self._list(bad)
         batch = []
         for place, example in enumerate(examples):
             source = place
@@ -258,11 +268,34 @@ class StreamedImages(Dataset[tuple[Tensor, int]]):
                 batch.append((self.transform(images[source]), examples[source].label))
         return batch
 
-    def _decoded(self, key: Key, encoded: Encoded) -> Any:
-        path = encoded and encoded['path']  # a cell may be empty
-        name = f" ('{path}')" if path else ''
-        where = f"image {key[1]} of epoch {key[0]}, both from 0, of split '{self.split.name}'{name}"
-        return decode(lambda: encoded, self.split.mode, where)
+    @property
+    def bad(self) -> list[BadImage]:
+        """Examples so far that were replaced, with their place in the stream of their epoch as row."""
+        lines = [
+            line for listed, end in zip(self._listed, self._ends.tolist(), strict=True)
+            for line in listed[:end].numpy().tobytes().splitlines()
+        ]
+        return [BadImage(*json.loads(line)) for line in lines]
+
+    def _list(self, bad: Sequence[BadImage]) -> None:
+        worker = get_worker_info()
+        place = 0 if worker is None else worker.id + 1
+        self._replaced[place] += len(bad)
+        for image in bad:
+            line = np.frombuffer(json.dumps(image).encode() + b'\n', dtype=np.uint8)
+            start = int(self._ends[place])
+            if start + len(line) <= _LISTED_BYTES:
+                self._listed[place, start:start + len(line)] = torch.from_numpy(line.copy())
+                self._ends[place] = start + len(line)
+
+    def _decoded(self, example: Streamed) -> Image.Image:
+        epoch, place = example.key[:2]
+
+        def where() -> str:
+            name = f" ('{example.file}')" if example.file else ''
+            return f"image {place} of epoch {epoch}, both from 0, of split '{self.split.name}'{name}"
+
+        return decode(lambda: example.encoded, self.split.mode, where, self.split.bit_depth).image
 
 
 def _shuffled(examples: Iterator[T], size: int, rng: np.random.Generator) -> Iterator[T]:

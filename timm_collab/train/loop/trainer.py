@@ -6,8 +6,9 @@ alone, and everything else is in `Trainer.state_dict`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from ...model import CollabModel
 from ..config import TrainConfig
-from ..data.images import EpochSampler
+from ..data.images import EpochSampler, used_indices
 from ..data.streaming import StreamSampler
 from ..distributed.signals import StoppedError, StopRequest
 from ..metrics.metric import Scores, metric_for
@@ -99,6 +100,7 @@ class Trainer:
         self.callbacks = callbacks or Callbacks()
         self.stop = stop or StopRequest()
         self.sampler = loaders.sampler
+        self.images = loaders.train.dataset
         self.clean = loaders.clean
         self.metric = metric_for(config.data.multi_label)
         self.updates_per_epoch = len(loaders.train)
@@ -113,7 +115,7 @@ class Trainer:
         self.stopping = False
         self.seconds = 0.0
         self.lr = self.state.lr
-        self._order: list[int] = []
+        self._keys: Iterator[Any] = iter(())
         self._started = time.perf_counter()
 
     @property
@@ -257,7 +259,8 @@ class Trainer:
         self.sampler.epoch = self.epoch
         self.sampler.skip = self.step * self.config.batch_size
         self.state.begin_epoch(self.epoch)
-        self._order = [] if self.clean is None else self.sampler.indices()
+        if self.clean is not None:
+            self._keys = iter(self.sampler)
         if self.step == 0:
             self.lr = self.state.lr
 
@@ -302,8 +305,8 @@ class Trainer:
         if self.clean is None:
             return given
         size = self.config.batch_size // self.accelerator.num_processes
-        first = self.step * self.config.batch_size + self.accelerator.process_index * size
-        return self.clean[self._order[first:first + size]].to(given.device)
+        keys = list(islice(self._keys, self.config.batch_size))[self.accelerator.process_index * size:][:size]
+        return self.clean[used_indices(self.images, keys)].to(given.device)
 
     def _longest_wait(self) -> float:
         """Seconds that the processes waited for their loaders in this epoch, of the one that waited longest."""

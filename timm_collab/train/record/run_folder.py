@@ -1,7 +1,7 @@
 """The folder of a run, new, unfinished or finished; a folder with the run of another recipe is refused.
 
-It holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `summary.json`, `tree.safetensors`, `pruned/` and, with label
-noise, `train_labels.csv`.
+It holds `config.yaml`, `metrics.jsonl`, `checkpoints/`, `summary.json`, `tree.safetensors`, `pruned/`; with label noise
+`train_labels.csv`, and where images can't be decoded `bad_images.csv`.
 """
 from __future__ import annotations
 
@@ -21,10 +21,24 @@ from filelock import FileLock, Timeout
 from ..checkpoint import Checkpoints
 from ..config import TrainConfig
 from ..config.differences import differences
+from ..data.image_split import BadImage
 from ..data.labels import Labels
 from ..data.splits import Splits
 from ..errors import TrainError, one_line, require
-from ..paths import BATCH, CHECKPOINTS, CONFIG, LABELS, LOCK, METRICS, PRUNED, SINGLE, SUMMARY, TREE, write_text
+from ..paths import (
+    BAD_IMAGES,
+    BATCH,
+    CHECKPOINTS,
+    CONFIG,
+    LABELS,
+    LOCK,
+    METRICS,
+    PRUNED,
+    SINGLE,
+    SUMMARY,
+    TREE,
+    write_text,
+)
 from .summary import RunSummary
 
 LOCK_SECONDS = 10
@@ -196,11 +210,18 @@ class RunFolder:
             return
         rows = splits.train.located(range(len(splits.train)))[1]
         columns = (rows, *map(_as_text, splits.labels))
-        text = io.StringIO(newline='')
-        writer = csv.writer(text)
-        writer.writerow(('row', 'clean', 'noisy'))
-        writer.writerows(zip(*columns, strict=True))
-        self._write(LABELS, text.getvalue())
+        self._write_table(LABELS, [('row', 'clean', 'noisy'), *zip(*columns, strict=True)])
+
+    def write_bad_images(self, bad: Iterable[BadImage]) -> None:
+        """Add images that can't be decoded to `bad_images.csv`, which before a resume may have listed others."""
+        path, listed = self.path / BAD_IMAGES, dict.fromkeys(tuple(map(str, each)) for each in bad)
+        if not listed:
+            return
+        before = []
+        if path.is_file():
+            with open(path, newline='', encoding='utf-8') as file:
+                before = [tuple(row) for row in csv.reader(file)][1:]
+        self._write_table(BAD_IMAGES, [BadImage._fields, *dict.fromkeys([*before, *listed])])
 
     def write_batch(self, batch: Mapping[str, Any]) -> None:
         """Write the batch at which the loss exploded."""
@@ -209,6 +230,11 @@ class RunFolder:
     def write_summary(self, summary: RunSummary) -> None:
         """Write `summary.json`, the last file of a run: where it exists, the run is finished."""
         summary.write(self.path / SUMMARY)
+
+    def _write_table(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
+        text = io.StringIO(newline='')
+        csv.writer(text).writerows(rows)
+        self._write(name, text.getvalue())
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)

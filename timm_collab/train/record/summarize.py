@@ -88,6 +88,8 @@ def summarize(
             test=None if splits.test is None else len(splits.test),
             skipped=splits.num_skipped,
             replaced=sum(each.num_replaced for each in (data.train, data.val, data.test) if each),
+            turned=sum(each.num_turned for each in data.samples),
+            sixteen_bit=sum(each.num_sixteen_bit for each in data.samples),
         ),
         noise=NoiseSummary(
             kind=config.noise.kind,

@@ -1,0 +1,91 @@
+"""What tells whether the images of a run have changed between two stops, without reading any that the run does not.
+
+Array names end in their shape: N examples.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from .contents import Contents, digest
+from .image_split import ImageSplit, Rows
+
+_PARTS = 256
+_FILES = 1024
+_THREADS = 16  # on network drives a file's size takes long, and waiting for it no core
+
+
+def stored(split: ImageSplit, contents: Contents | None) -> dict[str, Any]:
+    """Describe the encoded images of a split, as plain data.
+
+    Args:
+        split: The examples.
+        contents: What their files hold, if all were read.
+
+    Returns:
+        `digests`, a digest of the images' digests, if all were read. Otherwise `sizes`, a digest of the lengths of the
+        encoded images; and `times` if files hold them, digests of the modification times of up to 256 parts of them.
+    """
+    if contents is not None:
+        return {'digests': digest(contents.digest_N.tobytes()).hex()}
+    size_N, time_N = _sizes_and_times(split)
+    found: dict[str, Any] = {'sizes': digest(size_N.astype('<i8').tobytes()).hex()}
+    if time_N.any():
+        parts = (time_N[part::_PARTS].astype('<i8') for part in range(min(_PARTS, len(time_N))))
+        found['times'] = [digest(part.tobytes()).hex()[:8] for part in parts]
+    return found
+
+
+def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Compare two results of `stored`: what differs, None if nothing does.
+
+    Where only modification times differ, images of one size may have been exchanged, or all files copied or extracted
+    again, which is common and harmless. A copy has other times throughout, so times are a change only if they differ in
+    some of the parts; `is_copy` tells the other case.
+    """
+    if before.keys() != now.keys() or before.get('digests') != now.get('digests'):
+        return 'images'
+    if before.get('sizes') != now.get('sizes'):
+        return 'sizes of images'
+    share = _changed_times(before, now)
+    return 'modification times of some images' if 0 < share < 1 else None
+
+
+def is_copy(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the modification times of all images differ, and nothing else."""
+    return change(before, now) is None and _changed_times(before, now) == 1
+
+
+def _changed_times(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    pairs = list(zip(before.get('times', ()), now.get('times', ()), strict=True))
+    return sum(one != other for one, other in pairs) / max(len(pairs), 1)
+
+
+def _sizes_and_times(split: ImageSplit) -> tuple[Rows, Rows]:
+    """Length of each encoded image, -1 if unknown, and the modification time of its file or 0. Reads no image."""
+    column = split.rows.data.column(split.image_column)
+    # `rows` may be a selection, by indices into the table that it holds.
+    row_N = split.row_N
+    if split.rows._indices is not None:
+        row_N = split.rows._indices.column(0).to_numpy()[row_N]
+    size_N = pc.binary_length(pc.struct_field(column, 'bytes')).fill_null(-1).to_numpy().astype(np.int64)[row_N]
+    time_N = np.zeros_like(size_N)
+    in_files = np.flatnonzero(size_N < 0)
+    paths = pc.struct_field(column, 'path').take(row_N[in_files]).to_pylist()
+
+    def measure(start: int) -> None:
+        for index, path in zip(in_files[start:start + _FILES], paths[start:start + _FILES], strict=True):
+            try:
+                status = os.stat(path)
+            except (OSError, TypeError):  # it is missing, or not on this machine
+                continue
+            size_N[index], time_N[index] = status.st_size, status.st_mtime_ns
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(measure, range(0, len(paths), _FILES)))
+    return size_N, time_N
