@@ -140,7 +140,7 @@ def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, Image
     if most is not None and most < len(val):
         drawn_N = _subset_of_all(strata(val.labels), most, generator(Purpose.SUBSET_HELD_OUT, config.seed))
         val = val.take(np.flatnonzero(drawn_N))
-        part = f'{len(val):,} images'
+        part = 'a part'
     how = "by each image's rarest label" if data.multi_label else 'class by class'
     return train, val, f"{part} of split '{train.name}', held out {how}"
 
