@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
             files = [{'rfilename': each} for each in self.files()]
             self.send_json({'id': owner.name, 'sha': COMMIT, 'private': False, 'gated': False, 'siblings': files})
         elif found := re.fullmatch(rf'/api/datasets/{name}/tree/[^/]+/?(.*)', path):
-            self.send_json([self.entry(each) for each in self.files() if each.startswith(found[1])])
+            self.send_json(self.tree(found[1], 'recursive=true' in urlsplit(self.path).query))
         elif found := re.fullmatch(rf'/datasets/{name}/resolve/[^/]+/(.+)', path):
             self.send_file(found[1])
         else:
@@ -81,6 +81,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Names of all files."""
         folder = self.owner.folder
         return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+    def tree(self, under: str, recursive: bool) -> list[dict[str, Any]]:
+        """Entries of the files and folders in a folder, or also of those below it."""
+        files = [Path(each) for each in self.files() if Path(under) in Path(each).parents]
+        folders = {parent for file in files for parent in file.parents if Path(under) in parent.parents}
+        entries = [self.entry(str(file)) for file in files if recursive or file.parent == Path(under)]
+        return entries + [{'type': 'directory', 'path': str(folder), 'size': 0, 'oid': '0' * 40}
+                          for folder in sorted(folders) if recursive or folder.parent == Path(under)]
 
     def entry(self, name: str) -> dict[str, Any]:
         """Entry of a file in a listing."""

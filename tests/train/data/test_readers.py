@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +16,9 @@ import pytest
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from tests.hub_server.data_sets import DataSetServer
 from timm_collab.train.config import DataConfig
+from timm_collab.train.data.readers import open_splits
 from timm_collab.train.data.sources import load_source
 from timm_collab.train.errors import TrainError
 
@@ -57,8 +63,7 @@ def test_webdataset_shards(shards: Path) -> None:
     check(shards, **columns)
     check(shards / '*.tar', **columns)
     check(shards / 'train-1.tar', count=3, **columns)
-    with pytest.raises(TrainError, match="there is no column 'label', the data has png, cls"):
-        load_source(DataConfig(path=str(shards)))
+    check(shards)
 
 
 def test_files_written_by_datasets(tmp_path: Path) -> None:
@@ -102,11 +107,11 @@ def test_timms_readers(tmp_path: Path) -> None:
     (dict(path='timm:torch/cifar10', root='{}'), "timm can't read split 'train' from data.root"),
     (dict(path='timm:', root='{}/nowhere'), "timm can't read split 'train'"),
     (dict(path='{}', root='{}'), "data.root is for timm's readers"),
-    (dict(path='{}', name='plain'), 'data.name and data.revision are for datasets of the Hub'),
-    (dict(path='{}', revision='main'), 'data.name and data.revision are for datasets of the Hub'),
+    (dict(path='{}', name='plain'), 'data.name is for datasets with several configurations, and .* has none'),
+    (dict(path='{}', revision='main'), 'data.revision is for datasets of the Hub'),
     (dict(path='{}/*.tar'), 'matches no file'),
-    (dict(path='{}/notes.txt'), "is a file that can't be read as data: name files of one type, .parquet, .arrow, .tar"),
-    (dict(path='{}/notes.*'), "can't be read as data"),
+    (dict(path='{}/notes.txt'), "'notes.txt' can't be read as data: name files of one type, .parquet, .arrow, .tar"),
+    (dict(path='{}/notes.*'), 'files of several types, such as notes.parquet and notes.txt'),
 ])
 def test_invalid_keys_for_timms_readers(tmp_path: Path, keys: dict[str, str], message: str) -> None:
     folder = classes(tmp_path / 'folder', 'train', 'validation')
@@ -127,13 +132,13 @@ def test_sequential_readers_of_timm_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_configuration_and_revision_reach_the_hub(monkeypatch: pytest.MonkeyPatch, parquet_folder: Path) -> None:
-    load, asked = datasets.load_dataset, []
+    load, asked = datasets.load_dataset_builder, []
 
     def from_hub(*args: Any, **kwargs: Any) -> Any:
         asked.append((args, kwargs))
         return load(str(parquet_folder))
 
-    monkeypatch.setattr(datasets, 'load_dataset', from_hub)
+    monkeypatch.setattr(datasets, 'load_dataset_builder', from_hub)
     load_source(DataConfig(path='user/name', name='plain', revision='v1'))
     assert asked == [(('user/name', 'plain'), {'revision': 'v1'})]
 
@@ -143,3 +148,45 @@ def test_broken_image_in_an_archive_names_its_row(shards: Path, image_folder: Ca
     source = load_source(DataConfig(path=str(shards), image_column='png', label_column='cls'))
     with pytest.raises(TrainError, match="row 6 of split 'train' can't be decoded"):
         source.train.image(6)
+
+
+def test_splits_of_timms_folders_are_separate(tmp_path: Path) -> None:
+    root = classes(tmp_path / 'folder', 'train', 'val')
+    for split in ('train', 'val'):
+        (root / split / 'even').rename(root / split / 'train_station')
+    source = load_source(DataConfig(path='timm:', root=str(root), val_split='val'))
+    assert source.val is not None and (len(source.train), len(source.val)) == (6, 6)
+    assert source.label_names == ['odd', 'train_station']
+    # timm falls back to the whole root where it finds no folder of that name.
+    (root / 'train').rename(root / 'Train')
+    with pytest.raises(TrainError, match=r"data\.train_split: timm finds no folder 'train' in .* would read all of"
+                                         ' Train, val together: write --data.train_split Train or val'):
+        load_source(DataConfig(path='timm:', root=str(root)))
+    assert len(load_source(DataConfig(path='timm:', root=str(root), train_split='Train')).train) == 6
+
+
+def test_names_of_classes_come_with_each_split_of_timm(tmp_path: Path) -> None:
+    root = classes(tmp_path / 'folder', 'train', 'val')
+    shutil.rmtree(root / 'val' / 'even')
+    opened = open_splits(DataConfig(path='timm:', root=str(root), val_split='val'))
+    assert opened.splits['train'].features['label'].names == ['even', 'odd']
+    assert opened.splits['val'].features['label'].names == ['odd'] and opened.splits['val']['label'] == [0, 0, 0]
+
+
+@pytest.mark.parametrize('below', ['', 'data'])
+def test_a_folder_of_images_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    root = classes(tmp_path / 'repository' / below, 'train', 'val')
+    for split in ('train', 'val'):
+        (root / split / 'even').rename(root / split / 'test tube')
+    code = ('from timm_collab.train.config import DataConfig\n'
+            'from timm_collab.train.data.readers import open_splits\n'
+            "for split, rows in open_splits(DataConfig(path='user/images')).splits.items():\n"
+            "    print(split, rows.features['label'].names, rows['label'][:])\n")
+    with DataSetServer(tmp_path / 'repository', 'user/images') as server:
+        environment = {**os.environ, 'HF_ENDPOINT': server.endpoint, 'HF_HOME': str(tmp_path / 'home'),
+                       'HF_HUB_DISABLE_XET': '1', 'HF_HUB_OFFLINE': '0'}
+        environment.pop('HF_DATASETS_CACHE', None)
+        done = subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.stdout.splitlines() == [f"{split} ['odd', 'test tube'] [0, 0, 0, 1, 1, 1]"
+                                        for split in ('train', 'validation')], done.stderr[-2000:]

@@ -177,7 +177,7 @@ def test_failure_of_the_hub_is_one_error(monkeypatch):
 
 def test_empty_folder(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(TrainError, match="empty' can't be loaded as a dataset"):
+    with pytest.raises(TrainError, match="empty' contains no data, it is an empty folder"):
         load_source(DataConfig(path=str(tmp_path / 'empty')))
 
 

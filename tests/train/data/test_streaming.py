@@ -270,7 +270,6 @@ def test_single_split(shards):
 
 
 @pytest.mark.parametrize(('keys', 'message'), [
-    (dict(num_train_samples=None), r'the number of images .* write --data\.num_train_samples'),
     (dict(train_split='trian'), "has no split 'trian', it has train, validation"),
     (dict(val_split='test'), "has no split 'test'"),
     (dict(image_column='img'), "there is no column 'img'"),

@@ -17,10 +17,12 @@ class DataConfig(KeyGroup):
     _prefix = 'data.'
 
     path: str | None = key(
-        None, 'local folder (of parquet files, of WebDataset shards, of images in a folder per class, or written by'
-              ' save_to_disk); parquet, arrow or tar file, or a glob pattern of such files; dataset id on the Hub'
-              " (user/name); timm: and the name of one of timm's readers; or builtin:digits; required")
-    name: str | None = key(None, 'configuration of a Hub dataset that has several')
+        None, 'local folder (of images in a folder per class, where train/, val/ and test/ hold such folders or all'
+              ' is one split; of parquet, arrow or WebDataset files, whose names begin with their split; or written by'
+              ' save_to_disk); file of one of these types, or CSV, TSV or JSON-lines file (.jsonl) with a column of'
+              ' image paths; glob pattern of such files; dataset id on the Hub (user/name); timm: and the name of one'
+              " of timm's readers; or builtin:digits; required")
+    name: str | None = key(None, 'configuration of a dataset of the Hub, or of a clone of one, that has several')
     revision: str | None = key(None, 'branch, tag or commit of a Hub dataset')
     root: str | None = key(None, "for path timm:NAME: folder or file for timm's reader; the splits must be named")
     train_split: str = key('train', 'name of the training split')
@@ -31,7 +33,8 @@ class DataConfig(KeyGroup):
     val_fraction: float = key(
         0.1, 'fraction of each class of the training split to hold out if there is no val_split; with several labels,'
              ' an image counts for its rarest', gt=0, lt=1)
-    image_column: str = key('image', "column with the images; if no column is called 'image', the only one with images")
+    image_column: str = key('image', "column with the images; if no column is called 'image', the only one with images,"
+                                      ' or of a CSV, TSV or JSON-lines file file_name, filename, path or file')
     label_column: str = key('label', "column with the labels, class names or indices; if no column is called"
                                      " 'label', the only one with class labels")
     classes: str | None = key(
@@ -92,8 +95,8 @@ class DataConfig(KeyGroup):
     cache_dir: str | None = key(None, 'folder that stores decoded images for later runs; by default beside the cache of'
                                       " the datasets library, see HF_HOME; '': none")
     on_bad_image: Literal['fail', 'skip'] = key(
-        'fail', "what to do with an image that can't be decoded: stop and name it (fail), or leave it out and list it in"
-                ' bad_images.csv (skip); images that are decoded as they are used are replaced by another one')
+        'fail', "what to do with an image that can't be decoded: stop and name it (fail), or leave it out and list it"
+                ' in bad_images.csv (skip); images that are decoded as they are used are replaced by another one')
 
     def __post_init__(self) -> None:
         super().__post_init__()

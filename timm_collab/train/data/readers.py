@@ -4,9 +4,7 @@ From any source, a split becomes a `datasets.Dataset` of encoded images and labe
 """
 from __future__ import annotations
 
-import hashlib
-import io
-import itertools
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -18,36 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import timm.data
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from huggingface_hub import hf_hub_download, metadata_load, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
-from torch.utils.data import IterableDataset
 
 from ..config import DataConfig
 from ..errors import TrainError, one_line, require
-from .class_names import join_files, names_differ
+from .file_lists import open_lists
+from .folders import Folder, Opened, open_images, scan, split_folders
+from .tables import check_files, find_data, make_builders, num_rows, with_labels
+from .timm_readers import TIMM, open_timm
 
 BUILTIN = 'builtin:'
-TIMM = 'timm:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
-_BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
-_TABLES = ('parquet', 'arrow')
 _SAVED = ('dataset_dict.json', 'state.json')  # files of `save_to_disk` for several splits, for one
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A dataset as it was opened.
-
-    Args:
-        splits: The splits by name; with timm's readers, only those that the recipe names.
-        left_out: Number of files that are in no split, by reason.
-        notes: What the user should know about how the data was read, a sentence each.
-    """
-
-    splits: dict[str, datasets.Dataset]
-    left_out: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def open_splits(config: DataConfig) -> Opened:
@@ -58,23 +41,62 @@ def open_splits(config: DataConfig) -> Opened:
     """
     path = str(config.path)
     if path.startswith(TIMM):
-        return Opened(_timm_splits(path.removeprefix(TIMM), config))
-    target, kwargs = _checked_target(config)
-    with _loading(path, is_hub=target is None):
-        if kwargs is None:
-            found = datasets.load_from_disk(target)
-        elif target is None:
-            found = datasets.load_dataset(path, config.name, revision=config.revision)
+        return open_timm(path.removeprefix(TIMM), config)
+    place = _place(config)
+    with _loading(path, is_hub=place is None):
+        if place is None or _is_written_by_datasets(place, config):
+            return _opened_by_datasets(place, config)
+        found = find_data(place, path)
+        if isinstance(found, Folder):
+            return open_images(found)
+        if found.is_lists:
+            opened = open_lists(found.files, config)
         else:
-            found = datasets.load_dataset(target, **kwargs)
+            builders = make_builders(found.files, found.extension)
+            opened = Opened({split: with_labels(_prepared(builder, split), config)
+                             for split, builder in builders.items()})
+    return Opened(opened.splits, {**found.left_out, **opened.left_out}, found.notes + opened.notes)
+
+
+def _prepared(builder: datasets.DatasetBuilder, split: str) -> datasets.Dataset:
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
+
+
+def _opened_by_datasets(place: Place, config: DataConfig) -> Opened:
+    if _saved(place):
+        found = datasets.load_from_disk(place)
+    else:
+        builder = datasets.load_dataset_builder(place or config.path, config.name, revision=config.revision)
+        if place is None and isinstance(builder, ImageFolder) and (root := _hub_folder(builder, config)):
+            return open_images(root)
+        if place is not None:
+            check_files(builder)
+        builder.download_and_prepare()
+        found = builder.as_dataset()
     if isinstance(found, datasets.Dataset):
         found = {str(found.split or 'train'): found}
-    require(len(found) > 0, f"data.path '{path}' contains no data")
-    of_tables = any(rows.info.builder_name in _TABLES for rows in found.values())
-    if not of_tables or kwargs is None or target is None:
-        return Opened(dict(found))
-    files = _table_files(_builder(path, None, None))
-    return Opened({name: join_files(rows, files[name]) if name in files else rows for name, rows in found.items()})
+    require(len(found) > 0, f"data.path '{config.path}' contains no data")
+    return Opened({split: with_labels(rows, config) for split, rows in found.items()})
+
+
+def _hub_folder(builder: datasets.DatasetBuilder, config: DataConfig) -> Folder | None:
+    """Download a folder of images of the Hub; None if its card has the files of each split, or it has other files.
+
+    Without a card, `datasets` takes a split's name in any part of a path for the split.
+    """
+    keys: dict[str, Any] = dict(repo_id=config.path, repo_type='dataset', revision=config.revision)
+    files = [str(file) for of_split in builder.config.data_files.values() for file in of_split]
+    if not all(os.path.splitext(file)[1].lower() in Image.registered_extensions() for file in files):
+        return None
+    try:
+        if _configurations(Path(hf_hub_download(filename='README.md', **keys))):
+            return None
+    except EntryNotFoundError:
+        pass
+    root = scan(snapshot_download(**keys))
+    inner = [folder for folder in root.folders.values() if split_folders(folder) or len(folder.classes) > 1]
+    return inner[0] if len(inner) == 1 and not split_folders(root) and len(root.classes) == 1 else root
 
 
 @dataclass(frozen=True)
@@ -85,11 +107,15 @@ class Streams:
         splits: The splits by name.
         digest: Identifies the files in their current version.
         lengths: Number of examples of the splits, where known.
+        left_out: Number of files that are in no split, by reason.
+        notes: What the user should know about how the data was read, a sentence each.
     """
 
     splits: dict[str, datasets.IterableDataset]
     digest: str
     lengths: dict[str, int]
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def open_streams(config: DataConfig) -> Streams:
@@ -99,25 +125,32 @@ def open_streams(config: DataConfig) -> Streams:
         TrainError: There is no such data, or it can't be streamed.
     """
     path = str(config.path)
-    target, kwargs = _checked_target(config)
-    require(kwargs is not None or target is None,
-            f"data.streaming: '{path}' was written by save_to_disk and is never copied: leave out data.streaming")
-    with _loading(path, is_hub=target is None):
-        builder = _builder(path, config.name, config.revision)
-        splits = builder.as_streaming_dataset()
-    require(not isinstance(builder, ImageFolder),
-            f"data.streaming: '{path}' is a folder of images, which would be read class by class: leave out"
-            ' data.streaming, its files are opened as they are needed without a copy')
-    require(len(splits) > 0, f"data.path '{path}' contains no data")
-    files = _table_files(builder)
-    require(not names_differ(itertools.chain(*files.values())),
-            f"data.streaming: the files of '{path}' declare different class names, or another order of them: leave out"
-            ' data.streaming, then they are joined by name')
-    return Streams(
-        splits=dict(splits),
-        digest=f'{builder.hash} {builder.config_id}',
-        lengths={name: known.num_examples for name, known in (builder.info.splits or {}).items()},
-    )
+    place = _place(config)
+    in_place = (' which would be read class by class: leave out data.streaming, its files are opened as they are needed'
+                ' without a copy')
+    with _loading(path, is_hub=place is None):
+        if place is None or _is_written_by_datasets(place, config):
+            require(not _saved(place), f"data.streaming: '{path}' was written by save_to_disk and is never copied:"
+                                       ' leave out data.streaming')
+            builder = datasets.load_dataset_builder(place or path, config.name, revision=config.revision)
+            require(not isinstance(builder, ImageFolder), f"data.streaming: '{path}' is a folder of images,{in_place}")
+            if place is not None:
+                check_files(builder)
+            known = {name: split.num_examples for name, split in (builder.info.splits or {}).items()}
+            splits = {split: with_labels(rows, config) for split, rows in builder.as_streaming_dataset().items()}
+            require(len(splits) > 0, f"data.path '{path}' contains no data")
+            return Streams(splits, f'{builder.hash} {builder.config_id}', known)
+        found = find_data(place, path)
+        if isinstance(found, Folder) or found.is_lists:
+            kind = 'folder' if isinstance(found, Folder) else 'list'
+            raise TrainError(f"data.streaming: '{path}' is a {kind} of images,{in_place}")
+        builders = make_builders(found.files, found.extension)
+        splits = {split: with_labels(builder.as_streaming_dataset(split=split), config)
+                  for split, builder in builders.items()}
+        digest = ' '.join(f'{builder.hash} {builder.config_id}' for builder in builders.values())
+        lengths = {split: count for split, files in found.files.items()
+                   if (count := num_rows(files, found.extension)) is not None}
+    return Streams(splits, digest, lengths, found.left_out, found.notes)
 
 
 def download_split(streams: Streams, split: str, config: DataConfig) -> datasets.Dataset:
@@ -131,33 +164,19 @@ def download_split(streams: Streams, split: str, config: DataConfig) -> datasets
         for name, feature in (streams.splits[split].features or {}).items()
     })
     # The cached file is found by a hash of these arguments.
-    arguments = {'path': config.path, 'name': config.name, 'revision': config.revision, 'split': split,
-                 'digest': streams.digest}
-    with _loading(str(config.path), is_hub=_target(str(config.path))[0] is None):
+    arguments = {'path': config.path, 'name': config.name, 'revision': config.revision,
+                 'label_column': config.label_column, 'split': split, 'digest': streams.digest}
+    with _loading(str(config.path), is_hub=_place(config) is None):
         return datasets.Dataset.from_generator(_streamed_rows, features=features, gen_kwargs=arguments)
 
 
-def _streamed_rows(path: str, name: str | None, revision: str | None, split: str, digest: str) -> Iterator[Any]:
-    rows = _builder(path, name, revision).as_streaming_dataset()[split]
+def _streamed_rows(split: str, digest: str, **keys: Any) -> Iterator[Any]:
+    """Rows for `from_generator`, which hashes the arguments; `digest` is only for that hash."""
+    rows = open_streams(DataConfig(**keys)).splits[split]
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
     yield from rows
-
-
-def _builder(path: str, name: str | None, revision: str | None) -> datasets.DatasetBuilder:
-    target, kwargs = _target(path)
-    if target is None:
-        return datasets.load_dataset_builder(path, name, revision=revision)
-    return datasets.load_dataset_builder(target, **kwargs or {})
-
-
-def _table_files(builder: datasets.DatasetBuilder) -> dict[str, list[str]]:
-    """The local files of each split that declare columns, parquet or arrow; none for other formats."""
-    if builder.name not in _TABLES:
-        return {}
-    files = {str(split): list(map(str, found)) for split, found in (builder.config.data_files or {}).items()}
-    return {split: found for split, found in files.items() if all(map(os.path.isfile, found))}
 
 
 @contextmanager
@@ -165,44 +184,91 @@ def _loading(path: str, is_hub: bool) -> Iterator[None]:
     """Turn the errors of loaders, which have many types, into one about the path."""
     try:
         yield
+    except TrainError:
+        raise
     except Exception as error:
-        reason = one_line(error)
-        if empty := re.search(r'Instruction "(\w+)" corresponds to no data', reason):
+        if empty := re.search(r'Instruction "(\w+)" corresponds to no data', one_line(error)):
             raise TrainError(f"split '{empty.group(1)}' of data.path '{path}' is empty") from None
+        cause: BaseException = error
+        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
         where = 'from the Hub, and there is no local folder with that name' if is_hub else 'as a dataset'
-        raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(error).__name__}: {reason})") from error
+        remedy = ''
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = (f": free space on the disk of '{datasets.config.HF_DATASETS_CACHE}', where tables are copied,"
+                      ' or set HF_DATASETS_CACHE to another folder')
+        raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(cause).__name__}: {one_line(cause)})"
+                         f'{remedy}') from error
 
 
-def _checked_target(config: DataConfig) -> tuple[str | None, dict[str, Any] | None]:
-    """`_target` of the path of a recipe, after checking the keys that depend on it."""
+Place = str | list[str] | None
+"""Where data is: a folder, files, or None for the Hub."""
+
+
+def _place(config: DataConfig) -> Place:
+    """Find what `data.path` names.
+
+    Raises:
+        TrainError: There is nothing with that name, or a key doesn't go with it.
+    """
     path = str(config.path)
     require(config.root is None, f"data.root is for timm's readers, data.path timm:..., not for '{path}'")
-    target, kwargs = _target(path)
-    require(target is None or (config.name is None and config.revision is None),
-            f"data.name and data.revision are for datasets of the Hub, and data.path '{path}' is local: leave them out")
-    return target, kwargs
+    place = _local(path)
+    if place is None:
+        require(not has_magic(path), f"data.path '{path}' matches no file")
+        require(_HUB_ID.fullmatch(path) is not None and not path.startswith('.'),
+                f"data.path '{path}' does not exist: write an existing folder or file, builtin:digits, timm: and the"
+                ' name of a reader, or a dataset of the Hub as user/name, such as uoft-cs/cifar10')
+        return None
+    require(config.revision is None, f"data.revision is for datasets of the Hub, and data.path '{path}' is local: leave"
+                                     ' it out')
+    return place
 
 
-def _target(path: str) -> tuple[str | None, dict[str, Any] | None]:
-    """Arguments of `load_dataset` for a path. No target means the Hub; no arguments mean a folder of `save_to_disk`."""
+def _local(path: str) -> Place:
     if path.startswith(BUILTIN):
-        return str(_builtin_folder(path.removeprefix(BUILTIN))), {}
-    local = Path(path).expanduser()
-    if local.is_dir():
-        return str(local), None if any((local / name).is_file() for name in _SAVED) else {}
-    files = [str(local)] if local.is_file() else sorted(glob(str(local), recursive=True)) if has_magic(path) else []
-    if files:
-        suffixes = {Path(name).suffix for name in files}
-        builder = _BUILDERS.get(suffixes.pop()) if len(suffixes) == 1 else None
-        require(builder is not None, f"data.path '{path}' is a file that can't be read as data: name files of one type,"
-                                     f' {", ".join(_BUILDERS)}, or their folder')
-        assert builder is not None
-        return builder, {'data_files': files}
-    require(not has_magic(path), f"data.path '{path}' matches no file")
-    require(_HUB_ID.fullmatch(path) is not None and not path.startswith('.'),
-            f"data.path '{path}' does not exist: write an existing folder or file, builtin:digits, timm: and the name"
-            ' of a reader, or a dataset of the Hub as user/name, such as uoft-cs/cifar10')
-    return None, {}
+        return str(_builtin_folder(path.removeprefix(BUILTIN)))
+    local = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(local):
+        return local
+    if os.path.isfile(local):
+        return [local]
+    return sorted(filter(os.path.isfile, glob(local, recursive=True))) or None if has_magic(local) else None
+
+
+def _saved(place: Place) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return isinstance(place, str) and any((Path(place) / name).is_file() for name in _SAVED)
+
+
+def _is_written_by_datasets(place: str | list[str], config: DataConfig) -> bool:
+    """Whether `datasets` knows what is in a folder: `save_to_disk` wrote it, or its card has the files of each split.
+
+    Raises:
+        TrainError: The card has several configurations and none was chosen, or data.name is set and there is none.
+    """
+    configs = _configurations(Path(place) / 'README.md') if isinstance(place, str) else []
+    if configs:
+        require(len(configs) == 1 or config.name in configs or (config.name is None and 'default' in configs),
+                f"data.path '{config.path}' has several configurations: write --data.name with one of"
+                f' {", ".join(configs)}')
+        require(not has_magic(str(place)), f"data.path '{config.path}' has '[', '*' or '?' in its name, which"
+                                           ' would be taken for a pattern: rename the folder')
+    require(configs or config.name is None,
+            f"data.name is for datasets with several configurations, and data.path '{config.path}' has none: leave it"
+            ' out')
+    return bool(configs) or _saved(place)
+
+
+def _configurations(card: Path) -> list[str]:
+    """The configurations in the card of a dataset that name their files."""
+    if not card.is_file():
+        return []
+    try:
+        listed = (metadata_load(card) or {}).get('configs') or []
+    except Exception as error:  # YAML's among them
+        raise TrainError(f"the head of '{card}' can't be read ({one_line(error)}): repair or remove it") from error
+    return [str(each.get('config_name', 'default')) for each in listed if 'data_files' in each]
 
 
 def _builtin_folder(name: str) -> Path:
@@ -211,74 +277,3 @@ def _builtin_folder(name: str) -> Path:
     require(name in known, f"data.path '{BUILTIN}{name}': the data shipped with the package is"
                            f' {", ".join(BUILTIN + each for each in known)}')
     return data / name
-
-
-def _timm_splits(name: str, config: DataConfig) -> dict[str, datasets.Dataset]:
-    """Open the splits that the recipe names. timm's readers return a split for any name, so none can be guessed."""
-    roles = {'train': config.train_split, 'val': config.val_split, 'test': config.test_split}
-    named = {role: split for role, split in roles.items() if split not in (None, 'auto')}
-    root = None if config.root is None else str(Path(config.root).expanduser())
-    found: dict[str, datasets.Dataset] = {}
-    places: dict[str, str] = {}
-    for role, split in named.items():
-        try:
-            dataset = timm.data.create_dataset(name, root=root, split=split, download=False)
-        except Exception as error:  # every reader has its own types
-            reason = one_line(error)
-            raise TrainError(f"data.path '{TIMM}{name}': timm can't read split '{split}' from data.root '{root}'"
-                             f' ({type(error).__name__}: {reason})') from error
-        require(not isinstance(dataset, IterableDataset),
-                f"data.path '{TIMM}{name}' is read sequentially, and training needs random access: name the"
-                ' shards or files themselves as data.path')
-        # A reader that finds no folder with the name of the split takes the whole root instead.
-        place = str(split if '/' in name else dataset.reader.root)
-        require(place not in places, f"data.{role}_split: timm reads splits '{places.get(place)}' and '{split}' from"
-                                     f" the same folder, '{place}'")
-        places[place] = str(split)
-        found[str(split)] = _table(dataset, name, root, str(split), config)
-    return found
-
-
-def _table(dataset: Any, name: str, root: str | None, split: str, config: DataConfig) -> datasets.Dataset:
-    reader = getattr(dataset, 'reader', dataset)
-    indices = getattr(reader, 'class_to_idx', None) or getattr(reader, 'class_name_to_idx', None) or {}
-    names = sorted(indices, key=indices.__getitem__)
-    is_dense = bool(names) and sorted(indices.values()) == list(range(len(names)))
-    features = datasets.Features({
-        config.image_column: datasets.Image(),
-        config.label_column: datasets.ClassLabel(names=[str(each) for each in names]) if is_dense
-        else datasets.Value('int64'),
-    })
-    # Written to the cache of `datasets` under a hash of these arguments; the stamp changes with the data.
-    arguments = {'name': name, 'root': root, 'split': split, 'columns': tuple(features), 'stamp': _stamp(root)}
-    return datasets.Dataset.from_generator(_examples, features=features, gen_kwargs=arguments)
-
-
-def _stamp(root: str | None) -> str:
-    """Digest of the names and modification times of all files."""
-    place = Path(root or '')
-    files = [place] if place.is_file() else sorted(place.rglob('*')) if root else []
-    return hashlib.sha256(''.join(f'{file}\0{file.stat().st_mtime_ns}\0' for file in files).encode()).hexdigest()
-
-
-def _examples(
-        name: str,
-        root: str | None,
-        split: str,
-        columns: tuple[str, str],
-        stamp: str,
-) -> Iterator[dict[str, Any]]:
-    """Rows for `from_generator`, which hashes the arguments; `stamp` is only for that hash."""
-    dataset = timm.data.create_dataset(name, root=root, split=split, download=False)
-    reader = getattr(dataset, 'reader', dataset)
-    for index in range(len(dataset)):
-        image, label = reader[index][:2]
-        if isinstance(image, Image.Image):
-            encoded = io.BytesIO()
-            image.save(encoded, 'png')
-            cell: dict[str, Any] = dict(bytes=encoded.getvalue(), path=None)
-        else:
-            with image:
-                is_file = type(image) is io.BufferedReader  # a member of a tar file has a derived class
-                cell = dict(bytes=None, path=str(image.name)) if is_file else dict(bytes=image.read(), path=None)
-        yield dict(zip(columns, (cell, -1 if label is None else int(label)), strict=True))

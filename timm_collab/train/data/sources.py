@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .class_names import listed
+from .folders import SPLITS, canonical_split
 from .image_column import image_rows
 from .image_split import ImageSplit
 from .labels import (
@@ -32,12 +33,8 @@ from .labels import (
 from .readers import Opened, Streams, download_split, open_splits, open_streams
 from .streaming import StreamSplit
 
-_SPLIT_NAMES = {
-    'train': ('train', 'training'),
-    'val': ('validation', 'val', 'valid', 'dev'),
-    'test': ('test', 'testing', 'eval'),
-}
-"""Names of the splits for each role, the preferred one first; in any case, e.g. `Val`."""
+_OF_ROLE = {'train': 'train', 'val': 'validation', 'test': 'test'}
+"""The split that a role has, unless the recipe names another."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def load_source(
                                  f' one of {", ".join(available)}')
         stream, form = _stream(opened, config, given)
         found = {name: download_split(opened, name, config) for role, name in chosen.items() if role != 'train'}
-        left_out, notes = {}, form.notes
+        left_out, notes = opened.left_out, (*opened.notes, *form.notes)
     else:
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
@@ -185,7 +182,7 @@ def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str
     for role, name in asked.items():
         if name is None:
             continue
-        found = _existing(_SPLIT_NAMES[role][0] if name == 'auto' else name, available)
+        found = _existing(_OF_ROLE[role] if name == 'auto' else name, available)
         if name == 'auto' and found not in available:
             continue
         _check_split(found, f'data.{role}_split', available, config)
@@ -202,7 +199,7 @@ def _existing(name: str, available: Iterable[str]) -> str:
     """The split that a name means: that of this name, or else the one with another name for the same role."""
     if name in available:
         return name
-    alike = next((names for names in _SPLIT_NAMES.values() if name.lower() in names), (name,))
+    alike = (str(canonical_split(name)), *SPLITS.get(str(canonical_split(name)), ()))
     found = [each for wanted in alike for each in available if each.lower() == wanted]
     return found[0] if found else name
 
