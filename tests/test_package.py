@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob('*.py'))
 ROOMS = (
     'tree', 'errors', 'split', 'model', 'objective', 'pretrained', 'registry', '__init__',
     'train/errors', 'train/paths', 'train/config', 'train/build', 'train/distributed', 'train/data', 'train/metrics',
-    'train/checkpoint', 'train/record', 'train/loop', 'train/prepare', 'train/run', 'train/validate',
+    'train/checkpoint', 'train/record', 'train/inspect', 'train/loop', 'train/prepare', 'train/run', 'train/validate',
     'train/__init__', 'train/__main__',
     'study', 'hub', 'cli', 'sweep', '__main__',
 )
@@ -35,6 +35,7 @@ APART = {
     'train/metrics': {'train/data', 'train/distributed', 'train/build'},
     'train/checkpoint': {'train/data', 'train/metrics', 'train/build'},
     'hub': {'study'},
+    'train/inspect': {'train/metrics', 'train/checkpoint', 'train/record', 'train/distributed'},
     'sweep': {room for room in ROOMS if room.startswith('train/')} | {'study', 'hub', 'cli'},
 }
 

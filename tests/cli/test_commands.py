@@ -11,7 +11,7 @@ from timm_collab.cli import find_commands, main
 
 
 def test_every_command_has_help(capsys):
-    assert {'list', 'plot', 'prune', 'split-points', 'train', 'validate'} <= set(find_commands())
+    assert {'inspect', 'list', 'plot', 'prune', 'split-points', 'train', 'validate'} <= set(find_commands())
     for name, module in find_commands().items():
         if name != 'train':
             with pytest.raises(SystemExit, match='0'):

@@ -36,7 +36,7 @@ from .prepare import Prepared, make_accelerator, prepare
 from .record.plots import HOW_TO_GET, can_plot, plot_run
 from .record.progress import reset_peak_memory
 from .record.provenance import commit, versions
-from .record.report import EpochTable, data_line, final_lines, model_lines, print_on_main
+from .record.report import EpochTable, data_lines, final_lines, model_lines, print_on_main
 from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder
 from .record.save import save_pruned, save_tree
 from .record.summarize import summarize
@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> RunSummary:
         print_on_main(accelerator, f"the run in '{folder}' is finished")
         return _conclude(config, folder, accelerator)
     prepared = prepare([each for each, _ in runs], accelerator)
-    print_on_main(accelerator, data_line(config, prepared.data.splits), *prepared.data.splits.notes)
+    print_on_main(accelerator, *data_lines(config, prepared.data), *prepared.data.splits.notes)
     if prepared.teacher is not None:
         print_on_main(accelerator, teacher_line(prepared.teacher))
 

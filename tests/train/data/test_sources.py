@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import socket
 
 import datasets
@@ -201,3 +202,34 @@ def test_noise_column_is_read_for_training_only(tmp_path, images):
     assert load_source(config).given is None
     with pytest.raises(TrainError, match=r"noise.column: .* no column 'gues', the data has .*did you mean 'guess'"):
         load_source(config, noise_column='gues')
+
+
+def test_a_file_in_two_splits_is_refused_through_any_link(tmp_path, image_folder):
+    folder = image_folder(train=4, test=2)
+    (folder / 'test' / 'dog' / 'seen.png').symlink_to(folder / 'train' / 'dog' / '1.png')
+    config = DataConfig(path='timm:folder', root=str(folder), train_split='train', test_split='test')
+    with pytest.raises(TrainError, match=r"seen\.png' of split 'test' is the same file as '.*dog/1\.png'"):
+        load_source(config)
+    (folder / 'test' / 'dog' / 'seen.png').unlink()
+    assert load_source(config).notes == ()
+    (folder / 'linked').symlink_to(folder / 'train')
+    with pytest.raises(TrainError, match=r"of split 'linked' is the same file"):
+        load_source(dataclasses.replace(config, test_split='linked'))
+
+
+def test_a_file_in_two_splits_of_tables_of_paths_is_refused(tmp_path, image_folder):
+    folder = image_folder(train=4)
+    paths = [str(folder / 'train' / name / f'{number}.png') for name in ('cat', 'dog') for number in range(4)]
+
+    def save(**rows: list[str]) -> DataConfig:
+        for split, files in rows.items():
+            table = datasets.Dataset.from_dict({'image': files, 'label': [0, 1] * (len(files) // 2)})
+            table.to_parquet(str(tmp_path / 'tables' / f'{split}.parquet'))
+        return DataConfig(path=str(tmp_path / 'tables'))
+
+    (tmp_path / 'tables').mkdir()
+    assert len(load_source(save(train=paths[:6], test=paths[6:])).train) == 6
+    with pytest.raises(TrainError, match=r"dog/1\.png' of split 'test' is the same file"):
+        load_source(save(train=paths[:6], test=paths[5:7]))
+    notes = load_source(save(train=[*paths[:6], paths[0], paths[1]], test=paths[6:])).notes
+    assert [note for note in notes if "2 images of split 'train' are files that it has already" in note]

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
+from timm_collab.train.data.counts import SplitCounts
 from timm_collab.train.record.progress import Progress, peak_memory
-from timm_collab.train.record.report import EpochTable
+from timm_collab.train.record.report import EpochTable, imbalance, left_out_line
 
 
 def row(epoch: int, top1: list[float], **more) -> dict:
@@ -49,6 +50,22 @@ def test_a_device_that_waits_for_its_loader_is_reported_once():
     assert ['the loader' in line for line in lines] == [False, True, False]
     assert lines[1] == ('the loader kept the device waiting 37 % of the epoch: raise data.workers or data.cache_mb')
     assert not any('loader' in line for line in EpochTable(20).lines(row(0, [85.0], wait_seconds=9.0)))
+
+
+@pytest.mark.parametrize(('counts', 'line'), [
+    ({'cat': 10, 'dog': 14}, ''),
+    ({'cat': 10, 'dog': 25}, "smallest 'cat' with 10 training images, largest 'dog' with 25, 2.5 times as many"),
+    ({'cat': 3, 'dog': 0}, "smallest 'dog' with 0 training images, largest 'cat' with 3"),
+    (None, ''),
+])
+def test_classes_of_different_size_are_named(counts, line):
+    assert imbalance(SplitCounts('train', 35, counts)) == line
+
+
+def test_reasons_are_counted_and_the_rest_summed_up():
+    left_out = {'hidden': 1200, 'broken link': 3, 'not an image (.txt)': 1}
+    assert left_out_line(left_out) == '1,204 (1,200 hidden, 3 broken link, 1 not an image (.txt))'
+    assert left_out_line(left_out, 1) == '1,204 (1,200 hidden, 2 other reasons)'
 
 
 def test_the_header_is_repeated():

@@ -6,7 +6,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -97,8 +97,17 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     Raises:
         TrainError: Unknown recipe or key, value of the wrong type, or value that its config refuses.
     """
+    return cast(TrainConfig, from_mapping(TrainConfig, parse_values(argv)))
+
+
+def parse_values(argv: Sequence[str]) -> dict[str, Any]:
+    """Parse a command line into the values of all keys, nested by group, for who needs a few groups and no model.
+
+    Raises:
+        TrainError: Unknown recipe or key, or value of the wrong type.
+    """
     arguments, files = _without_recipes(argv)
-    return config_of(compose([load_recipe(file) for file in files]), arguments)
+    return _values_of(compose([load_recipe(file) for file in files]), arguments)
 
 
 def config_of(recipe: Mapping[str, Any], arguments: Sequence[str] = ()) -> TrainConfig:
@@ -107,6 +116,10 @@ def config_of(recipe: Mapping[str, Any], arguments: Sequence[str] = ()) -> Train
     Raises:
         TrainError: Unknown key, value of the wrong type, or value that its config refuses.
     """
+    return cast(TrainConfig, from_mapping(TrainConfig, _values_of(recipe, arguments)))
+
+
+def _values_of(recipe: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     # The recipe comes first, so that options take precedence wherever --config was on the command line.
     config = ['--config', yaml.safe_dump(dict(recipe), sort_keys=False)] if recipe else []
     try:
@@ -114,4 +127,4 @@ def config_of(recipe: Mapping[str, Any], arguments: Sequence[str] = ()) -> Train
     except ArgumentError as error:
         raise TrainError(_explain(error)) from None
     del values['config']
-    return from_mapping(TrainConfig, values)
+    return dict(values)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -252,6 +253,20 @@ class ImageSplit:
             return self.encoded(np.array([index]))[0] if encoded is None else encoded
 
         return decode(read, self.mode, lambda: self.where(index), self.bit_depth)
+
+    @property
+    def table_row_N(self) -> Rows:
+        """Indices into the table beneath `rows`, which may be a selection of it."""
+        indices = self.rows._indices
+        return self.row_N if indices is None else indices.column(0).to_numpy()[self.row_N]
+
+    def paths(self) -> tuple[Rows, list[str]]:
+        """Indices of the images that are files of their own, and the paths of these files. Reads no image."""
+        column = self.rows.data.column(self.image_column)
+        path, row_N = pc.struct_field(column, 'path'), self.table_row_N
+        is_file = pc.and_(pc.is_null(pc.struct_field(column, 'bytes')), pc.is_valid(path))
+        index_M = np.flatnonzero(is_file.to_numpy()[row_N])
+        return index_M, path.take(row_N[index_M]).to_pylist()
 
     def file(self, index: int) -> str:
         """File of an image as far as it is known: its path, or shard and key in a WebDataset; else ''."""

@@ -4,8 +4,10 @@ Array names end in their shape: N examples, M some of them.
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import datasets
@@ -84,7 +86,7 @@ def load_source(
     opened, available = _open(config)
     chosen = _choose_splits(config, available)
     config = replace(config, train_split=chosen['train'])
-    config = _with_columns(config, available[config.train_split])
+    config = with_columns(config, available[config.train_split])
     given = given_form(config, num_classes, class_names)
 
     stream: StreamSplit | None = None
@@ -101,6 +103,7 @@ def load_source(
         left_out, notes = opened.left_out, (*opened.notes, *form.notes)
     splits = {role: _image_split(found[name], name, config, form, role)
               for role, name in chosen.items() if name in found}
+    notes = (*notes, *_shared_files(splits.values()))
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
     noisy, not_noisy = None, None
     if noise_column is not None:
@@ -144,7 +147,7 @@ def load_split(
     opened, available = _open(config)
     name = _existing(name, available)
     _check_split(name, '--split', available, config)
-    config = _with_columns(replace(config, train_split=name), available[name])
+    config = with_columns(replace(config, train_split=name), available[name])
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
     form = find_form(rows, config, given_form(config, num_classes, class_names))
     return _image_split(rows, name, config, form), form.names
@@ -159,7 +162,7 @@ def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
     return opened, opened.splits
 
 
-def _with_columns(config: DataConfig, rows: datasets.Dataset | datasets.IterableDataset) -> DataConfig:
+def with_columns(config: DataConfig, rows: datasets.Dataset | datasets.IterableDataset) -> DataConfig:
     """Replace default column names that don't exist by the only column of that type."""
     features = rows.features or {}  # unknown for some streams
     found = {}
@@ -234,6 +237,33 @@ def _image_split(
         labels=(labels if role == 'train' else hard_labels(labels))[row_N],
         bit_depth=config.bit_depth,
     )
+
+
+def _shared_files(splits: Iterable[ImageSplit]) -> list[str]:
+    """Refuse a file that is in two splits, by whatever links; a sentence for each split that has a file twice.
+
+    Raises:
+        TrainError: There is one.
+    """
+    real_folder = cache(os.path.realpath)
+    first: dict[str, tuple[str, str]] = {}
+    notes = []
+    for split in splits:
+        repeated = []
+        for path in split.paths()[1]:
+            folder, name = os.path.split(path)
+            file = os.path.join(real_folder(folder), name)
+            here = split.name, path
+            before = first.setdefault(os.path.realpath(file) if os.path.islink(file) else file, here)
+            if before is not here:
+                repeated.append(path)
+                require(before[0] == split.name,
+                        f"'{path}' of split '{split.name}' is the same file as '{before[1]}' of split '{before[0]}', so"
+                        ' that scores would be too good: remove it from one of them')
+        if repeated:
+            notes.append(f"{len(repeated):,} images of split '{split.name}' are files that it has already, such as"
+                         f" '{repeated[0]}'")
+    return notes
 
 
 def _check_missing(

@@ -68,21 +68,16 @@ def _changed_times(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
 
 def _sizes_and_times(split: ImageSplit) -> tuple[Rows, Rows]:
     """Length of each encoded image, -1 if unknown, and the modification time of its file or 0. Reads no image."""
-    column = split.rows.data.column(split.image_column)
-    # `rows` may be a selection, by indices into the table that it holds.
-    row_N = split.row_N
-    if split.rows._indices is not None:
-        row_N = split.rows._indices.column(0).to_numpy()[row_N]
-    size_N = pc.binary_length(pc.struct_field(column, 'bytes')).fill_null(-1).to_numpy().astype(np.int64)[row_N]
+    length = pc.binary_length(pc.struct_field(split.rows.data.column(split.image_column), 'bytes'))
+    size_N = length.fill_null(-1).to_numpy().astype(np.int64)[split.table_row_N]
     time_N = np.zeros_like(size_N)
-    in_files = np.flatnonzero(size_N < 0)
-    paths = pc.struct_field(column, 'path').take(row_N[in_files]).to_pylist()
+    in_files, paths = split.paths()
 
     def measure(start: int) -> None:
         for index, path in zip(in_files[start:start + _FILES], paths[start:start + _FILES], strict=True):
             try:
                 status = os.stat(path)
-            except (OSError, TypeError):  # it is missing, or not on this machine
+            except OSError:  # it is missing, or not on this machine
                 continue
             size_N[index], time_N[index] = status.st_size, status.st_mtime_ns
 

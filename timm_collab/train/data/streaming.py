@@ -100,17 +100,26 @@ class StreamSplit:
         Raises:
             TrainError: The files can't be read or are empty, or a label is missing or outside [0, C).
         """
-        declared = declared_names(self.rows.features[self.label_column])
         for number in itertools.count():
             rng = generator(Purpose.STREAMED_ORDER, seed, epoch, lane, number)
             is_empty = True
-            for row in _shuffled(self._rows(rng.permutation(self._files(lane, num_lanes))), buffer, rng):
-                label = self._class_of(row[self.label_column], declared)
-                if label is not None:
-                    is_empty = False
-                    yield row[self.image_column], label, file_name(row, self.image_column)
+            for example in self._labelled(
+                    _shuffled(self._rows(rng.permutation(self._files(lane, num_lanes))), buffer, rng)):
+                is_empty = False
+                yield example
             require(not is_empty, f"split '{self.name}': the files of lane {lane} of {num_lanes} are empty: write"
                                   ' a smaller number of --data.lanes')
+
+    def read_once(self) -> Iterator[tuple[Encoded, int, str]]:
+        """Iterate over all examples once, in the order of the files; content and errors are those of `read`."""
+        return self._labelled(self._rows(range(self.rows.num_shards)))
+
+    def _labelled(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[Encoded, int, str]]:
+        declared = declared_names(self.rows.features[self.label_column])
+        for row in rows:
+            label = self._class_of(row[self.label_column], declared)
+            if label is not None:
+                yield row[self.image_column], label, file_name(row, self.image_column)
 
     def _class_of(self, value: Any, declared: Sequence[str] | None) -> int | None:
         """Class index of a label; None if there is none and such examples are left out."""

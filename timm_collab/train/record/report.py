@@ -1,12 +1,14 @@
 """The lines that a run prints."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from accelerate import Accelerator
 
 from ..config import ModelConfig, TrainConfig
-from ..data.splits import Splits
+from ..data.counts import SplitCounts, all_left_out, count_splits
+from ..data.training_data import TrainingData
 from ..metrics.metric import metric_of
 from .summary import RunSummary
 
@@ -19,19 +21,47 @@ def network_name(config: ModelConfig) -> str:
     return 'single network' if config.num_heads == 1 else f'{config.num_heads}-head tree'
 
 
-def data_line(config: TrainConfig, splits: Splits) -> str:
-    """Describe the training, validation and test data in one line."""
-    noise = several = skipped = ''
+def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
+    """Describe the training, validation and test data: a line, and others if classes differ or images are left out."""
+    splits = data.splits
+    noise = several = ''
     if splits.noise_rate > 0:
         kind = f"column '{config.noise.column}'" if config.noise.kind == 'column' else config.noise.kind
         noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({kind})'
     if config.data.multi_label:
         several = ' of which an image has several'
-    if splits.num_skipped > 0:
-        skipped = f"; {splits.num_skipped:,} that can't be decoded left out"
     test = 'no test split' if splits.test is None else f'{len(splits.test):,} for the test'
-    return (f'data: {config.data.path}, {splits.num_classes} classes{several}: {len(splits.train):,} images to train'
-            f' on{noise}, {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}{skipped}')
+    lines = [f'data: {config.data.path}, {splits.num_classes} classes{several}: {len(splits.train):,} images to train'
+             f' on{noise}, {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}']
+    sizes = imbalance(count_splits(splits)['train'])
+    if sizes:
+        lines.append(f'classes: {sizes}')
+    counted, left_out = [], all_left_out(splits.left_out, splits.num_skipped)
+    if left_out:
+        counted.append(f'left out: {left_out_line(left_out, 3)}')
+    same = data.duplicates
+    if same is not None and (same.within or same.across):
+        counted.append(f'exact duplicates: {same.within:,} within splits, {same.across:,} across splits')
+    return lines + (['; '.join(counted)] if counted else [])
+
+
+def imbalance(counts: SplitCounts, least: float = 1.5) -> str:
+    """Name the smallest and the largest class; empty unless that has over `least` times as many images."""
+    if counts.extremes is None or counts.per_class is None:
+        return ''
+    smallest, largest = counts.extremes
+    low, high = counts.per_class[smallest], counts.per_class[largest]
+    if high <= least * low:
+        return ''
+    ratio = f', {high / low:.1f} times as many' if low else ''
+    return f"smallest '{smallest}' with {low:,} training images, largest '{largest}' with {high:,}{ratio}"
+
+
+def left_out_line(left_out: Mapping[str, int], most: int | None = None) -> str:
+    """Number of what was left out, and the most frequent reasons."""
+    reasons = [f'{count:,} {reason}' for reason, count in left_out.items()]
+    more = [] if most is None or len(reasons) <= most else [f'{len(reasons) - most} other reasons']
+    return f'{sum(left_out.values()):,} ({", ".join(reasons[:most] + more)})'
 
 
 def model_lines(config: TrainConfig, model: Any) -> list[str]:

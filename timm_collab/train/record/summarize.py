@@ -6,13 +6,23 @@ from typing import Any
 import torch
 
 from ..config import TrainConfig
+from ..data.counts import all_left_out, class_names, count_splits
 from ..data.noise import confusion
 from ..data.training_data import TrainingData
 from ..metrics.metric import Scores, metric_for
 from .progress import peak_memory
 from .provenance import hardware, versions
 from .report import network_name
-from .summary import BestEpoch, DataSummary, HeadScores, NoiseSummary, ParameterCounts, RunSummary, TeacherSummary
+from .summary import (
+    BestEpoch,
+    DataSummary,
+    DuplicateCounts,
+    HeadScores,
+    NoiseSummary,
+    ParameterCounts,
+    RunSummary,
+    TeacherSummary,
+)
 
 CONFUSION_CLASSES = 100  # beyond, the counts would fill the summary; train_labels.csv has them all
 
@@ -46,7 +56,7 @@ def summarize(
         commit: Commit of the code that ran.
         train_seconds: Time of the training.
     """
-    splits = data.splits
+    splits, same = data.splits, data.duplicates
     metric = metric_for(config.data.multi_label)
     best = max(rows, key=lambda row: metric.kept(row['val']))  # of equals the first
     val = rows[-1]['val']
@@ -90,6 +100,10 @@ def summarize(
             replaced=sum(each.num_replaced for each in (data.train, data.val, data.test) if each),
             turned=sum(each.num_turned for each in data.samples),
             sixteen_bit=sum(each.num_sixteen_bit for each in data.samples),
+            classes=class_names(splits.label_names, splits.num_classes),
+            splits={role: counts.to_dict() for role, counts in count_splits(splits).items()},
+            left_out=all_left_out(splits.left_out, splits.num_skipped),
+            duplicates=None if same is None else DuplicateCounts(same.within, same.across),
         ),
         noise=NoiseSummary(
             kind=config.noise.kind,

@@ -58,6 +58,19 @@ class ParameterCounts:
 
 
 @dataclass(frozen=True)
+class DuplicateCounts:
+    """Numbers of images with exactly the same content as another one.
+
+    Args:
+        within: Those that an image before them in the same split equals.
+        across: Those of the validation and test split that an image of another split equals.
+    """
+
+    within: int
+    across: int
+
+
+@dataclass(frozen=True)
 class DataSummary:
     """The data of a run.
 
@@ -74,6 +87,11 @@ class DataSummary:
         replaced: Number of such images that another one replaced while training.
         turned: Number of images that were turned by their EXIF orientation, of those that were counted.
         sixteen_bit: Number of images with 16 bits per value, of those that were counted.
+        classes: Names of the classes in order, or else their numbers.
+        splits: For `train`, `val` and `test`, the split's `name`, its number of `images`, and that of each class,
+            `per_class`, before noise; None for a stream.
+        left_out: Number of files, rows and images that are in no split, by reason.
+        duplicates: Number of images with the same content as another one; None if they were not all compared.
     """
 
     path: str
@@ -88,6 +106,10 @@ class DataSummary:
     replaced: int = 0
     turned: int = 0
     sixteen_bit: int = 0
+    classes: list[str] | None = None
+    splits: dict[str, dict[str, Any]] | None = None
+    left_out: dict[str, int] | None = None
+    duplicates: DuplicateCounts | None = None
 
     @property
     def data_config(self) -> dict[str, Any]:
