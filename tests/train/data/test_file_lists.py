@@ -135,7 +135,6 @@ def test_metadata_beside_images(root: Path, kind: str, splits: tuple[str, ...]) 
     ('path,label\n' + 'x.png,2\n' * 5, r"5 of 5 images .* in line 2, 'x.png' in line 3, 'x.png' in line 4, \.\.\.;"),
     ('path,label\nimages/0.png,1,2\n', r'line 2: 3 cells, and the first line names 2 columns'),
     ('path,label,label\nimages/0.png,1,2\n', 'has two columns of one name'),
-    ('path,label,split\nimages/0.png,1,train\nimages/../images/0.png,1,test\n', "0.png' is in split 'train' and in"),
     ('path,label\nimages/0.png,caf\udce9\n', r'is not UTF-8 \(invalid .* at byte 27\): save it as UTF-8'),
 ])
 def test_faults_of_a_csv_file(root: Path, text: str, message: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from ..config import DataConfig
 from ..errors import TrainError, one_line, require
-from .folders import Opened, canonical_split, refuse_overlap
+from .folders import Opened, canonical_split
 
 LISTS = ('.csv', '.tsv', '.jsonl')
 """Extensions of lists; so is `metadata.parquet`, the name that `datasets` gives it."""
@@ -34,7 +34,7 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
     """Open the images that lists name. The split of a row is in its column `split`, or else that of its list.
 
     Raises:
-        TrainError: A list can't be read; it names a file that doesn't exist, or two splits have the same file.
+        TrainError: A list can't be read, or it names a file that doesn't exist.
     """
     splits: defaultdict[str, list[Row]] = defaultdict(list)
     left_out = Counter[str]()
@@ -46,7 +46,6 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
                     splits[canonical_split(str(named)) or str(named)].append(row)
                 else:
                     left_out['a row without a split'] += 1
-    refuse_overlap({split: [row[config.image_column] for row in rows] for split, rows in splits.items()})
     columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
     integers = [] if not is_text else [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,11 +18,11 @@ import datasets
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import TrainError, one_line, require
-from .labels import natural_order
+from .class_names import natural_order
 
 SPLITS = {
     'train': ('train', 'training'),
-    'validation': ('val', 'valid', 'validation', 'dev'),
+    'validation': ('validation', 'val', 'valid', 'dev'),
     'test': ('test', 'testing', 'eval'),
 }
 """The splits and the words that name them."""
@@ -63,7 +63,6 @@ class Folder:
         others: Paths of other visible files directly in it, sorted.
         folders: The folders directly in it by name, sorted.
         left_out: Number of files directly in it that are no images, by reason; hidden folders count with all they hold.
-        has_links: Whether a link is directly in it.
     """
 
     path: str
@@ -71,7 +70,6 @@ class Folder:
     others: list[str]
     folders: dict[str, Folder]
     left_out: Counter[str]
-    has_links: bool
 
     def walk(self) -> Iterator[Folder]:
         """This folder and all below it."""
@@ -110,7 +108,7 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
     Raises:
         TrainError: A folder can't be read, a link leads back to a folder above it, or a name isn't UTF-8.
     """
-    images, others, folders, left_out, has_links = [], [], {}, Counter[str](), False
+    images, others, folders, left_out = [], [], {}, Counter[str]()
     try:
         status = os.stat(path)
         with os.scandir(path) as found:
@@ -124,7 +122,6 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
             is_folder = entry.is_dir(follow_symlinks=False)
             left_out[f'hidden ({entry.name}/)' if is_folder else 'hidden'] += _count(entry.path) if is_folder else 1
             continue
-        has_links |= entry.is_symlink()
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()  # a system call for links alone
         except OSError as error:
@@ -140,7 +137,7 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
             others.append(entry.path)
         else:
             images.append(entry.path)
-    return Folder(path, images, others, folders, +left_out, has_links)
+    return Folder(path, images, others, folders, +left_out)
 
 
 def _is_utf8(name: str) -> bool:
@@ -206,8 +203,7 @@ def open_images(root: Folder) -> Opened:
     """Make a split of each folder of class folders, or one of the root.
 
     Raises:
-        TrainError: There is only one class, or none; a class folder has no image; two folders are the same split; two
-            splits have the same file.
+        TrainError: There is only one class, or none; a class folder has no image; two folders are the same split.
     """
     splits = split_folders(root)
     left_out, notes = Counter(root.all_left_out), list[str]()
@@ -225,29 +221,8 @@ def open_images(root: Folder) -> Opened:
         splits = {'train': root}
     for folder in splits.values():
         _check_classes(folder, notes)
-    if any(folder.has_links for folder in root.walk()):
-        refuse_overlap({
-            split: [_real(image) for images in folder.classes.values() for image in images]
-            for split, folder in splits.items()})
     return Opened({split: _table(folder) for split, folder in splits.items()}, dict(+left_out),
                   tuple(dict.fromkeys(notes)))
-
-
-def _real(path: str) -> str:
-    real = os.path.realpath(path)
-    # The cache of the Hub stores files by content: equal images of two splits are one file there.
-    return path if os.path.basename(os.path.dirname(real)) == 'blobs' else real
-
-
-def refuse_overlap(files_by_split: Mapping[str, Iterable[str]]) -> None:
-    """Raise an error if two splits have the same file."""
-    owners: dict[str, str] = {}
-    for split, files in files_by_split.items():
-        for file in files:
-            owner = owners.setdefault(file, split)
-            if owner != split:
-                raise TrainError(f"'{file}' is in split '{owner}' and in split '{split}', so that what is learned is"
-                                 ' also what is measured: remove it from one of them')
 
 
 def _without_classes(root: Folder) -> str:

@@ -23,9 +23,10 @@ from PIL import Image
 
 from ..config import DataConfig
 from ..errors import TrainError, one_line, require
+from .class_names import join_files
 from .file_lists import open_lists
 from .folders import Folder, Opened, open_images, scan, split_folders
-from .tables import check_files, find_data, make_builders, num_rows, with_labels
+from .tables import Tables, card_tables, find_data, make_builders, num_rows, with_labels
 from .timm_readers import TIMM, open_timm
 
 BUILTIN = 'builtin:'
@@ -44,38 +45,39 @@ def open_splits(config: DataConfig) -> Opened:
         return open_timm(path.removeprefix(TIMM), config)
     place = _place(config)
     with _loading(path, is_hub=place is None):
-        if place is None or _is_written_by_datasets(place, config):
-            return _opened_by_datasets(place, config)
-        found = find_data(place, path)
+        if place is None:
+            return _from_hub(config)
+        if _saved(place):
+            return Opened(_named(datasets.load_from_disk(place)))
+        found = _of_card(place, config) or find_data(place, path)
         if isinstance(found, Folder):
             return open_images(found)
         if found.is_lists:
             opened = open_lists(found.files, config)
         else:
-            builders = make_builders(found.files, found.extension)
-            opened = Opened({split: with_labels(_prepared(builder, split), config)
-                             for split, builder in builders.items()})
+            opened = Opened({
+                split: with_labels(rows, config) if found.extension == '.tar' else join_files(rows, found.files[split])
+                for builder in make_builders(found, same_names=False).values()
+                for split, rows in _prepared(builder).items()})
     return Opened(opened.splits, {**found.left_out, **opened.left_out}, found.notes + opened.notes)
 
 
-def _prepared(builder: datasets.DatasetBuilder, split: str) -> datasets.Dataset:
+def _prepared(builder: datasets.DatasetBuilder) -> dict[str, datasets.Dataset]:
     builder.download_and_prepare()
-    return builder.as_dataset(split=split)
+    return _named(builder.as_dataset())
 
 
-def _opened_by_datasets(place: Place, config: DataConfig) -> Opened:
-    if _saved(place):
-        found = datasets.load_from_disk(place)
-    else:
-        builder = datasets.load_dataset_builder(place or config.path, config.name, revision=config.revision)
-        if place is None and isinstance(builder, ImageFolder) and (root := _hub_folder(builder, config)):
-            return open_images(root)
-        if place is not None:
-            check_files(builder)
-        builder.download_and_prepare()
-        found = builder.as_dataset()
+def _named(found: datasets.Dataset | datasets.DatasetDict) -> dict[str, datasets.Dataset]:
     if isinstance(found, datasets.Dataset):
-        found = {str(found.split or 'train'): found}
+        return {str(found.split or 'train'): found}
+    return {str(split): rows for split, rows in found.items()}
+
+
+def _from_hub(config: DataConfig) -> Opened:
+    builder = datasets.load_dataset_builder(config.path, config.name, revision=config.revision)
+    if isinstance(builder, ImageFolder) and (root := _hub_folder(builder, config)):
+        return open_images(root)
+    found = _prepared(builder)
     require(len(found) > 0, f"data.path '{config.path}' contains no data")
     return Opened({split: with_labels(rows, config) for split, rows in found.items()})
 
@@ -129,22 +131,20 @@ def open_streams(config: DataConfig) -> Streams:
     in_place = (' which would be read class by class: leave out data.streaming, its files are opened as they are needed'
                 ' without a copy')
     with _loading(path, is_hub=place is None):
-        if place is None or _is_written_by_datasets(place, config):
-            require(not _saved(place), f"data.streaming: '{path}' was written by save_to_disk and is never copied:"
-                                       ' leave out data.streaming')
-            builder = datasets.load_dataset_builder(place or path, config.name, revision=config.revision)
+        if place is None:
+            builder = datasets.load_dataset_builder(path, config.name, revision=config.revision)
             require(not isinstance(builder, ImageFolder), f"data.streaming: '{path}' is a folder of images,{in_place}")
-            if place is not None:
-                check_files(builder)
             known = {name: split.num_examples for name, split in (builder.info.splits or {}).items()}
             splits = {split: with_labels(rows, config) for split, rows in builder.as_streaming_dataset().items()}
             require(len(splits) > 0, f"data.path '{path}' contains no data")
             return Streams(splits, f'{builder.hash} {builder.config_id}', known)
-        found = find_data(place, path)
+        require(not _saved(place), f"data.streaming: '{path}' was written by save_to_disk and is never copied: leave"
+                                   ' out data.streaming')
+        found = _of_card(place, config) or find_data(place, path)
         if isinstance(found, Folder) or found.is_lists:
             kind = 'folder' if isinstance(found, Folder) else 'list'
             raise TrainError(f"data.streaming: '{path}' is a {kind} of images,{in_place}")
-        builders = make_builders(found.files, found.extension)
+        builders = make_builders(found, same_names=True)
         splits = {split: with_labels(builder.as_streaming_dataset(split=split), config)
                   for split, builder in builders.items()}
         digest = ' '.join(f'{builder.hash} {builder.config_id}' for builder in builders.values())
@@ -241,23 +241,30 @@ def _saved(place: Place) -> bool:
     return isinstance(place, str) and any((Path(place) / name).is_file() for name in _SAVED)
 
 
-def _is_written_by_datasets(place: str | list[str], config: DataConfig) -> bool:
-    """Whether `datasets` knows what is in a folder: `save_to_disk` wrote it, or its card has the files of each split.
+def _of_card(place: str | list[str], config: DataConfig) -> Tables | None:
+    """The files that the card of a dataset names for each split; None if there is no such card.
 
     Raises:
         TrainError: The card has several configurations and none was chosen, or data.name is set and there is none.
     """
     configs = _configurations(Path(place) / 'README.md') if isinstance(place, str) else []
-    if configs:
-        require(len(configs) == 1 or config.name in configs or (config.name is None and 'default' in configs),
-                f"data.path '{config.path}' has several configurations: write --data.name with one of"
-                f' {", ".join(configs)}')
-        require(not has_magic(str(place)), f"data.path '{config.path}' has '[', '*' or '?' in its name, which"
-                                           ' would be taken for a pattern: rename the folder')
-    require(configs or config.name is None,
-            f"data.name is for datasets with several configurations, and data.path '{config.path}' has none: leave it"
-            ' out')
-    return bool(configs) or _saved(place)
+    if not configs:
+        require(config.name is None, f"data.name is for datasets with several configurations, and data.path"
+                                     f" '{config.path}' has none: leave it out")
+        return None
+    require(len(configs) == 1 or config.name in configs or (config.name is None and 'default' in configs),
+            f"data.path '{config.path}' has several configurations: write --data.name with one of"
+            f' {", ".join(configs)}')
+    require(not has_magic(str(place)), f"data.path '{config.path}' has '[', '*' or '?' in its name, which"
+                                       ' would be taken for a pattern: rename the folder')
+    # Its files alone: what `datasets` caches for a configuration stays when its files change.
+    builder = datasets.load_dataset_builder(place, config.name)
+    if isinstance(builder, ImageFolder):
+        require(len(configs) == 1, f"data.path '{config.path}' has several configurations of folders of images: write"
+                                   ' the folder of one of them as data.path')
+        return None
+    files = {str(split): [str(file) for file in found] for split, found in builder.config.data_files.items()}
+    return card_tables(files, str(config.path), builder.info.features)
 
 
 def _configurations(card: Path) -> list[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .class_names import listed
-from .folders import SPLITS, canonical_split
+from .folders import SPLITS
 from .image_column import image_rows
 from .image_split import ImageSplit
 from .labels import (
@@ -35,8 +35,8 @@ from .labels import (
 from .readers import Opened, Streams, download_split, open_splits, open_streams
 from .streaming import StreamSplit
 
-_OF_ROLE = {'train': 'train', 'val': 'validation', 'test': 'test'}
-"""The split that a role has, unless the recipe names another."""
+_SPLIT_NAMES = {'train': SPLITS['train'], 'val': SPLITS['validation'], 'test': SPLITS['test']}
+"""Names of the splits for each role, the preferred one first; in any case, e.g. `Val`."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,10 @@ def load_source(
                                  f' one of {", ".join(available)}')
         stream, form = _stream(opened, config, given)
         found = {name: download_split(opened, name, config) for role, name in chosen.items() if role != 'train'}
-        left_out, notes = opened.left_out, (*opened.notes, *form.notes)
     else:
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
-        left_out, notes = opened.left_out, (*opened.notes, *form.notes)
+    left_out, notes = opened.left_out, (*opened.notes, *form.notes)
     splits = {role: _image_split(found[name], name, config, form, role)
               for role, name in chosen.items() if name in found}
     notes = (*notes, *_shared_files(splits.values()))
@@ -185,7 +184,7 @@ def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str
     for role, name in asked.items():
         if name is None:
             continue
-        found = _existing(_OF_ROLE[role] if name == 'auto' else name, available)
+        found = _existing(_SPLIT_NAMES[role][0] if name == 'auto' else name, available)
         if name == 'auto' and found not in available:
             continue
         _check_split(found, f'data.{role}_split', available, config)
@@ -202,7 +201,7 @@ def _existing(name: str, available: Iterable[str]) -> str:
     """The split that a name means: that of this name, or else the one with another name for the same role."""
     if name in available:
         return name
-    alike = (str(canonical_split(name)), *SPLITS.get(str(canonical_split(name)), ()))
+    alike = next((names for names in _SPLIT_NAMES.values() if name.lower() in names), (name,))
     found = [each for wanted in alike for each in available if each.lower() == wanted]
     return found[0] if found else name
 
@@ -246,15 +245,23 @@ def _shared_files(splits: Iterable[ImageSplit]) -> list[str]:
         TrainError: There is one.
     """
     real_folder = cache(os.path.realpath)
+
+    def real(path: str) -> str:
+        folder, name = os.path.split(path)
+        file = os.path.join(real_folder(folder), name)
+        if not os.path.islink(file):
+            return file
+        target = os.path.realpath(file)
+        # The cache of the Hub stores files by content: equal images of two splits are one file there.
+        return file if os.path.basename(os.path.dirname(target)) == 'blobs' else target
+
     first: dict[str, tuple[str, str]] = {}
     notes = []
     for split in splits:
         repeated = []
         for path in split.paths()[1]:
-            folder, name = os.path.split(path)
-            file = os.path.join(real_folder(folder), name)
             here = split.name, path
-            before = first.setdefault(os.path.realpath(file) if os.path.islink(file) else file, here)
+            before = first.setdefault(real(path), here)
             if before is not here:
                 repeated.append(path)
                 require(before[0] == split.name,

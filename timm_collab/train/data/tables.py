@@ -8,7 +8,7 @@ import glob
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,15 @@ class Tables:
         is_lists: Whether they are lists of images.
         left_out: Number of files that are in no split, by reason.
         notes: What the user should know about how the files were chosen, a sentence each.
+        features: The columns, if a card describes them.
     """
 
     files: dict[str, list[str]]
     extension: str
     is_lists: bool
     left_out: dict[str, int]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    features: datasets.Features | None = None
 
 
 def find_data(place: str | list[str], path: str) -> Folder | Tables:
@@ -94,8 +96,17 @@ def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> T
     if unnamed:
         notes.append(f'{len(unnamed)} files are left out, because their names begin with no split and those of others'
                      f" do, such as '{os.path.basename(unnamed[0])}'")
-    is_lists = all(map(is_list, files))
-    return Tables(by_split, extension, is_lists, dict(+left_out), tuple(notes))
+    return Tables(by_split, extension, all(map(is_list, files)), dict(+left_out), tuple(notes))
+
+
+def card_tables(files: dict[str, list[str]], path: str, features: datasets.Features | None) -> Tables:
+    """The files that a card names for each split, and the columns if it describes them.
+
+    Raises:
+        TrainError: They are of several types, or of one that can't be read.
+    """
+    together = [file for of_split in files.values() for file in of_split]
+    return Tables(files, _one_type(together, path), all(map(is_list, together)), {}, features=features)
 
 
 def _one_type(files: list[str], path: str) -> str:
@@ -171,35 +182,38 @@ def _leading_split(name: str) -> str | None:
     return canonical_split(word[0]) if word else None
 
 
-def make_builders(files_by_split: Mapping[str, list[str]], extension: str) -> dict[str, datasets.DatasetBuilder]:
+def make_builders(tables: Tables, same_names: bool) -> dict[str, datasets.DatasetBuilder]:
     """Make a builder of `datasets` for each split, so that each keeps the classes of its own files.
 
+    Args:
+        tables: The files.
+        same_names: Whether the files of a split must declare the same names of classes, as those that are streamed.
+
     Raises:
-        TrainError: A shard is damaged, or the shards of a split differ in their columns or classes.
+        TrainError: A shard is damaged, or the shards of a split differ in their columns.
     """
     builders = {}
-    for split, files in files_by_split.items():
+    for split, files in tables.files.items():
         for file in files:
             require('::' not in file, f"'{file}': '::' in a path stands for a file in an archive: rename it")
-        _check_shards(files, extension, f"the files of split '{split}'")
+        own = _check_shards(files, tables.extension, f"the files of split '{split}'", same_names)
+        features = tables.features
+        if features and own and any(isinstance(own.get(column), datasets.ClassLabel) and own[column] != feature
+                                    for column, feature in features.items()):
+            features = None  # the names that the files give to their numbers count
         escaped = [glob.escape(file) for file in files]  # `datasets` takes brackets for a pattern
-        builders[split] = datasets.load_dataset_builder(BUILDERS[extension], data_files={split: escaped})
+        builders[split] = datasets.load_dataset_builder(
+            BUILDERS[tables.extension], data_files={split: escaped}, features=features)
     return builders
 
 
-def check_files(builder: datasets.DatasetBuilder) -> None:
-    """Raise an error if a local file is damaged, or differs from the first, whose classes `datasets` takes for all."""
-    files = [str(file) for of_split in builder.config.data_files.values() for file in of_split]
-    extensions = {os.path.splitext(file)[1].lower() for file in files}
-    if len(extensions) == 1 and extensions <= BUILDERS.keys():
-        _check_shards(files, extensions.pop(), 'the files')
-
-
-def _check_shards(files: Sequence[str], extension: str, which: str) -> None:
+def _check_shards(
+        files: Sequence[str], extension: str, which: str, same_names: bool) -> datasets.Features | None:
+    """The columns that shards declare; raise an error if one is damaged, or differs in its columns from the first."""
     if extension == '.tar':
         for file in files:
             _check_end(file)
-        return
+        return None
     first: datasets.Features | None = None
     for file in files:
         try:
@@ -211,9 +225,20 @@ def _check_shards(files: Sequence[str], extension: str, which: str) -> None:
         first = first or features
         for column in [*first, *features]:
             mine, other = features.get(column), first.get(column)
-            require(mine == other, f"{which} differ in column '{column}': {_short(other)} in"
-                                   f" '{os.path.basename(files[0])}', {_short(mine)} in '{os.path.basename(file)}':"
-                                   ' write them with the same columns, and with the same classes in the same order')
+            if mine == other:
+                continue
+            declared = None not in (_names(mine), _names(other))
+            remedy = ('leave out data.streaming, then classes are joined by name' if declared else
+                      'write them with the same columns')
+            require(declared and not same_names,
+                    f"{which} differ in column '{column}': {_short(other)} in '{os.path.basename(files[0])}',"
+                    f" {_short(mine)} in '{os.path.basename(file)}': {remedy}")
+    return first
+
+
+def _names(feature: Any) -> list[str] | None:
+    """Names of a column of class labels, or of lists of them."""
+    return getattr(getattr(feature, 'feature', feature), 'names', None)
 
 
 def _short(feature: Any) -> str:
@@ -261,9 +286,10 @@ def with_labels(rows: Any, config: DataConfig) -> Any:
     if isinstance(keys, dict):
         added = {key: feature for key, feature in keys.items() if key not in features}
         if isinstance(rows, datasets.IterableDataset):
-            for name in [name for name, feature in features.items() if isinstance(feature, datasets.Image)]:
-                features[name] = datasets.Image(decode=False)  # or `map` would decode every image
-                rows = rows.cast_column(name, features[name])
+            for column, feature in features.items():
+                if isinstance(feature, datasets.Image):  # or else `map` would decode it
+                    features[column] = datasets.Image(decode=False)
+                    rows = rows.cast_column(column, features[column])
             rows = rows.map(_lifted, fn_kwargs={'keys': list(added)}, features=datasets.Features({**features, **added}))
         else:
             cells = rows.select_columns(['json']).with_format('arrow')[:]['json'].to_pylist()
