@@ -75,15 +75,16 @@ class DataConfig(KeyGroup):
     pipeline: Literal['auto', 'batch', 'image'] = key(
         'auto', 'how training images are augmented: in whole batches of decoded images, on the device (batch), one by'
                 ' one by timm (image), or in batches if recipe and data allow it (auto)')
-    bit_depth: int = key(16, 'for images with 16 bits per value: how many of them are used, such as 12', ge=8, le=16)
+    bit_depth: int = key(16, 'for images with 16 bits per value: how many of them are used, such as 12; values are'
+                             ' scaled to 8 bits', ge=8, le=16)
     workers: int = key(0, 'worker processes that decode and augment images, per training process', ge=0)
     cache_mb: int = key(1024, 'keep the decoded images of a split in memory up to this size in MB; 0: decode each time',
                         ge=0)
     cache_dir: str | None = key(None, 'folder that stores decoded images for later runs; by default beside the cache of'
                                       " the datasets library, see HF_HOME; '': none")
     on_bad_image: Literal['fail', 'skip'] = key(
-        'fail', "what to do with an image that can't be decoded: stop and name it (fail), or leave it out and report"
-                ' how many (skip); images that are decoded as they are used are replaced by another one')
+        'fail', "what to do with an image that can't be decoded: stop and name it (fail), or leave it out and list it"
+                ' in bad_images.csv (skip); images that are decoded as they are used are replaced by another one')
 
     def __post_init__(self) -> None:
         super().__post_init__()
