@@ -36,6 +36,7 @@ from timm_collab.tree import PATTERNS
     (lambda: DataConfig(in_chans=2), r'must be 1 \(grey\) or 3 \(colour\), got 2'),
     (lambda: DataConfig(val_fraction=1.0), r'data.val_fraction must lie in \(0, 1\), got 1.0'),
     (lambda: DataConfig(img_size=0), 'data.img_size must be at least 1, got 0'),
+    (lambda: DataConfig(bit_depth=17), r'data.bit_depth must lie in \[8, 16\], got 17'),
     (lambda: DataConfig(mean=[0.5, 0.5]), r'data.mean needs 1 or in_chans=3 values, got \[0.5, 0.5\]'),
     (lambda: DataConfig(std=[0.0]), 'data.std must be positive'),
     (lambda: DataConfig(crop_pct=1.5), r'data.crop_pct must lie in \(0, 1\], got 1.5'),
