@@ -37,9 +37,10 @@ config = parse_config(['--model.name=collab_test_resnet', '--data.path=' + path,
                        '--data.cache_dir=' + cache, '--augment.crop=pad', '--data.val_fraction=0.1'])
 preprocessing = make_preprocessing(timm.create_model('test_resnet'), config.data, config.augment)
 splits = make_splits(load_source(config.data), config)
-start = time.process_time(), time.perf_counter()
-TrainingData.load(splits, preprocessing, config, torch.device('cpu'), False)
-print(time.process_time() - start[0], time.perf_counter() - start[1])
+for state in ('cold', 'warm'):
+    start = time.process_time(), time.perf_counter()
+    TrainingData.load(splits, preprocessing, config, torch.device('cpu'), False)
+    print(time.process_time() - start[0], time.perf_counter() - start[1])
 """
 
 
@@ -59,14 +60,14 @@ def make_data(source: Path, folder: Path, count: int) -> dict[str, Path]:
     return {'files': folder / 'files', 'parquet': folder / 'train.parquet'}
 
 
-def measure(checkout: Path, data: Path, cache: Path) -> tuple[float, float]:
-    """CPU and wall-clock seconds of one reading."""
+def measure(checkout: Path, data: Path, cache: Path) -> dict[str, tuple[float, float]]:
+    """CPU and wall-clock seconds to read data without and with decoded images in the cache."""
     environment = {**os.environ, 'PYTHONPATH': str(checkout), 'HF_DATASETS_CACHE': str(cache.parent / 'datasets'),
                    'HF_HUB_OFFLINE': '1'}
     command = [sys.executable, '-c', MEASURE, str(data), str(cache)]
     done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=True)
-    cpu, wall = map(float, done.stdout.split()[-2:])
-    return cpu, wall
+    cold_cpu, cold_wall, warm_cpu, warm_wall = map(float, done.stdout.split()[-4:])
+    return {'cold': (cold_cpu, cold_wall), 'warm': (warm_cpu, warm_wall)}
 
 
 def main() -> None:
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument('--before', type=Path, required=True, help='checkout to compare with')
     parser.add_argument('--data', type=Path, default=os.environ.get('TIMM_COLLAB_DATA'), help='folder with cifar10/')
     parser.add_argument('--images', type=int, default=50_000)
+    parser.add_argument('--kinds', nargs='+', choices=('files', 'parquet'), default=('files', 'parquet'))
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
     if not args.data:
@@ -83,13 +85,14 @@ def main() -> None:
     print('| data | cache | before, s CPU | now, s CPU | ratio | ratio of wall-clock time |')
     print('|---|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as scratch:
-        for name, data in make_data(args.data, Path(scratch), args.images).items():
+        made = make_data(args.data, Path(scratch), args.images)
+        for name, data in ((name, made[name]) for name in args.kinds):
             seconds: dict[tuple[str, str], list[tuple[float, float]]] = {}
             for _ in range(args.rounds):
                 for side, checkout in sides.items():
                     cache = Path(scratch) / side
-                    for state in ('cold', 'warm'):
-                        seconds.setdefault((state, side), []).append(measure(checkout, data, cache))
+                    for state, times in measure(checkout, data, cache).items():
+                        seconds.setdefault((state, side), []).append(times)
                     shutil.rmtree(cache)
             for state in ('cold', 'warm'):
                 before, now = seconds[state, 'before'], seconds[state, 'now']

@@ -38,6 +38,7 @@ from timm_collab.tree import PATTERNS
     (lambda: DataConfig(img_size=0), 'data.img_size must be at least 1, got 0'),
     (lambda: DataConfig(img_size=[32, -1]), r'data.img_size must be at least 1, got \[32, -1\]'),
     (lambda: DataConfig(img_size=[32]), r'must be the side of a square, or \[height, width\], got \[32\]'),
+    (lambda: DataConfig(bit_depth=17), r'data.bit_depth must lie in \[8, 16\], got 17'),
     (lambda: DataConfig(mean=[0.5, 0.5]), r'data.mean needs 1 or in_chans=3 values, got \[0.5, 0.5\]'),
     (lambda: DataConfig(std=[0.0]), 'data.std must be positive'),
     (lambda: DataConfig(crop_pct=1.5), r'data.crop_pct must lie in \(0, 1\], got 1.5'),

@@ -241,7 +241,9 @@ def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
     """
     # From here on N counts the images of all splits. Equal images have equal numbers.
     digest_N = np.concatenate([contents.digest_N for _, contents in splits])
-    _, number_N = np.unique(np.ascontiguousarray(digest_N).view(f'V{DIGEST_SIZE}').ravel(), return_inverse=True)
+    different, number_N = np.unique(np.ascontiguousarray(digest_N).view(f'V{DIGEST_SIZE}').ravel(), return_inverse=True)
+    if len(different) == len(number_N):
+        return Duplicates(0, 0)
     starts = np.cumsum([0, *(len(contents) for _, contents in splits)])
     split_N = np.repeat(np.arange(len(splits)), np.diff(starts))
     parts = [slice(*ends) for ends in pairwise(starts)]

@@ -11,7 +11,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.features.features import _ArrayXD
 
 from ..errors import TrainError, require
 from .image_split import BASE64, KEY, SHARD
@@ -92,8 +91,8 @@ def _check_files(rows: datasets.Dataset, column: str, where: str) -> None:
 
 
 def _is_numbers(feature: Any) -> bool:
-    """Whether a feature is a list, at any depth, or an array of numbers."""
-    if isinstance(feature, _ArrayXD):
+    """Whether a feature is a list, at any depth, or an image-like array of numbers."""
+    if isinstance(feature, (datasets.Array2D, datasets.Array3D)):
         return True
     inner = getattr(feature, 'feature', None)
     is_number = getattr(inner, 'dtype', '').startswith(('int', 'uint', 'float'))
