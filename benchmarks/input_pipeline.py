@@ -25,8 +25,8 @@ import torch
 
 import timm_collab
 from timm_collab.train.config import AugmentConfig, DataConfig
-from timm_collab.train.data.images import BatchedImages, make_dataset, training_loader
-from timm_collab.train.data.preprocess import Preprocessing, make_preprocessing
+from timm_collab.train.data.augment.preprocess import Preprocessing, make_preprocessing
+from timm_collab.train.data.loading.images import BatchedImages, make_dataset, training_loader
 from timm_collab.train.data.sources import load_source
 
 BOUND = 10.0

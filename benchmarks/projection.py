@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from timm_collab.study.grid import Cell, read_study
 from timm_collab.train.build import build_criterion, build_model
 from timm_collab.train.config import TrainConfig
-from timm_collab.train.data.preprocess import make_preprocessing
+from timm_collab.train.data.augment.preprocess import make_preprocessing
 from timm_collab.train.record.cost import FORWARDS_PER_STEP, forward_multiply_adds
 
 CLASSES = 10

@@ -27,10 +27,7 @@ MEASURE = """
 import sys, time
 import timm, torch
 from timm_collab.train.config.parse import parse_config
-from timm_collab.train.data.preprocess import make_preprocessing
-from timm_collab.train.data.sources import load_source
-from timm_collab.train.data.splits import make_splits
-from timm_collab.train.data.training_data import TrainingData
+from timm_collab.train.prepare import TrainingData, load_source, make_preprocessing, make_splits  # in any version
 
 path, cache = sys.argv[1:]
 config = parse_config(['--model.name=collab_test_resnet', '--data.path=' + path, '--data.img_size=32',

@@ -25,7 +25,7 @@ from timm_collab import CollaborativeTask
 from timm_collab.train import TrainConfig
 from timm_collab.train.checkpoint import Checkpoints
 from timm_collab.train.config.parse import parse_config
-from timm_collab.train.data.images import EpochSampler
+from timm_collab.train.data.loading.images import EpochSampler
 from timm_collab.train.loop.meter import LossMeter
 from timm_collab.train.loop.trainer import Loaders, Trainer
 

@@ -22,9 +22,9 @@ from timm_collab.hub import ExportOptions
 from timm_collab.hub.card import opening
 from timm_collab.hub.export import write_folder
 from timm_collab.train.config import AugmentConfig, DataConfig
-from timm_collab.train.data.image_split import ImageSplit
-from timm_collab.train.data.images import BatchedImages, TransformedImages, make_dataset
-from timm_collab.train.data.preprocess import Preprocessing, make_preprocessing
+from timm_collab.train.data.augment.preprocess import Preprocessing, make_preprocessing
+from timm_collab.train.data.decoding.image_split import ImageSplit
+from timm_collab.train.data.loading.images import BatchedImages, TransformedImages, make_dataset
 from timm_collab.train.data.sources import load_split
 from timm_collab.train.record.save import save_pruned
 from timm_collab.train.record.summary import DataSummary

@@ -21,7 +21,7 @@ from timm_collab.cli import main
 from timm_collab.hub import ExportOptions
 from timm_collab.hub.export import write_folder
 from timm_collab.train.config.parse import parse_config
-from timm_collab.train.data.images import evaluation_loader
+from timm_collab.train.data.loading.images import evaluation_loader
 from timm_collab.train.errors import TrainError
 from timm_collab.train.loop.step import TrainState
 from timm_collab.train.metrics.metric import average_precision

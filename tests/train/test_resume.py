@@ -355,7 +355,7 @@ def test_an_evaluation_of_another_version_is_told(
 
     kill_at(6)
     with monkeypatch.context() as patch:
-        patch.setattr('timm_collab.train.data.preprocess.shows_whole_images', lambda *_: False)
+        patch.setattr('timm_collab.train.data.augment.preprocess.shows_whole_images', lambda *_: False)
         if not is_recorded:
             patch.setattr(ModelRun, '_save', save_without)
         with pytest.raises(KilledError):

@@ -23,7 +23,7 @@ from tests.train.toys import make_data, make_model
 from timm_collab.cli import main
 from timm_collab.train.build import build_criterion
 from timm_collab.train.config import DataConfig, ObjectiveConfig
-from timm_collab.train.data.labels import classes_in, hard_labels, outside, padded, strata
+from timm_collab.train.data.labels.label_column import classes_in, hard_labels, outside, padded, strata
 from timm_collab.train.data.sources import load_source
 from timm_collab.train.data.splits import make_splits
 from timm_collab.train.errors import TrainError

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from timm_collab.train import TrainConfig
-from timm_collab.train.data.images import evaluation_loader, training_loader
+from timm_collab.train.data.loading.images import evaluation_loader, training_loader
 from timm_collab.train.loop.trainer import Callbacks, Loaders, Trainer
 
 

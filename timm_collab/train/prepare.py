@@ -24,11 +24,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..model import CollabModel
 from .build import build_model, check_compile, check_input
 from .config import TrainConfig
-from .data.class_balance import absent_classes, class_weights
-from .data.preprocess import make_preprocessing
+from .data.augment.preprocess import make_preprocessing
+from .data.labels.class_balance import absent_classes, class_weights
+from .data.loading.streaming import StreamSplit
 from .data.sources import load_source
 from .data.splits import Splits, make_splits
-from .data.streaming import StreamSplit
 from .data.training_data import TrainingData
 from .distributed.sharding import check_sharding, refuse_deepspeed
 from .errors import TrainError, one_line, require

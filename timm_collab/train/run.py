@@ -18,12 +18,12 @@ from ..model import CollabModel
 from .build import model_args
 from .checkpoint import unpack
 from .config import TrainConfig
-from .data.class_balance import is_imbalanced
-from .data.image_split import ImageSplit
-from .data.images import BatchedImages, EpochSampler, evaluation_loader, stream_loader, training_loader
-from .data.preprocess import shows_whole_images
-from .data.stored import change, is_copy
-from .data.streaming import StreamedImages, StreamSampler
+from .data.augment.preprocess import shows_whole_images
+from .data.decoding.image_split import ImageSplit
+from .data.decoding.stored import change, is_copy
+from .data.labels.class_balance import is_imbalanced
+from .data.loading.images import BatchedImages, EpochSampler, evaluation_loader, stream_loader, training_loader
+from .data.loading.streaming import StreamedImages, StreamSampler
 from .data.training_data import TrainingData
 from .distributed.processes import broadcast_tensors, enter_on_main, run_on_main
 from .distributed.signals import StoppedError, StopRequest

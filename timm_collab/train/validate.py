@@ -16,13 +16,13 @@ import torch
 from .build import check_input
 from .config import DataConfig, TrainConfig
 from .config.parse import from_mapping
-from .data.image_split import ImageSplit
-from .data.images import TransformedImages, evaluation_loader
-from .data.labels import hard_labels, outside, padded
-from .data.preprocess import resolve
+from .data.augment.preprocess import resolve
+from .data.decoding.image_split import ImageSplit
+from .data.labels.label_column import hard_labels, outside, padded
+from .data.loading.images import TransformedImages, evaluation_loader
+from .data.loading.streaming import StreamSplit
 from .data.sources import load_source, load_split
 from .data.splits import make_splits
-from .data.streaming import StreamSplit
 from .errors import TrainError, require
 from .metrics.scoring import BINS, MultiLabelScorer, Scorer
 from .paths import VALIDATION, write_text

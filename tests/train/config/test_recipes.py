@@ -15,7 +15,7 @@ from timm_collab.train.build import build_model
 from timm_collab.train.config import TrainConfig
 from timm_collab.train.config.parse import parse_config
 from timm_collab.train.config.recipes import LAUNCH, compose, find_recipe, load_recipe, shipped_recipes
-from timm_collab.train.data.preprocess import make_preprocessing
+from timm_collab.train.data.augment.preprocess import make_preprocessing
 from timm_collab.train.errors import TrainError
 from timm_collab.train.loop.step import TrainState
 

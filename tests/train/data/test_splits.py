@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from timm_collab.train.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
-from timm_collab.train.data.image_split import ImageSplit
+from timm_collab.train.data.decoding.image_split import ImageSplit
 from timm_collab.train.data.sources import Source
 from timm_collab.train.data.splits import make_splits, stratified
 from timm_collab.train.errors import TrainError

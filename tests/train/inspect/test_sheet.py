@@ -8,8 +8,8 @@ from PIL import Image
 
 from timm_collab.train import TrainError
 from timm_collab.train.config import AugmentConfig, DataConfig, ModelConfig
-from timm_collab.train.data.images import make_dataset
-from timm_collab.train.data.preprocess import make_preprocessing
+from timm_collab.train.data.augment.preprocess import make_preprocessing
+from timm_collab.train.data.loading.images import make_dataset
 from timm_collab.train.data.sources import load_source
 from timm_collab.train.data.splits import make_splits
 from timm_collab.train.inspect import draw_sheet

@@ -13,7 +13,7 @@ from torch import nn
 from tests.train.toys import CachedImages, make_data, make_model, make_trainer
 from timm_collab.objective.baselines import MutualLearningLoss
 from timm_collab.train import TrainError
-from timm_collab.train.data.images import training_loader
+from timm_collab.train.data.loading.images import training_loader
 from timm_collab.train.data.random_streams import keyed_randomness
 from timm_collab.train.loop.meter import ExplodedLossError
 from timm_collab.train.loop.trainer import Callbacks, Trainer

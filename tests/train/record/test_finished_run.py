@@ -20,7 +20,7 @@ import timm_collab
 from tests.runs import finished_run
 from timm_collab import CollabModel, Run, load_run
 from timm_collab.train import TrainConfig, TrainError
-from timm_collab.train.data.preprocess import make_preprocessing
+from timm_collab.train.data.augment.preprocess import make_preprocessing
 from timm_collab.train.data.sources import load_split
 from timm_collab.train.record.summary import RunSummary
 from timm_collab.train.run import train

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from ...train.config.parse import parse_config
-    from ...train.data.class_names import listed
+    from ...train.data.labels.class_names import listed
     from ...train.errors import require
     from ...train.paths import CONFIG, VALIDATION
     from ...train.record.finished_run import load_run

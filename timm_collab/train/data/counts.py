@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .image_split import ImageSplit
-from .labels import Labels, hard_labels, padded
+from .decoding.image_split import ImageSplit
+from .labels.label_column import Labels, hard_labels, padded
+from .loading.streaming import StreamSplit
 from .splits import Splits
-from .streaming import StreamSplit
 
 ROLES = ('train', 'val', 'test')
 UNREADABLE = "can't be decoded"

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
-from .class_names import listed
-from .folders import SPLITS
-from .image_column import image_rows
-from .image_split import ImageSplit
-from .labels import (
+from .decoding.image_column import image_rows
+from .decoding.image_split import ImageSplit
+from .files.folders import SPLITS
+from .files.readers import Opened, Streams, download_split, open_splits, open_streams
+from .labels.class_names import listed
+from .labels.label_column import (
     LabelForm,
     Labels,
     Mask,
@@ -32,8 +33,7 @@ from .labels import (
     read_labels,
     stream_form,
 )
-from .readers import Opened, Streams, download_split, open_splits, open_streams
-from .streaming import StreamSplit
+from .loading.streaming import StreamSplit
 
 _SPLIT_NAMES = {'train': SPLITS['train'], 'val': SPLITS['validation'], 'test': SPLITS['test']}
 """Names of the splits for each role, the preferred one first; in any case, e.g. `Val`."""

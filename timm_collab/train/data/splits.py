@@ -11,12 +11,12 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..errors import TrainError, require
-from .image_split import ImageSplit
-from .labels import Labels, hard_labels, outside, padded, strata
-from .noise import apply_noise, realised_rate
+from .decoding.image_split import ImageSplit
+from .labels.label_column import Labels, hard_labels, outside, padded, strata
+from .labels.noise import apply_noise, realised_rate
+from .loading.streaming import StreamSplit
 from .random_streams import Purpose, generator
 from .sources import Source
-from .streaming import StreamSplit
 
 
 @dataclass(frozen=True)

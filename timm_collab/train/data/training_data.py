@@ -10,13 +10,13 @@ import torch
 
 from ..config import TrainConfig
 from ..paths import BAD_IMAGES
-from .contents import Contents, Duplicates, duplicates
-from .image_split import BadImage, ImageSplit
-from .images import BatchedImages, TransformedImages, make_dataset, make_training_dataset
-from .preprocess import Preprocessing
+from .augment.preprocess import Preprocessing
+from .decoding.contents import Contents, Duplicates, duplicates
+from .decoding.image_split import BadImage, ImageSplit
+from .decoding.stored import stored
+from .loading.images import BatchedImages, TransformedImages, make_dataset, make_training_dataset
+from .loading.streaming import StreamedImages
 from .splits import Splits, check_batch_size
-from .stored import stored
-from .streaming import StreamedImages
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import DataConfig
-from ..data.contents import Contents, Duplicates, duplicates, examine
 from ..data.counts import ROLES, SplitCounts, all_left_out, class_names, count_labels
-from ..data.image_split import BadImage, ImageSplit
-from ..data.labels import Labels
-from ..data.readers import BUILTIN, TIMM, Opened, Streams, open_splits, open_streams
+from ..data.decoding.contents import Contents, Duplicates, duplicates, examine
+from ..data.decoding.image_split import BadImage, ImageSplit
+from ..data.files.readers import BUILTIN, TIMM, Opened, Streams, open_splits, open_streams
+from ..data.labels.label_column import Labels
+from ..data.loading.streaming import StreamSplit
 from ..data.sources import Source, load_source, load_split, with_columns
-from ..data.streaming import StreamSplit
 from ..errors import TrainError, require
 
 _KINDS = {

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ..build import build_model
 from ..config import AugmentConfig, DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from ..data.augment.preprocess import make_preprocessing
 from ..data.counts import class_names
-from ..data.image_split import ImageSplit, Rows
-from ..data.images import BatchedImages, make_dataset
-from ..data.labels import Labels, hard_labels, padded
-from ..data.preprocess import make_preprocessing
+from ..data.decoding.image_split import ImageSplit, Rows
+from ..data.labels.label_column import Labels, hard_labels, padded
+from ..data.loading.images import BatchedImages, make_dataset
 from ..data.sources import load_source
 from ..data.splits import make_splits
 from ..errors import TrainError, require

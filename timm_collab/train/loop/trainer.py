@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from ...model import CollabModel
 from ..config import TrainConfig
-from ..data.images import EpochSampler, used_indices
-from ..data.streaming import StreamSampler
+from ..data.loading.images import EpochSampler, used_indices
+from ..data.loading.streaming import StreamSampler
 from ..distributed.signals import StoppedError, StopRequest
 from ..metrics.metric import Scores, metric_for
 from ..record.progress import Progress

@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 from ..checkpoint import Checkpoints
 from ..config import TrainConfig
 from ..config.differences import differences
-from ..data.image_split import BadImage
-from ..data.labels import Labels
+from ..data.decoding.image_split import BadImage
+from ..data.labels.label_column import Labels
 from ..data.splits import Splits
 from ..errors import TrainError, one_line, require
 from ..paths import (

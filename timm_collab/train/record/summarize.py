@@ -7,7 +7,7 @@ import torch
 
 from ..config import TrainConfig
 from ..data.counts import all_left_out, class_names, count_splits
-from ..data.noise import confusion
+from ..data.labels.noise import confusion
 from ..data.training_data import TrainingData
 from ..metrics.metric import Scores, metric_for
 from .progress import peak_memory

@@ -1,0 +1,160 @@
+"""CSV files and JSON lines as `data.path`: which column holds the images, which the labels, which the split."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from timm_collab.train.config import DataConfig
+from timm_collab.train.data.files.readers import open_splits
+from timm_collab.train.data.sources import load_source
+from timm_collab.train.errors import TrainError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Six images, `images/0.png` to `images/5.png`, whose brightness is their number."""
+    (tmp_path / 'data' / 'images').mkdir(parents=True)
+    for number in range(6):
+        image = Image.fromarray(np.full((4, 4, 3), number, np.uint8))
+        image.save(tmp_path / 'data' / 'images' / f'{number}.png')
+    return tmp_path / 'data'
+
+
+def read(path: Path | str, **keys: Any) -> dict[str, list[tuple[int, Any]]]:
+    """Number and label of each image of each split."""
+    config = DataConfig(path=str(path), **keys)
+    return {split: [(int(np.asarray(image)[0, 0, 0]), label)
+                    for image, label in zip(rows[config.image_column], rows[config.label_column], strict=True)]
+            for split, rows in open_splits(config).splits.items()}
+
+
+@pytest.mark.parametrize('ending', ['\n', '\r\n'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+@pytest.mark.parametrize(('name', 'separator'), [('a.csv', ','), ('a.csv', ', '), ('a.csv', ';'), ('a.tsv', '\t')])
+def test_separators_line_ends_and_byte_order_marks(
+        root: Path, name: str, separator: str, encoding: str, ending: str) -> None:
+    lines = ['file_name,label', 'images/0.png,"größe"', '../data/images/1.png,b', '', f'{root}/images/2.png,b']
+    (root / name).write_bytes((ending.join(lines) + ending).replace(',', separator).encode(encoding))
+    assert read(root / name) == {'train': [(0, 'größe'), (1, 'b'), (2, 'b')]}
+
+
+def test_json_lines(root: Path) -> None:
+    rows = [{'path': 'images/0.png', 'label': [0, 2]}, {'path': 'images/1.png', 'label': []}]
+    (root / 'a.jsonl').write_text('\n\n'.join(map(json.dumps, rows)))
+    assert read(root / 'a.jsonl') == {'train': [(0, [0, 2]), (1, [])]}
+
+
+@pytest.mark.parametrize(('labels', 'expected'), [
+    (['3', '0', '-1'], [3, 0, -1]), (['3', '', '1'], [3, None, 1]), (['3', 'a', ''], ['3', 'a', None]),
+    (['007', '7', '8'], ['007', '7', '8']), (['1.0', '2.0', '1.0'], ['1.0', '2.0', '1.0']),
+])
+def test_labels_are_integers_only_if_all_are(root: Path, labels: list[str], expected: list[Any]) -> None:
+    lines = [f'images/{number}.png,{label}' for number, label in enumerate(labels)]
+    (root / 'a.csv').write_text('\n'.join(['image,label', *lines]))
+    assert [label for _, label in read(root / 'a.csv')['train']] == expected
+    # Over all splits alike.
+    lines = [f'{line},{split}' for line, split in zip(lines, ('train', 'val', 'val'), strict=True)]
+    (root / 'a.csv').write_text('\n'.join(['image,label,split', *lines]))
+    found = read(root / 'a.csv')
+    assert [label for split in ('train', 'validation') for _, label in found[split]] == expected
+
+
+@pytest.mark.parametrize('column', ['image', 'file_name', 'filename', 'path', 'file', 'picture'])
+def test_the_column_of_the_images(root: Path, column: str) -> None:
+    (root / 'a.csv').write_text(f'id,{column},kind\n9,images/0.png,a\n8,images/1.png,b\n')
+    keys = dict(image_column='picture') if column == 'picture' else {}
+    assert read(root / 'a.csv', label_column='kind', **keys) == {'train': [(0, 'a'), (1, 'b')]}
+    source = load_source(DataConfig(path=str(root / 'a.csv'), label_column='kind', **keys))  # type: ignore[arg-type]
+    assert source.label_names == ['a', 'b'] and source.train.labels.tolist() == [0, 1]
+
+
+def test_splits_by_column(root: Path) -> None:
+    parts = ['train', 'Training', 'dev', 'test', 'extra', '']
+    lines = [f'images/{number}.png,{number % 2},{split}' for number, split in enumerate(parts)]
+    (root / 'a.csv').write_text('\n'.join(['path,label,split', *lines]))
+    assert read(root / 'a.csv') == {'train': [(0, 0), (1, 1)], 'validation': [(2, 0)], 'test': [(3, 1)],
+                                    'extra': [(4, 0)]}
+    assert open_splits(DataConfig(path=str(root / 'a.csv'))).left_out == {'a row without a split': 1}
+
+
+def test_splits_by_file(root: Path) -> None:
+    (root / 'train.csv').write_text('path,label\nimages/0.png,a\nimages/1.png,b\n')
+    (root / 'test.csv').write_text('path,label\nimages/2.png,a\n')
+    expected = {'train': [(0, 'a'), (1, 'b')], 'test': [(2, 'a')]}
+    assert read(root) == read(root / '*.csv') == expected
+    (root / 'sample_submission.csv').write_text('path,label\nimages/3.png,a\n')
+    assert read(root) == expected
+    assert open_splits(DataConfig(path=str(root))).left_out['a table without the name of a split'] == 1
+
+
+def test_lists_beside_folders_of_unsorted_images(root: Path) -> None:
+    (root / 'images').rename(root / 'train')
+    (root / 'test').mkdir()
+    (root / 'train' / '5.png').rename(root / 'test' / '5.png')
+    (root / 'train.csv').write_text('path,label\ntrain/0.png,a\ntrain/1.png,b\n')
+    (root / 'test.csv').write_text('path,label\ntest/5.png,b\n')
+    assert read(root) == {'train': [(0, 'a'), (1, 'b')], 'test': [(5, 'b')]}
+
+
+@pytest.mark.parametrize('kind', ['csv', 'jsonl', 'parquet'])
+@pytest.mark.parametrize('splits', [('',), ('train', 'val')])
+def test_metadata_beside_images(root: Path, kind: str, splits: tuple[str, ...]) -> None:
+    for number, split in enumerate(splits):
+        folder = root / 'images' if not split else root / split
+        if split:
+            folder.mkdir()
+            (root / 'images' / f'{number}.png').rename(folder / f'{number}.png')
+        rows = [{'file_name': f'{number}.png', 'label': 'cat', 'age': 3}]
+        if kind == 'parquet':
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / 'metadata.parquet')
+        else:
+            text = json.dumps(rows[0]) if kind == 'jsonl' else f'file_name,label,age\n{number}.png,cat,3'
+            (folder / f'metadata.{kind}').write_text(text)
+    expected = {'train': [(0, 'cat')], 'validation': [(1, 'cat')]}
+    if splits == ('',):
+        assert read(root / 'images') == {'train': expected['train']}
+        return
+    (root / 'images').rename(root.parent / 'elsewhere')
+    assert read(root) == expected
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('path,label\n', 'has no rows'),
+    ('', 'has no rows'),
+    ('picture,label\nimages/0.png,1\n', r'has no column with the paths of images, it has picture, label: name one of'),
+    ('images/0.png,1\nimages/1.png,2\n', 'no column with the paths of images, it has images/0.png, 1'),
+    ('path,label\nimages/0.png,1\nimages/7.png,1\n\nx.png,2\n,2\n',
+     r"3 of 4 images don't exist: 'images/7.png' in line 3, 'x.png' in line 5, None in line 6; write paths"),
+    ('path,label\n' + 'x.png,2\n' * 5, r"5 of 5 images .* in line 2, 'x.png' in line 3, 'x.png' in line 4, \.\.\.;"),
+    ('path,label\nimages/0.png,1,2\n', r'line 2: 3 cells, and the first line names 2 columns'),
+    ('path,label,label\nimages/0.png,1,2\n', 'has two columns of one name'),
+    ('path,label\nimages/0.png,caf\udce9\n', r'is not UTF-8 \(invalid .* at byte 27\): save it as UTF-8'),
+])
+def test_faults_of_a_csv_file(root: Path, text: str, message: str) -> None:
+    (root / 'a.csv').write_bytes(text.encode('utf-8', 'surrogateescape'))
+    with pytest.raises(TrainError, match=message) as raised:
+        open_splits(DataConfig(path=str(root / 'a.csv')))
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('{"path": "images/0.png"}\n[1]\n', 'line 2: not a JSON object: write one object per line'),
+    ('[\n{"path": "images/0.png"}]\n', 'line 1: not a JSON object'),
+])
+def test_faults_of_json_lines(root: Path, text: str, message: str) -> None:
+    (root / 'a.jsonl').write_text(text)
+    with pytest.raises(TrainError, match=message):
+        open_splits(DataConfig(path=str(root / 'a.jsonl')))
+
+
+def test_a_list_is_not_streamed(root: Path) -> None:
+    (root / 'a.csv').write_text('path,label\nimages/0.png,1\n')
+    with pytest.raises(TrainError, match=r'is a list of images, .*: leave out data\.streaming'):
+        load_source(DataConfig(path=str(root / 'a.csv'), streaming=True))

@@ -1,0 +1,117 @@
+"""From images to tensors: timm's transforms for training and evaluation, from one data config."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm.data
+import torch.nn as nn
+from PIL import Image
+from timm.data.transforms import str_to_interp_mode
+from torch import Tensor
+from torchvision import transforms
+
+from ...config import AugmentConfig, DataConfig
+from ...errors import TrainError
+
+SMALL_SIDE = 96
+"""Up to this side of the input, in pixels, images are likely stored at about that size, and a crop costs detail."""
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the input of a model.
+
+    Args:
+        data_config: Result of `timm.data.resolve_data_config`. It is saved with the model, so that `evaluation` can be
+            rebuilt from it.
+        training: Transform of training images.
+        evaluation: Transform of validation and test images.
+    """
+
+    data_config: dict[str, Any]
+    training: Transform
+    evaluation: Transform
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the evaluation: that it cuts pixels away from small images."""
+        size, crop_pct = self.data_config['input_size'][-2:], self.data_config['crop_pct']
+        resized = [math.floor(side / crop_pct) for side in size]  # as timm computes it
+        if min(size) > SMALL_SIDE or resized == list(size):
+            return ()
+        before, after = ('x'.join(map(str, sides)) for sides in (resized, size))
+        return (f'evaluation resizes images to {before} pixels and cuts out the centre, {after} (data.crop_pct'
+                f' {crop_pct:g}): write --data.crop_pct 1 to show the network whole images',)
+
+
+def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfig) -> Preprocessing:
+    """Resolve size, mean, std, interpolation and crop from the recipe, or else from the model's `pretrained_cfg`.
+
+    Raises:
+        TrainError: timm refuses a setting.
+    """
+    data_config = resolve(data, getattr(model, 'pretrained_cfg', {}))
+    if shows_whole_images(data, augment):
+        data_config.update(crop_pct=1.0, crop_mode='squash')
+    try:
+        return Preprocessing(
+            data_config=data_config,
+            training=_training_transform(data_config, augment),
+            evaluation=timm.data.create_transform(**data_config, is_training=False),
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise TrainError(f'timm.data.create_transform refuses the settings of augment or data: {error}') from error
+
+
+def resolve(data: DataConfig, pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's data config: what a recipe names, and else what a `pretrained_cfg` has."""
+    asked = {
+        'in_chans': data.in_chans,
+        'input_size': None if data.sides is None else (data.in_chans, *data.sides),
+        'mean': data.mean,
+        'std': data.std,
+        'interpolation': data.interpolation,
+        'crop_pct': data.crop_pct,
+    }
+    data_config = timm.data.resolve_data_config(asked, pretrained_cfg=pretrained_cfg)
+    data_config['input_size'] = (data.in_chans, *data_config['input_size'][-2:])
+    for name in ('mean', 'std'):
+        values = tuple(data_config[name])
+        if len(values) != data.in_chans:
+            values = (sum(values) / len(values),) * data.in_chans
+        data_config[name] = values
+    return data_config
+
+
+def shows_whole_images(data: DataConfig, augment: AugmentConfig) -> bool:
+    """Whether evaluation shows whole images, squashed to the size of the input, because training does."""
+    return data.crop_pct is None and (augment.no_aug or augment.crop == 'pad')
+
+
+def _training_transform(data_config: dict[str, Any], augment: AugmentConfig) -> Transform:
+    crop = augment.crop
+    pipeline = timm.data.create_transform(
+        **data_config,
+        is_training=True,
+        no_aug=augment.no_aug,
+        train_crop_mode=None if crop == 'pad' else crop,
+        scale=None if augment.scale is None else tuple(augment.scale),
+        ratio=None if augment.ratio is None else tuple(augment.ratio),
+        hflip=augment.hflip,
+        vflip=augment.vflip,
+        color_jitter=augment.color_jitter or None,
+        auto_augment=augment.auto_augment,
+        re_prob=augment.re_prob,
+    )
+    if crop == 'pad' and not augment.no_aug:
+        # timm has no such crop: it replaces the random resized crop at the start of the pipeline.
+        size = data_config['input_size'][-2:]
+        pipeline.transforms[0] = transforms.Compose([
+            transforms.Resize(size, interpolation=str_to_interp_mode(data_config['interpolation'])),
+            transforms.RandomCrop(size, padding=augment.crop_padding),
+        ])
+    return pipeline

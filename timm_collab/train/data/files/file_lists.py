@@ -1,0 +1,126 @@
+"""Lists of image files: CSV, tab-separated values or JSON lines, a row per image, paths from the folder of the list."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+
+from ...config import DataConfig
+from ...errors import TrainError, one_line, require
+from .folders import Opened, canonical_split
+
+LISTS = ('.csv', '.tsv', '.jsonl')
+"""Extensions of lists; so is `metadata.parquet`, the name that `datasets` gives it."""
+
+_FILE_COLUMNS = ('image', 'file_name', 'filename', 'path', 'file')
+_INTEGER = re.compile(r'0|-?[1-9]\d*')  # 007 is a name
+_SHOWN = 3
+Row = dict[str, Any]
+
+
+def is_list(file: str) -> bool:
+    """Whether a file is a list, by its name."""
+    return file.lower().endswith(LISTS) or os.path.basename(file) == 'metadata.parquet'
+
+
+def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) -> Opened:
+    """Open the images that lists name. The split of a row is in its column `split`, or else that of its list.
+
+    Raises:
+        TrainError: A list can't be read, or it names a file that doesn't exist.
+    """
+    splits: defaultdict[str, list[Row]] = defaultdict(list)
+    left_out = Counter[str]()
+    for split, files in files_by_split.items():
+        for file in files:
+            for row in _images(file, config):
+                named = row.pop('split', split) if config.label_column != 'split' else split
+                if named:
+                    splits[canonical_split(str(named)) or str(named)].append(row)
+                else:
+                    left_out['a row without a split'] += 1
+    columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
+    is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
+    integers = [] if not is_text else [
+        column for column in columns
+        if all(_INTEGER.fullmatch(row.get(column) or '0') for rows in splits.values() for row in rows)]
+    tables = {}
+    for split, rows in splits.items():
+        cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns}
+        for column in integers:
+            cells[column] = [int(cell) if cell else None for cell in cells[column]]
+        tables[split] = datasets.Dataset.from_dict(cells).cast_column(config.image_column, datasets.Image())
+    return Opened(tables, dict(left_out))
+
+
+def _images(file: str, config: DataConfig) -> list[Row]:
+    """The rows of a list, with the path of the image in the column of the recipe."""
+    numbered = list(_read(file))
+    columns = dict.fromkeys(column for _, row in numbered for column in row)
+    column = next((each for each in (config.image_column, *_FILE_COLUMNS) if each in columns), None)
+    require(len(numbered) > 0, f"'{file}' has no rows")
+    require(column is not None, f"'{file}' has no column with the paths of images, it has {', '.join(columns)}: name"
+                                f' one of them as data.image_column, or {" or ".join(_FILE_COLUMNS)} in its first line')
+    rows, missing = [], []
+    for line, row in numbered:
+        name = row.pop(str(column), None)
+        if not isinstance(name, str) or not os.path.isfile(path := _path(file, name)):
+            missing.append(f'{name!r} in line {line}')
+            continue
+        rows.append({config.image_column: path, **row})
+    require(not missing, f"'{file}': {len(missing)} of {len(numbered)} images don't exist:"
+                         f' {", ".join(missing[:_SHOWN])}{", ..." if len(missing) > _SHOWN else ""}; write paths that'
+                         ' are relative to the folder of the file, or absolute')
+    return rows
+
+
+def _path(file: str, name: str) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(file)), name))
+
+
+def _read(file: str) -> Iterator[tuple[int, Row]]:
+    """The rows of a list, each with the number of its line."""
+    if file.lower().endswith('.parquet'):
+        yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)
+        return
+    try:
+        with open(file, encoding='utf-8-sig', newline='') as opened:  # with or without a byte order mark
+            yield from (_json_rows if file.lower().endswith('.jsonl') else _separated_rows)(file, opened)
+    except UnicodeDecodeError as error:
+        raise TrainError(f"'{file}' is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise TrainError(f"'{file}' can't be read ({one_line(error)})") from error
+
+
+def _json_rows(file: str, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        require(isinstance(row, dict), f"'{file}', line {number}: not a JSON object: write one object per line")
+        yield number, row
+
+
+def _separated_rows(file: str, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+    first = next(iter(lines), '')
+    delimiter = max('\t' if file.lower().endswith('.tsv') else ',;\t', key=first.count)
+    header = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    header = [name.strip() for name in header]
+    require(len(set(header)) == len(header), f"'{file}' has two columns of one name: {', '.join(header)}")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    for cells in reader:
+        if not cells:
+            continue
+        require(len(cells) == len(header), f"'{file}', line {reader.line_num + 1}: {len(cells)} cells, and the first"
+                                           f' line names {len(header)} columns: quote cells that contain {delimiter!r}')
+        yield reader.line_num + 1, dict(zip(header, (cell or None for cell in cells), strict=True))

@@ -1,0 +1,306 @@
+"""Tables of images: files of parquet and arrow, and WebDataset shards.
+
+The split of a file is its folder's whole name, or the word with which its own name begins (`split_of_files`).
+"""
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+from PIL import Image
+
+from ...config import DataConfig
+from ...errors import TrainError, one_line, require
+from .file_lists import LISTS, is_list
+from .folders import SPLITS, Folder, canonical_split, scan, split_folders
+
+BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
+"""The builder of `datasets` for each type of table that contains images."""
+
+_CARDS = ('README.md', 'dataset_infos.json', 'LICENSE')
+_PACKED = ('.zip', '.gz', '.tgz', '.bz2', '.xz', '.zst', '.7z', '.rar')
+_END_OF_ARCHIVE = bytes(1024)
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'(\xb5/\xfd')
+_SHARD = re.compile(r'(\w+(?:\.\w+)*)-\d{5}-of-\d{5}')
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Files of tables, or lists of images.
+
+    Args:
+        files: The files of each split.
+        extension: The extension that all have.
+        is_lists: Whether they are lists of images.
+        left_out: Number of files that are in no split, by reason.
+        notes: What the user should know about how the files were chosen, a sentence each.
+        features: The columns, if a card describes them.
+    """
+
+    files: dict[str, list[str]]
+    extension: str
+    is_lists: bool
+    left_out: dict[str, int]
+    notes: tuple[str, ...] = ()
+    features: datasets.Features | None = None
+
+
+def find_data(place: str | list[str], path: str) -> Folder | Tables:
+    """Find out what a folder or files contain: images in class folders, tables with images, or lists of images.
+
+    Args:
+        place: The folder, or the files.
+        path: `data.path`, for messages.
+
+    Raises:
+        TrainError: They contain several of these.
+    """
+    if isinstance(place, list):
+        return _tables(place, os.path.commonpath([os.path.dirname(file) for file in place]), path, Counter())
+    root = scan(place)
+    others = [file for folder in root.walk() for file in folder.others]
+    tables = [file for file in others if os.path.splitext(file)[1].lower() in BUILDERS and not is_list(file)]
+    near = [root, *(folder for name, folder in root.folders.items() if canonical_split(name))]
+    lists = [file for folder in near for file in folder.others if is_list(file)]
+    # With train.csv and test.csv, the folders train/ and test/ are no classes.
+    has_classes = bool(split_folders(root)) or (
+        len(root.classes) > 1 and not (lists and all(map(canonical_split, root.classes))))
+    if has_classes:
+        beside = sorted({*root.others} & {*tables})
+        require(not beside, f"data.path '{path}' has both class folders and tables, such as"
+                            f' {", ".join(map(os.path.basename, beside[:1]))}: move one of them, or name the tables by'
+                            ' a pattern')
+    if has_classes or not (tables or lists):
+        return root
+    chosen = {*(tables or lists)}
+    left_out = Counter(f'a file beside the tables ({os.path.splitext(file)[1] or "no extension"})'
+                       for file in others if file not in chosen and os.path.basename(file) not in _CARDS)
+    if tables:
+        left_out['an image beside the tables'] += len(root.all_images)
+    return _tables(sorted(chosen), place, path, left_out)
+
+
+def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> Tables:
+    extension = _one_type(files, path)
+    by_split, unnamed = split_of_files(files, root)
+    left_out['a table without the name of a split'] += len(unnamed)
+    notes = []
+    if unnamed:
+        notes.append(f'{len(unnamed)} files are left out, because their names begin with no split and those of others'
+                     f" do, such as '{os.path.basename(unnamed[0])}'")
+    return Tables(by_split, extension, all(map(is_list, files)), dict(+left_out), tuple(notes))
+
+
+def card_tables(files: dict[str, list[str]], path: str, features: datasets.Features | None) -> Tables:
+    """The files that a card names for each split, and the columns if it describes them.
+
+    Raises:
+        TrainError: They are of several types, or of one that can't be read.
+    """
+    together = [file for of_split in files.values() for file in of_split]
+    return Tables(files, _one_type(together, path), all(map(is_list, together)), {}, features=features)
+
+
+def _one_type(files: list[str], path: str) -> str:
+    found = {os.path.splitext(file)[1].lower(): os.path.basename(file) for file in files}
+    known = (*BUILDERS, *LISTS)
+    require(len(found) < 2, f"data.path '{path}' has files of several types, such as {' and '.join(found.values())}:"
+                            ' name files of one type, or move the others')
+    [(extension, name)] = found.items()
+    require(not extension or extension not in Image.registered_extensions(),
+            f"data.path '{path}': '{name}' is an image: name the folder that has a folder for each class, or a CSV file"
+            ' with the columns file_name and label')
+    require(extension not in _PACKED, f"data.path '{path}': unpack '{name}' and name its folder")
+    require(extension in known, f"data.path '{path}': '{name}' can't be read as data: name files of one type,"
+                                f' {", ".join(known)}, or their folder')
+    return extension
+
+
+def split_of_files(files: Sequence[str], root: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Sort files into splits.
+
+    A folder below the root whose whole name is that of a split holds files of that split. Otherwise the leading word of
+    a file's name counts, alone or before a separator or digit: `train.parquet`, `train-00000-of-00005.parquet`,
+    `test_01.tar`. What all names begin with, such as `cifar10_`, may stand before it. If no file has such a name, all
+    are training data.
+
+    Args:
+        files: The files.
+        root: The folder from which on their paths count.
+
+    Returns:
+        The files of each split, and those without the name of a split where others have one.
+
+    Raises:
+        TrainError: A file has the names of two splits, or names contain splits where they can't be told.
+    """
+    names = {file: os.path.splitext(os.path.basename(file))[0] for file in files}
+    folders = {file: _split_of_folder(file, root) for file in files}
+    leading = {file: _leading_split(name) for file, name in names.items()}
+    if not any(leading.values()) and len(files) > 1:
+        shared = re.match(r'(.*[-_. ])?', os.path.commonprefix(list(names.values())))  # noqa: RUF071, of names
+        leading = {file: _leading_split(name[shared.end() if shared else 0:]) for file, name in names.items()}
+    found: defaultdict[str | None, list[str]] = defaultdict(list)
+    for file in files:
+        folder, word = folders[file], leading[file]
+        require(None in (folder, word) or folder == word,
+                f"'{file}' is in a folder of split '{folder}' and has the name of split '{word}': rename it")
+        found[folder or word].append(file)
+    unnamed = found.pop(None, [])
+    if found:
+        for file in list(unnamed):  # other splits of a dataset that was written by `datasets`
+            if (shard := _SHARD.match(names[file])) and shard[1].isidentifier():
+                found[shard[1]].append(file)
+                unnamed.remove(file)
+        order = dict.fromkeys([*SPLITS, *sorted(map(str, found))])
+        return {split: sorted(found[split]) for split in order if split in found}, unnamed
+    words = {name: {canonical_split(word) for word in re.split(r'[-_. \d]+', name)} - {None} for name in names.values()}
+    inside = {frozenset(each) for each in words.values()}
+    require(len(inside) < 2, f"files of several splits can't be told apart by their names, such as"
+                             f' {", ".join(repr(name) for name, each in words.items() if each)[:200]}: let names begin'
+                             ' with train, validation or test, or write them into folders with these names')
+    return {'train': sorted(unnamed)} if unnamed else {}, []
+
+
+def _split_of_folder(file: str, root: str) -> str | None:
+    parts = os.path.relpath(os.path.dirname(file), root).split(os.sep)
+    found = {split for part in parts if (split := canonical_split(part))}
+    require(len(found) < 2, f"'{file}' is in folders of two splits, {' and '.join(sorted(found))}: move it")
+    return found.pop() if found else None
+
+
+def _leading_split(name: str) -> str | None:
+    word = re.match(r'[^\W\d_]+(?=[-_. \d]|$)', name)
+    return canonical_split(word[0]) if word else None
+
+
+def make_builders(tables: Tables, same_names: bool) -> dict[str, datasets.DatasetBuilder]:
+    """Make a builder of `datasets` for each split, so that each keeps the classes of its own files.
+
+    Args:
+        tables: The files.
+        same_names: Whether the files of a split must declare the same names of classes, as those that are streamed.
+
+    Raises:
+        TrainError: A shard is damaged, or the shards of a split differ in their columns.
+    """
+    builders = {}
+    for split, files in tables.files.items():
+        for file in files:
+            require('::' not in file, f"'{file}': '::' in a path stands for a file in an archive: rename it")
+        own = _check_shards(files, tables.extension, f"the files of split '{split}'", same_names)
+        features = tables.features
+        if features and own and any(isinstance(own.get(column), datasets.ClassLabel) and own[column] != feature
+                                    for column, feature in features.items()):
+            features = None  # the names that the files give to their numbers count
+        escaped = [glob.escape(file) for file in files]  # `datasets` takes brackets for a pattern
+        builders[split] = datasets.load_dataset_builder(
+            BUILDERS[tables.extension], data_files={split: escaped}, features=features)
+    return builders
+
+
+def _check_shards(
+        files: Sequence[str], extension: str, which: str, same_names: bool) -> datasets.Features | None:
+    """The columns that shards declare; raise an error if one is damaged, or differs in its columns from the first."""
+    if extension == '.tar':
+        for file in files:
+            _check_end(file)
+        return None
+    first: datasets.Features | None = None
+    for file in files:
+        try:
+            schema = pyarrow.parquet.read_schema(file) if extension == '.parquet' else _arrow_schema(file)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise TrainError(f"'{file}' can't be read ({one_line(error)}): it is damaged or no {extension[1:]} file,"
+                             ' copy it again or remove it') from error
+        features = datasets.Features.from_arrow_schema(schema)
+        first = first or features
+        for column in [*first, *features]:
+            mine, other = features.get(column), first.get(column)
+            if mine == other:
+                continue
+            declared = None not in (_names(mine), _names(other))
+            remedy = ('leave out data.streaming, then classes are joined by name' if declared else
+                      'write them with the same columns')
+            require(declared and not same_names,
+                    f"{which} differ in column '{column}': {_short(other)} in '{os.path.basename(files[0])}',"
+                    f" {_short(mine)} in '{os.path.basename(file)}': {remedy}")
+    return first
+
+
+def _names(feature: Any) -> list[str] | None:
+    """Names of a column of class labels, or of lists of them."""
+    return getattr(getattr(feature, 'feature', feature), 'names', None)
+
+
+def _short(feature: Any) -> str:
+    text = 'missing' if feature is None else one_line(feature)
+    return text if len(text) < 100 else f'{text[:97]}...'
+
+
+def _arrow_schema(file: str) -> pyarrow.Schema:
+    with open(file, 'rb') as opened:
+        try:
+            return pyarrow.ipc.open_stream(opened).schema
+        except pyarrow.ArrowInvalid:
+            return pyarrow.ipc.open_file(opened).schema
+
+
+def _check_end(file: str) -> None:
+    """Raise an error if a tar file lacks the zeros at its end: readers take what there is for the whole."""
+    with open(file, 'rb') as opened:
+        head = opened.read(512)
+        require(not head.startswith(_COMPRESSED), f"shard '{file}' is compressed, and where it ends can't be checked:"
+                                                  ' unpack it to a plain tar file')
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - len(_END_OF_ARCHIVE)))
+        require(opened.read() == _END_OF_ARCHIVE, f"shard '{file}' is truncated, it has no end-of-archive mark: copy or"
+                                                  ' download it again')
+        require(any(head), f"shard '{file}' is empty: write it again, or remove it")
+
+
+def num_rows(files: Sequence[str], extension: str) -> int | None:
+    """Number of rows of files that store it, which are parquet files."""
+    if extension != '.parquet':
+        return None
+    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+
+
+def with_labels(rows: Any, config: DataConfig) -> Any:
+    """Name the columns of WebDataset shards as those of other tables.
+
+    Each key of the `.json` files becomes a column. If there is no column `label` then, `.cls` becomes it.
+    """
+    features = dict(rows.features or {})
+    if '__url__' not in features:  # of no WebDataset
+        return rows
+    keys = features.get('json')
+    if isinstance(keys, dict):
+        added = {key: feature for key, feature in keys.items() if key not in features}
+        if isinstance(rows, datasets.IterableDataset):
+            for column, feature in features.items():
+                if isinstance(feature, datasets.Image):  # or else `map` would decode it
+                    features[column] = datasets.Image(decode=False)
+                    rows = rows.cast_column(column, features[column])
+            rows = rows.map(_lifted, fn_kwargs={'keys': list(added)}, features=datasets.Features({**features, **added}))
+        else:
+            cells = rows.select_columns(['json']).with_format('arrow')[:]['json'].to_pylist()
+            for key, feature in added.items():
+                rows = rows.add_column(key, [(cell or {}).get(key) for cell in cells], feature=feature)
+        features |= added
+    wanted = DataConfig.label_column
+    if config.label_column == wanted and wanted not in features and 'cls' in features:
+        rows = rows.rename_column('cls', wanted)
+    return rows
+
+
+def _lifted(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: (row['json'] or {}).get(key) for key in keys}

@@ -1,0 +1,191 @@
+"""Names of classes: which are the same, the class that a label names, and files that list them in another order.
+
+Classes are joined by name. Numbers mean something only together with the names that their own column declares.
+"""
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import TrainError, one_line, require
+
+_SHOWN = 5
+
+
+def normal(name: str) -> str:
+    """The form of a name that is compared: 'é' is one name whether it is written as one character or two (NFC)."""
+    return unicodedata.normalize('NFC', name)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sort names as people number them, `2` before `10`: the order of timm's readers."""
+    def key(name: str) -> tuple[list[Any], str]:
+        parts = re.split(r'(\d+)', name.lower())
+        return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+    return sorted(names, key=key)
+
+
+def listed(names: Iterable[Any]) -> str:
+    """The first few names, and how many more there are."""
+    names = [str(name) for name in names]
+    rest = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    return ', '.join(names[:_SHOWN]) + rest
+
+
+def lookalikes(names: Iterable[str]) -> str | None:
+    """What to say of names that differ in case or surrounding blanks alone; None if there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.strip().casefold(), []).append(name)
+    pairs = [' and '.join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    return f'classes that differ in case or blanks alone are different classes: {listed(pairs)}' if pairs else None
+
+
+def declared_names(feature: Any) -> list[str] | None:
+    """The names that a column declares for its numbers; None if there are none."""
+    return [normal(name) for name in feature.names] if isinstance(feature, datasets.ClassLabel) else None
+
+
+def read_class_names(path: str) -> list[str]:
+    """Read a file with a name per line, in UTF-8.
+
+    Raises:
+        TrainError: It can't be read, or a line is blank, or a name stands twice.
+    """
+    key = f"data.classes '{path}'"
+    try:
+        text = Path(path).expanduser().read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        reason = 'it is not UTF-8' if isinstance(error, UnicodeDecodeError) else one_line(error)
+        raise TrainError(f'{key}: {reason}; write a text file with the name of a class per line') from None
+    names = [normal(line) for line in text.removesuffix('\n').split('\n')]
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        require(name.strip(), f'{key}: line {number} is blank: write the name of a class per line')
+        require(name not in first, f"{key}: '{name}' is in lines {first.get(name)} and {number}: a class has one line")
+        first[name] = number
+    require(len(names) >= 2, f'{key} names {len(names)} class: classification needs at least 2')
+    return names
+
+
+def label_of(value: Any, declared: Sequence[str] | None) -> str | int | None:
+    """The name or number that a cell means; None if it is empty.
+
+    Args:
+        value: The cell: a name, a truth value, or a number, which may be stored as a decimal number.
+        declared: Names that the column declares for its numbers.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(value, float):
+        if np.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, (str, bool)):
+        return normal(str(value))
+    if not isinstance(value, int) or value < -1:
+        raise ValueError('it is neither a class index nor a name')
+    if value == -1:
+        return None
+    if declared is None:
+        return value
+    if value >= len(declared):
+        raise ValueError(f'its column declares {len(declared)} classes, numbered from 0')
+    return declared[value]
+
+
+class ClassIndex:
+    """Class indices of labels.
+
+    A number without a name is the class of that name where all classes are named by numbers, and else an index.
+
+    Args:
+        names: Names of the classes in the order of their indices; None if they are numbered from 0.
+        count: Number of classes; None if it is unknown.
+        numbered: Whether numbers without names may be indices; not where the order of the names is ours alone.
+    """
+
+    def __init__(self, names: Sequence[str] | None, count: int | None = None, numbered: bool = True) -> None:
+        self.names = names
+        self.count = count
+        self.numbered = numbered
+        self._index = {name: place for place, name in enumerate(names or ())}
+        self._by_name = bool(names) and all(map(_is_number, names or ()))
+
+    def find(self, label: str | int) -> int | None:
+        """The index of a class by its name or number; None if there is no such class."""
+        if self._by_name or (self.names and isinstance(label, str)):
+            return self._index.get(str(label))
+        if not self.numbered or not _is_number(str(label)):
+            return None
+        return int(label) if self.count is None or int(label) < self.count else None
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and str(int(name)) == name
+
+
+def join_files(rows: datasets.Dataset, files: Sequence[str]) -> datasets.Dataset:
+    """Read the numbers of each file of a split by the names that this file declares for them.
+
+    `datasets` takes the names of all files, of all splits, from the first one.
+
+    Args:
+        rows: The rows of the files, in their order.
+        files: Local parquet or arrow files.
+
+    Returns:
+        The rows; columns whose names differ are numbered anew by all names of the split.
+    """
+    found = [_schema(file) for file in files]
+    for column, feature in (rows.features or {}).items():
+        known = _names_in(feature)
+        named = [(_names_in(features.get(column)) or known, count) for features, count in found]
+        if known is None or all(names == known for names, _ in named):
+            continue
+        together = list(dict.fromkeys(name for names, _ in named for name in names or ()))
+        cells = iter(rows.select_columns([column]).with_format('arrow')[:][column].to_pylist())
+        anew = [_by_names(cell, names or known, together)
+                for names, count in named for cell in itertools.islice(cells, count)]
+        label: Any = datasets.ClassLabel(names=together)
+        if not isinstance(feature, datasets.ClassLabel):
+            label = datasets.List(label)
+        order = rows.column_names
+        rows = rows.remove_columns(column).add_column(column, anew, feature=label).select_columns(order)
+    return rows
+
+
+def _by_names(cell: Any, names: Sequence[str], together: Sequence[str]) -> Any:
+    """A number, or a list of them, by the place of its name among all names; what has no name stays as it is."""
+    if isinstance(cell, list):
+        return [_by_names(each, names, together) for each in cell]
+    return together.index(names[cell]) if cell is not None and 0 <= cell < len(names) else cell
+
+
+def _names_in(feature: Any) -> list[str] | None:
+    """Names of a column of class labels, or of lists of them."""
+    inner = getattr(feature, 'feature', feature)
+    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _schema(file: str) -> tuple[Mapping[str, Any], int]:
+    """The columns that a file declares, and its number of rows."""
+    if file.endswith('.parquet'):
+        metadata = pq.read_metadata(file)
+        return datasets.Features.from_arrow_schema(metadata.schema.to_arrow_schema()), metadata.num_rows
+    with pa.memory_map(file) as source:
+        table = pa.ipc.open_stream(source).read_all()
+    return datasets.Features.from_arrow_schema(table.schema), len(table)
