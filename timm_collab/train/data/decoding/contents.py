@@ -25,12 +25,10 @@ from ...errors import TrainError, require
 from ..labels.label_column import Labels
 from .image_split import BadImage, BadImageError, Encoded, Found, ImageSplit, Rows
 
-CHUNK = 64
-"""Images that a thread reads at once."""
-
 DIGEST_SIZE = 16
 """Bytes of the digest of an image."""
 
+_CHUNK = 64
 _EXAMPLES = 3
 Digests = npt.NDArray[np.uint8]
 
@@ -178,7 +176,7 @@ def examine(
             digests.append(digest(image.content) if digest_N is None else digest_N[index].tobytes())
         return Contents.of(found, b''.join(digests)), bad
 
-    chunks = [np.arange(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK)]
+    chunks = [np.arange(start, min(start + _CHUNK, len(split))) for start in range(0, len(split), _CHUNK)]
     parts: list[Contents] = []
     bad: dict[int, BadImage] = {}
     bar = tqdm(total=len(split), desc=f'decoding {split.name}', unit='img', delay=1, leave=False, disable=not progress)

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from ...errors import require
 from .cache import cached
-from .contents import CHUNK, Contents, Digests, digest, examine
+from .contents import Contents, Digests, digest, examine
 from .image_split import BadImage, BadImageError, ImageSplit, Rows, read_encoded
 
 CACHED_BYTES = 2**22
 """Smaller splits are decoded faster than they are looked up in the cache."""
 
+_HASHED = 256
 _PROBE = 32
 _VERSION = 3
 ToImage = Callable[[Image.Image], Image.Image]
@@ -187,9 +188,9 @@ def _digests(split: ImageSplit) -> Digests | None:
     """Digests of the encoded images; None if one can't be read, which is reported when it is decoded."""
     digests = []
     try:
-        for start in range(0, len(split), CHUNK):
-            chunk_M = np.arange(start, min(start + CHUNK, len(split)))
-            digests += [digest(read_encoded(encoded)) for encoded in split.encoded(chunk_M)]
+        for start in range(0, len(split), _HASHED):
+            chunk_M = np.arange(start, min(start + _HASHED, len(split)))
+            digests += [digest(cell['bytes'] or read_encoded(cell)) for cell in split.encoded(chunk_M)]
     except Exception:  # of any type
         return None
     return np.frombuffer(b''.join(digests), dtype=np.uint8).reshape(len(split), -1)
