@@ -50,7 +50,8 @@ def test_fsdp2_over_nccl(tmp_path):
     """One process, for want of a second GPU: nothing is shared out, but all of it goes the way of shards."""
     recipe = [
         '--model.name=collab_test_resnet', '--model.heads=4', '--data.path=builtin:digits', '--data.in_chans=1',
-        '--data.img_size=16', '--data.max_train_samples=128', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2',
+        '--data.img_size=16', '--data.max_train_samples=128', '--data.max_val_samples=130', '--augment.crop=pad',
+        '--noise.rate=0.2', '--epochs=2',
         '--batch_size=32', '--optim.lr=0.01', '--ema.decay=0.9', '--plots=false', '--deterministic=true',
     ]
     for output, more in (('sharded', settings()), ('whole', {})):

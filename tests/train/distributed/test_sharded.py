@@ -23,7 +23,8 @@ from timm_collab.train.distributed.sharding import OPTIMIZERS, TORCH, check_shar
 pytestmark = pytest.mark.skipif(is_torch_version('<', TORCH), reason=f'FSDP2 is offered with torch {TORCH} or later')
 RECIPE = [
     '--model.name=collab_test_resnet', '--model.heads=4', '--data.path=builtin:digits', '--data.in_chans=1',
-    '--data.img_size=16', '--data.max_train_samples=128', '--augment.crop=pad', '--noise.rate=0.2', '--epochs=2',
+    '--data.img_size=16', '--data.max_train_samples=128', '--data.max_val_samples=130', '--augment.crop=pad',
+    '--noise.rate=0.2', '--epochs=2',
     '--batch_size=32', '--optim.lr=0.01', '--optim.layer_decay=0.9', '--ema.decay=0.9', '--grad_accum_steps=2',
     '--grad_checkpointing=branches', '--optim.freeze_trunk_epochs=1', '--channels_last=true', '--cpu_threads=1',
     '--plots=false',
