@@ -245,9 +245,8 @@ def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
     starts = np.cumsum([0, *(len(contents) for _, contents in splits)])
     split_N = np.repeat(np.arange(len(splits)), np.diff(starts))
     parts = [slice(*ends) for ends in pairwise(starts)]
-    unique = [np.unique(number_N[part]) for part in parts]
-    held_by = np.bincount(np.concatenate(unique), minlength=len(number_N))  # number of splits, by number of the image
-    across_N = (held_by[number_N] > 1) & (split_N > 0)
+    in_split = [np.bincount(number_N[part], minlength=len(different)) > 0 for part in parts]  # by number
+    across_N = (np.sum(in_split, axis=0)[number_N] > 1) & (split_N > 0)
     contradicts_N = np.concatenate([
         _contradicting(number_N[part], split.labels) for (split, _), part in zip(splits, parts, strict=True)])
 
@@ -268,7 +267,7 @@ def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
         copy = next(each for each in copies if (label(each) != label(place)).any())
         contradictions.append((name(place), name(copy)))
     return Duplicates(
-        within=len(number_N) - sum(map(len, unique)),
+        within=len(number_N) - int(np.sum(in_split)),
         across=int(across_N.sum()),
         contradicting=int(contradicts_N.sum()),
         examples=examples,

@@ -7,14 +7,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -233,15 +231,12 @@ class ImageSplit:
 
     def encoded(self, index_M: Rows) -> list[Encoded]:
         """Some of the images, as they are stored."""
-        cells = self._cells[self.row_N[index_M].tolist()][self.image_column]
-        contents, paths = (pc.struct_field(cells, name) for name in ('bytes', 'path'))
-        names = [None] * len(paths) if paths.null_count == len(paths) else paths.to_pylist()
-        return [{'bytes': content, 'path': path} for content, path in zip(contents.to_pylist(), names, strict=True)]
-
-    @cached_property
-    def _cells(self) -> datasets.Dataset:
-        """The images in Arrow's format, which is faster than the library's own conversion to Python."""
-        return self.rows.select_columns([self.image_column]).with_format('arrow')
+        row_M = self.row_N[index_M]
+        first, last = int(row_M.min()), int(row_M.max())
+        if last - first < 2 * len(row_M):  # a slice is read without a copy of the encoded images, a selection with one
+            cells = self.rows[first:last + 1][self.image_column]
+            return [cells[row - first] for row in row_M.tolist()]
+        return self.rows[row_M.tolist()][self.image_column]
 
     def image(self, index: int, encoded: Encoded | None = None) -> Image.Image:
         """Decode an image; arguments and errors are those of `decoded`."""
