@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
