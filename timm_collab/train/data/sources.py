@@ -20,19 +20,9 @@ from .decoding.image_column import image_rows
 from .decoding.image_split import ImageSplit
 from .files.folders import SPLITS
 from .files.readers import Opened, Streams, download_split, open_splits, open_streams
-from .labels.class_names import listed
-from .labels.label_column import (
-    LabelForm,
-    Labels,
-    Mask,
-    check_column,
-    classes_in,
-    find_form,
-    given_form,
-    hard_labels,
-    read_labels,
-    stream_form,
-)
+from .labels.class_names import LabelForm, listed
+from .labels.label_column import Labels, Mask, check_column, classes_in, hard_labels, read_labels
+from .labels.label_form import find_form, given_form, number_notes, stream_form
 from .loading.streaming import StreamSplit
 
 _SPLIT_NAMES = {'train': SPLITS['train'], 'val': SPLITS['validation'], 'test': SPLITS['test']}
@@ -103,6 +93,8 @@ def load_source(
     splits = {role: _image_split(found[name], name, config, form, role)
               for role, name in chosen.items() if name in found}
     notes = (*notes, *_shared_files(splits.values()))
+    columns = {f"split '{name}'": found[name].features[config.label_column]
+               for name in chosen.values() if name in found}
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
     noisy, not_noisy = None, None
     if noise_column is not None:
@@ -112,6 +104,7 @@ def load_source(
             noisy, not_noisy = read_labels(rows, train.name, replace(config, label_column=noise_column), form)
         except TrainError as error:
             raise TrainError(f'noise.column: {error}') from None
+        columns[f"noise.column '{noise_column}'"] = rows.features[noise_column]
         _check_missing(train.row_N[not_noisy[train.row_N]], len(train), train.name, f"noise.column '{noise_column}'",
                        config)
     return Source(
@@ -122,7 +115,7 @@ def load_source(
         given=noisy,
         not_given=not_noisy,
         left_out={**left_out, 'no label': unlabelled} if unlabelled else left_out,
-        notes=(*notes, *_absent_classes(splits, form)),
+        notes=(*notes, *number_notes(columns, config, form), *_absent_classes(splits, form)),
     )
 
 
