@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
-from .decoding.image_column import image_rows
+from .decoding.image_column import image_rows, number_depth
 from .decoding.image_split import ImageSplit
 from .files.folders import SPLITS
 from .files.readers import Opened, Streams, download_split, open_splits, open_streams
@@ -90,7 +90,9 @@ def load_source(
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
     left_out, notes = opened.left_out, (*opened.notes, *form.notes)
-    splits = {role: _image_split(found[name], name, config, form, role)
+    depth = number_depth(
+        [found[name] for name in chosen.values() if name in found], config.image_column, config.bit_depth)
+    splits = {role: _image_split(found[name], name, config, form, depth, role)
               for role, name in chosen.items() if name in found}
     notes = (*notes, *_shared_files(splits.values()))
     columns = {f"split '{name}'": found[name].features[config.label_column]
@@ -142,7 +144,8 @@ def load_split(
     config = with_columns(replace(config, train_split=name), available[name])
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
     form = find_form(rows, config, given_form(config, num_classes, class_names))
-    return _image_split(rows, name, config, form), form.names
+    depth = number_depth([rows], config.image_column, config.bit_depth)
+    return _image_split(rows, name, config, form, depth), form.names
 
 
 def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
@@ -209,6 +212,7 @@ def _image_split(
         name: str,
         config: DataConfig,
         form: LabelForm,
+        depth: int,
         role: str = 'test',
 ) -> ImageSplit:
     """The images of a split that have a label; evaluation takes the most probable class of soft labels."""
@@ -222,7 +226,7 @@ def _image_split(
     _check_missing(np.flatnonzero(missing_N), len(rows), name, column, config, hint)
     return ImageSplit(
         name=name,
-        rows=image_rows(rows, name, config.image_column),
+        rows=image_rows(rows, name, config.image_column, depth=depth),
         image_column=config.image_column,
         mode=_mode(config),
         row_N=row_N,
