@@ -368,6 +368,10 @@ def test_numbers_beside_names_are_said(tmp_path):
     assert named(source)['test'] == ['dog', 'cat', 'cat']
     assert source.notes == ("split 'test' has numbers without names: they are taken for indices of the classes of split"
                             " 'train', 0 for 'dog'",)
+    config = save(tmp_path / 'd', train=table(['cat', 'dog'], classes('dog', 'cat')), test=table([0, 5]))
+    with refuses("label 5 in row 1 of split 'test' is none of the 2 classes of split 'train': if these numbers are"
+                 ' class indices write --model.num_classes 6 or more'):
+        load_source(config)
     train = table(['0', '1', '2', '3'], classes('3', '1', '2', '0')).add_column('guess', [3, 2, 1, 0])
     source = load_source(save(tmp_path / 'b', train=train, test=table([3, 1, 2, 0])), 'guess')
     assert source.test.labels.tolist() == [0, 1, 2, 3] and source.given.tolist() == [0, 2, 1, 3]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...config import DataConfig
 from ...errors import TrainError, nearest, one_line, require
-from .class_names import LabelForm, declared_names, label_of, listed
+from .class_names import LabelForm, are_numbers, declared_names, label_of, listed
 
 Labels = npt.NDArray[Any]
 """Class indices, int64 [N]; zeros and ones for several labels, uint8 [N, C]; or probabilities, float32 [N, C]."""
@@ -88,9 +88,10 @@ def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str
         elif numbers and not form.numbered:
             hint = ', which have names: write --data.classes with a file of them in the order of these numbers'
         elif len(numbers) == len(unknown):
-            known = [int(name) for name in form.names or range(form.count or 0)]
-            hint = f': if these numbers are class indices write --model.num_classes {max(*known, *numbers) + 1} or more'
-            if min(numbers) < min(known):
+            known = list(map(int, form.names)) if form.names and are_numbers(form.names) else range(form.count or 0)
+            count = max([*known, *numbers]) + 1
+            hint = f': if these numbers are class indices write --model.num_classes {count} or more'
+            if known and min(numbers) < min(known):
                 hint = (f': the classes of {form.origin} are numbered from {min(known)}, and those of this split from'
                         f' {min(numbers)}; number them alike, or{hint[1:]}')
         elif not form.names:
