@@ -87,7 +87,7 @@ def test_text_label_unknown_to_training(tmp_path, images):
     (None, "no row of split 'train' has a label in data.label_column 'label'$"),
     (0.5, "label 0.5 in row 0 of split 'train': it is neither a class index nor a name, so data.label_column 'label' "),
     (-2, "label -2 in row 0 of split 'train': it is neither"),
-    (b'cat', "label b'cat' in row 0 of split 'train': it is neither"),
+    (b'\xff', "in row 0 of split 'train': its bytes are no text in UTF-8"),
 ])
 def test_invalid_labels(tmp_path, images, label, message):
     config = write(tmp_path / 'data', {'train': {'image': images([0, 1]), 'label': [label, label]}})

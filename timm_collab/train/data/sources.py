@@ -16,23 +16,13 @@ import numpy.typing as npt
 
 from ..config import DataConfig
 from ..errors import TrainError, nearest, require
-from .decoding.image_column import image_rows
+from .decoding.image_column import image_rows, number_depth
 from .decoding.image_split import ImageSplit
 from .files.folders import SPLITS
 from .files.readers import Opened, Streams, download_split, open_splits, open_streams
-from .labels.class_names import listed
-from .labels.label_column import (
-    LabelForm,
-    Labels,
-    Mask,
-    check_column,
-    classes_in,
-    find_form,
-    given_form,
-    hard_labels,
-    read_labels,
-    stream_form,
-)
+from .labels.class_names import LabelForm, listed
+from .labels.label_column import Labels, Mask, check_column, classes_in, hard_labels, read_labels
+from .labels.label_form import find_form, given_form, number_notes, stream_form
 from .loading.streaming import StreamSplit
 
 _SPLIT_NAMES = {'train': SPLITS['train'], 'val': SPLITS['validation'], 'test': SPLITS['test']}
@@ -100,9 +90,13 @@ def load_source(
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
     left_out, notes = opened.left_out, (*opened.notes, *form.notes)
-    splits = {role: _image_split(found[name], name, config, form, role)
+    depth = number_depth(
+        [found[name] for name in chosen.values() if name in found], config.image_column, config.bit_depth)
+    splits = {role: _image_split(found[name], name, config, form, depth, role)
               for role, name in chosen.items() if name in found}
     notes = (*notes, *_shared_files(splits.values()))
+    columns = {f"split '{name}'": found[name].features[config.label_column]
+               for name in chosen.values() if name in found}
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
     noisy, not_noisy = None, None
     if noise_column is not None:
@@ -112,6 +106,7 @@ def load_source(
             noisy, not_noisy = read_labels(rows, train.name, replace(config, label_column=noise_column), form)
         except TrainError as error:
             raise TrainError(f'noise.column: {error}') from None
+        columns[f"noise.column '{noise_column}'"] = rows.features[noise_column]
         _check_missing(train.row_N[not_noisy[train.row_N]], len(train), train.name, f"noise.column '{noise_column}'",
                        config)
     return Source(
@@ -122,7 +117,7 @@ def load_source(
         given=noisy,
         not_given=not_noisy,
         left_out={**left_out, 'no label': unlabelled} if unlabelled else left_out,
-        notes=(*notes, *_absent_classes(splits, form)),
+        notes=(*notes, *number_notes(columns, config, form), *_absent_classes(splits, form)),
     )
 
 
@@ -149,7 +144,8 @@ def load_split(
     config = with_columns(replace(config, train_split=name), available[name])
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
     form = find_form(rows, config, given_form(config, num_classes, class_names))
-    return _image_split(rows, name, config, form), form.names
+    depth = number_depth([rows], config.image_column, config.bit_depth)
+    return _image_split(rows, name, config, form, depth), form.names
 
 
 def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
@@ -216,6 +212,7 @@ def _image_split(
         name: str,
         config: DataConfig,
         form: LabelForm,
+        depth: int,
         role: str = 'test',
 ) -> ImageSplit:
     """The images of a split that have a label; evaluation takes the most probable class of soft labels."""
@@ -229,7 +226,7 @@ def _image_split(
     _check_missing(np.flatnonzero(missing_N), len(rows), name, column, config, hint)
     return ImageSplit(
         name=name,
-        rows=image_rows(rows, name, config.image_column),
+        rows=image_rows(rows, name, config.image_column, depth=depth),
         image_column=config.image_column,
         mode=_mode(config),
         row_N=row_N,

@@ -19,12 +19,13 @@ from PIL import Image
 from timm_collab.train.config import DataConfig
 from timm_collab.train.data.decoding.image_column import as_pixels
 from timm_collab.train.data.decoding.image_split import ImageSplit
-from timm_collab.train.data.sources import load_source
+from timm_collab.train.data.sources import load_source, load_split
 from timm_collab.train.errors import TrainError
 
 Save = Callable[..., ImageSplit]
 GREY_NHW = np.random.default_rng(0).integers(0, 256, (4, 6, 6))
 COLOUR_NHWC = np.random.default_rng(1).integers(0, 256, (4, 5, 5, 3))
+OPAQUE_NHWC = np.concatenate([COLOUR_NHWC, np.full((4, 5, 5, 1), 255)], 3)
 
 
 @pytest.fixture
@@ -51,9 +52,12 @@ def opened(split: ImageSplit) -> np.ndarray:
     GREY_NHW.tolist(),
     GREY_NHW[..., None].tolist(),
     GREY_NHW[:, None].tolist(),
+    GREY_NHW.reshape(4, 1, -1).tolist(),
+    GREY_NHW.reshape(4, -1, 1).tolist(),
     [' '.join(map(str, image.ravel())) for image in GREY_NHW],
     [', '.join(map(str, image.ravel())) for image in GREY_NHW],
-], ids=['flat', 'floats', 'rows', 'channel last', 'channel first', 'text', 'text with commas'])
+], ids=['flat', 'floats', 'rows', 'channel last', 'channel first', 'flat row',
+        'flat column', 'text', 'text with commas'])
 def test_numbers_of_a_grey_image(save: Save, images: list[Any]) -> None:
     split = save(images, in_chans=1)
     assert np.array_equal(opened(split), GREY_NHW)
@@ -79,6 +83,35 @@ def test_numbers_of_sixteen_bits(save: Save) -> None:
     split = save((GREY_NHW * 16).tolist(), in_chans=1, bit_depth=12)
     assert np.array_equal(opened(split), GREY_NHW)
     assert split.decoded(0).found.largest == GREY_NHW[0].max() * 16
+
+
+@pytest.mark.parametrize('other', ['validation', 'test'])
+def test_splits_have_one_depth(tmp_path: Path, other: str) -> None:
+    """A dark split, or one that was scaled, isn't read with another depth than the training split."""
+    keys: dict[str, Any] = dict(path=str(tmp_path), in_chans=1)
+
+    def write(split: str, images: Any) -> None:
+        pq.write_table(pa.table({'image': images.tolist(), 'label': [0, 1, 0, 1]}), tmp_path / f'{split}.parquet')
+
+    def read(split: str, **more: Any) -> Any:
+        return opened(getattr(load_source(DataConfig(**keys, **more)), split))
+
+    write('train', GREY_NHW * 4)
+    write(other, GREY_NHW // 2)
+    role = {'validation': 'val', 'test': 'test'}[other]
+    assert np.array_equal(read('train', bit_depth=10), GREY_NHW)
+    assert np.array_equal(read(role, bit_depth=10), GREY_NHW // 2 >> 2)
+    assert np.array_equal(opened(load_split(DataConfig(**keys, bit_depth=10), other)[0]), GREY_NHW // 2 >> 2)
+    write('train', GREY_NHW)
+    assert np.array_equal(read(role), GREY_NHW // 2)
+    write(other, GREY_NHW * 4)
+    assert np.array_equal(read('train', bit_depth=10), GREY_NHW >> 2)
+
+
+def test_numbers_of_eight_bits_have_no_other_depth(save: Save) -> None:
+    images = [image.astype(np.uint8).tolist() for image in GREY_NHW]
+    feature = datasets.List(datasets.List(datasets.Value('uint8')))
+    assert np.array_equal(opened(save(images, feature, in_chans=1, bit_depth=12)), GREY_NHW)
 
 
 def test_a_missing_row_is_a_bad_image(save: Save) -> None:
@@ -110,6 +143,14 @@ def encoded(kind: str = 'PNG') -> str:
 @pytest.mark.parametrize(('images', 'message'), [
     (COLOUR_NHWC.reshape(4, -1).tolist(), r"row 0: 75 may be 5 x 5 pixels, colour by colour or pixel by pixel: write"
                                           r" numpy.reshape\(row\['image'\], \(3, 5, 5\)\) or \(5, 5, 3\) there"),
+    (COLOUR_NHWC.reshape(4, 25, 3).tolist(), r"row 0: 25 x 3 numbers are the colours of 25 pixels, and the height is"
+                                             r" unknown: write numpy.reshape\(row\['image'\], \(height, width, 3\)\)"),
+    (COLOUR_NHWC.reshape(4, 25, 3).transpose(0, 2, 1).tolist(), r'3 x 25 numbers.*\(3, height, width\)'),
+    (COLOUR_NHWC.reshape(4, 1, 25, 3).tolist(), r'1 x 25 x 3 numbers.*\(height, width, 3\)'),
+    (OPAQUE_NHWC.reshape(4, -1).tolist(), r'100 numbers per image, of which a quarter is always 255, as in colours with'
+                                          r' alpha: write .*, \(5, 5, 4\)\) there, or \(10, 10\) for a grey image'),
+    (OPAQUE_NHWC.transpose(0, 3, 1, 2).reshape(4, -1).tolist(), r'is always 255.* \(4, 5, 5\)\) there'),
+    ([' '.join(map(str, image.ravel())) for image in OPAQUE_NHWC], r'is always 255.* \(5, 5, 4\)\) there'),
     ([[1, 2, 3, 4, 5]] * 4, 'row 0: 5 numbers are no square: write rows of pixels'),
     ([[1, 2, 3, 4]] * 3 + [[1, 2, 3]], 'row 3: 3 numbers are no square'),
     ((GREY_NHW / 255).tolist(), r'numbers from 0(\.\d+)? to 1, and pixels are integers from 0 to 255.*scale them'),
@@ -121,8 +162,8 @@ def encoded(kind: str = 'PNG') -> str:
     (['https://example.org/1.png'] * 4, "4 addresses such as 'https://example.org/1.png'.* download the files first"),
     (['a cat', 'a dog'] * 2, "texts such as 'a cat', and there is no such file: name another column, or write paths"),
     ([3, 1] * 2, r"Value\('int64'\), not images: name another column"),
-], ids=['colour', 'no square', 'ragged', 'floats', 'zeros and ones', 'negative', 'text', 'base64', 'data url', 'web',
-        'no files', 'integers'])
+], ids=['colour', 'pixels', 'colours', 'row of pixels', 'alpha', 'alpha by colour', 'alpha in text', 'no square',
+        'ragged', 'floats', 'zeros and ones', 'negative', 'text', 'base64', 'data url', 'web', 'no files', 'integers'])
 def test_what_is_no_image_is_refused(save: Save, images: list[Any], message: str) -> None:
     with pytest.raises(TrainError, match=f"data.image_column: column 'image' of split 'train' contains.*{message}"):
         save(images)

@@ -54,6 +54,39 @@ def test_sixteen_bit_images_keep_their_upper_eight_bits(kind: str) -> None:
     assert np.array_equal(decoded((RAMP * 256 + 255).astype(np.uint16), kind), RAMP)
 
 
+@pytest.mark.parametrize('bit_depth', [8, 12, 16])
+@pytest.mark.parametrize('largest', [300, 4095, 65535])
+def test_sixteen_bit_pgm_files_have_the_largest_value_that_they_say(largest: int, bit_depth: int) -> None:
+    """Pillow scales values to 65535, unless they are so already."""
+    values = np.round(RAMP / 255 * largest)
+    content = f'P5 8 8 {largest}\n'.encode() + values.astype('>u2').tobytes()
+    if largest == 65535 and bit_depth < 16:
+        with pytest.raises(TrainError, match=f'more than data.bit_depth {bit_depth} allows: write --data.bit_depth 16'):
+            read(content, 'L', bit_depth)
+        return
+    image, _, found = read(content, 'L', bit_depth)
+    assert np.abs(np.asarray(image).astype(int) - values / largest * 255).max() <= 1
+    assert found.mode == 'I' and found.largest == pytest.approx(values.max() / largest * 65535, abs=1)
+
+
+def test_dark_sixteen_bit_pgm_files_are_dark() -> None:
+    content = b'P5 8 8 65535\n' + np.full((8, 8), 200, '>u2').tobytes()
+    image, _, found = read(content, 'L')
+    assert not np.asarray(image).any() and found.largest == 200
+    assert np.array_equal(np.asarray(read(content, 'L', 8).image), np.full((8, 8), 200))
+
+
+def test_signed_sixteen_bit_tiff_files() -> None:
+    """Pillow reads them as 32 bits."""
+    def signed(values: npt.NDArray[np.generic]) -> bytes:
+        return saved(values.astype(np.uint16), 'TIFF', tiffinfo={339: 2})
+
+    image, _, found = read(signed(RAMP * 128), 'L', 15)
+    assert np.array_equal(np.asarray(image), RAMP) and found.mode == 'I' and found.largest == RAMP.max() * 128
+    with pytest.raises(TrainError, match='it has negative values, down to -4: shift them to start from 0'):
+        read(signed(-RAMP[:1, :2]), 'L')
+
+
 @pytest.mark.parametrize('bit_depth', range(8, 17))
 def test_bit_depth_is_what_becomes_white(bit_depth: int) -> None:
     values = RAMP * 2**(bit_depth - 8) + 2**(bit_depth - 8) - 1
@@ -89,7 +122,8 @@ def test_thirty_two_bit_images_with_values_below_256(dtype: type[np.generic]) ->
 
 @pytest.mark.parametrize('values', [
     (RAMP * 256).astype(np.int32), (RAMP - 1).astype(np.int32), (RAMP / 252).astype(np.float32),
-    (RAMP * 256).astype(np.float32), np.full((8, 8), np.nan, np.float32),
+    (RAMP > 9).astype(np.float32), (RAMP > 9).astype(np.int32), (RAMP * 256).astype(np.float32),
+    np.full((8, 8), np.nan, np.float32),
 ])
 def test_thirty_two_bit_images_with_other_values_are_refused(values: npt.NDArray[np.generic]) -> None:
     """Clipped they'd be white, or black, without a word."""
@@ -134,6 +168,15 @@ def test_exif_orientation_of_a_grey_image_of_sixteen_bits() -> None:
 def test_broken_exif_data_turn_nothing() -> None:
     image, _, found = read(saved(NOISE_HWC, exif=b'Exif\x00\x00MM\x00*\xff\xff\xff\xff'))
     assert np.array_equal(np.asarray(image), NOISE_HWC) and not found.is_turned
+
+
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF data')
+@pytest.mark.parametrize('kind', ['PNG', 'WEBP', 'JPEG'])
+@pytest.mark.parametrize('exif', [b'Exif\0\0garbage!', b'Exif\0\0MM\0*\0\0', b'xx', b'Exif\0\0'])
+def test_an_image_with_damaged_exif_data_is_one(kind: str, exif: bytes) -> None:
+    plain = saved(NOISE_HWC, kind, **({'lossless': True} if kind == 'WEBP' else {}))
+    image, _, found = read(saved(NOISE_HWC, kind, exif=exif, **({'lossless': True} if kind == 'WEBP' else {})))
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(plain)))) and not found.is_turned
 
 
 def palette(transparency: int | bytes | None) -> Image.Image:
@@ -215,6 +258,15 @@ def test_what_is_no_image_is_named(content: bytes, reason: str) -> None:
     with pytest.raises(TrainError) as raised:
         read(content)
     assert f"the image can't be decoded ({reason}" in str(raised.value)
+
+
+def test_the_name_of_a_bad_image_is_one_line(tmp_path: Path) -> None:
+    for name in ('a', 'two\nlines'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '0.png').write_bytes(b'')
+    with pytest.raises(TrainError) as raised:
+        load_source(DataConfig(path=str(tmp_path))).train.image(1)
+    assert len(str(raised.value).splitlines()) == 1 and r'two\nlines/0.png' in str(raised.value)
 
 
 def test_bad_images_are_named_by_file_by_shard_and_key_or_by_row(

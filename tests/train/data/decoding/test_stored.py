@@ -81,6 +81,30 @@ def test_copy_that_lost_the_times_is_a_copy(folder: Path, monkeypatch: pytest.Mo
     assert change(before, after) is None and is_copy(before, after) and not is_copy(after, after)
 
 
+@pytest.mark.parametrize('kind', ['parquet', 'saved'])
+def test_exchanged_images_in_a_table(tmp_path: Path, kind: str) -> None:
+    """Of one length, in a table that is written again."""
+    def write(*contents: bytes) -> None:
+        features = datasets.Features(image=datasets.Image(decode=False), label=datasets.Value('int64'))
+        cells = [{'bytes': content, 'path': None} for content in contents]
+        table = datasets.Dataset.from_dict({'image': cells, 'label': [0, 1]}, features=features)
+        if kind == 'parquet':
+            (tmp_path / 'data').mkdir(exist_ok=True)
+            table.to_parquet(str(tmp_path / 'data' / 'train.parquet'))
+        else:
+            table.save_to_disk(str(tmp_path / 'data'))
+
+    write(b'one', b'two')
+    before = stored(split_of(tmp_path / 'data'), None)
+    after = stored(split_of(tmp_path / 'data'), None)
+    assert before == after and not is_copy(before, after)
+    write(b'two', b'one')
+    after = stored(split_of(tmp_path / 'data'), None)
+    assert change(before, after) is None and is_copy(before, after)
+    older = {'sizes': before['sizes']}
+    assert change(older, after) is None and not is_copy(older, after)
+
+
 def test_images_in_tables(tmp_path: Path) -> None:
     """Lengths come from the offsets, in the order of a selection."""
     cells = [{'bytes': bytes(length), 'path': None} for length in (3, 1, 4, 1, 5)]

@@ -7,7 +7,8 @@ import torch
 
 from timm_collab.train.config import DataConfig, ModelConfig, NoiseConfig, ObjectiveConfig, TrainConfig
 from timm_collab.train.data.decoding.image_split import ImageSplit
-from timm_collab.train.data.labels.label_column import as_target, find_form, read_labels, strata
+from timm_collab.train.data.labels.label_column import as_target, read_labels, strata
+from timm_collab.train.data.labels.label_form import find_form
 from timm_collab.train.data.sources import Source
 from timm_collab.train.data.splits import make_splits
 from timm_collab.train.errors import TrainError

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,31 @@ from ..labels.label_column import check_column
 from .image_split import BASE64, KEY, SHARD
 
 _PROBE = 32
+_STRIP = 16  # no image is this long and only 3 or 4 wide
 _ADDRESS = re.compile(r'(https?|s3|gs|ftp)://')
 _NUMBERS = re.compile(r'\s*\d+(\.0*)?([\s,;]+\d+(\.0*)?)+\s*')
 _WRITE = 'or write bytes or image files there: datasets.Image describes both'
 
 
-def image_rows(rows: Any, split: str, column: str, *others: str) -> Any:
+def number_depth(splits: Iterable[datasets.Dataset], column: str, bit_depth: int) -> int:
+    """Bits per number, 8 or 16, of images that are lists or texts of numbers: one answer for all splits.
+
+    Args:
+        splits: All splits; those without such a column don't count.
+        column: The column of images.
+        bit_depth: Number of bits that the recipe says for images of 16 bits.
+    """
+    for rows in splits:
+        feature = (rows.features or {}).get(column)
+        if _is_numbers(feature):
+            if (bit_depth < 16 and not _has_bytes(feature)) or _range(rows.data.column(column))[1] > 255:
+                return 16
+        elif bit_depth < 16 and _is_text(feature):
+            return 16
+    return 8
+
+
+def image_rows(rows: Any, split: str, column: str, *others: str, depth: int = 8) -> Any:
     """Select the column of images, not decoded, those that name the files of a WebDataset, and others.
 
     Numbers become images: lists of lists as they are, a flat list or text of numbers as a grey square.
@@ -32,6 +51,7 @@ def image_rows(rows: Any, split: str, column: str, *others: str) -> Any:
         split: Name of the split, for messages.
         column: The column of images.
         others: Other columns to keep.
+        depth: Bits per number of images that are numbers, see `number_depth`.
 
     Raises:
         TrainError: There is no such column, or it holds no images; the message says what it holds, and what to do.
@@ -44,7 +64,7 @@ def image_rows(rows: Any, split: str, column: str, *others: str) -> Any:
     if isinstance(rows, datasets.Dataset):
         texts = _texts(rows, column)
         if _is_numbers(feature) or (texts and all(map(_NUMBERS.fullmatch, texts))):
-            return _from_numbers(rows, split, column, where)
+            return _from_numbers(rows, split, column, where, depth)
         _check_texts(texts, where)
     else:
         require(not _is_numbers(feature), f'{where} {feature}, not images: leave out data.streaming')
@@ -99,19 +119,25 @@ def _is_numbers(feature: Any) -> bool:
     return inner is not None and (is_number or _is_numbers(inner))
 
 
-def _from_numbers(rows: datasets.Dataset, split: str, column: str, where: str) -> datasets.Dataset:
+def _has_bytes(feature: Any) -> bool:
+    """Whether the numbers of a list or array are stored with 8 bits."""
+    inner = getattr(feature, 'feature', None)
+    return getattr(feature, 'dtype', '') == 'uint8' if inner is None else _has_bytes(inner)
+
+
+def _from_numbers(rows: datasets.Dataset, split: str, column: str, where: str, depth: int) -> datasets.Dataset:
     """Encode lists, arrays or texts of numbers as images."""
-    largest = 255.0
     if not _is_text(rows.features[column]):
         smallest, largest, are_integers = _range(rows.data.column(column))
         require(are_integers and smallest >= 0 and 1 < largest < 2**16,
                 f'{where} numbers from {smallest:g} to {largest:g}, and pixels are integers from 0 to 255, or to 65535:'
                 ' scale them, such as by numpy.round(255 * numbers)')
+    _check_alpha(rows, column, where)
     encoded = rows.with_format('numpy', columns=[column], output_all_columns=True).map(
         _encode,
         batched=True,
         with_indices=True,
-        fn_kwargs={'column': column, 'depth': 8 if largest < 256 else 16, 'split': split, 'where': where},
+        fn_kwargs={'column': column, 'depth': depth, 'split': split, 'where': where},
         features=datasets.Features({**rows.features, column: datasets.Image(decode=False)}),
         desc=f"images of split '{split}'",
     )
@@ -155,7 +181,7 @@ def _encode(
             continue
         try:
             if isinstance(numbers, str):
-                numbers = [float(each) for each in re.split(r'[\s,;]+', numbers.strip())]
+                numbers = _numbers_of(numbers)
             pixels = as_pixels(np.asarray(np.asarray(numbers).tolist(), dtype=np.float64), depth)
         except ValueError as error:
             raise TrainError(f'{where} numbers that are no image, in row {row}: {error}') from None
@@ -163,16 +189,41 @@ def _encode(
     return {**batch, column: cells}
 
 
+def _numbers_of(text: str) -> list[float]:
+    return [float(each) for each in re.split(r'[\s,;]+', text.strip())]
+
+
+def _check_alpha(rows: datasets.Dataset, column: str, where: str) -> None:
+    """Refuse flat lists of opaque colours with alpha: 4 x S x S numbers are also a grey square of side 2 x S."""
+    if _is_numbers(getattr(rows.features[column], 'feature', None)):  # lists of lists
+        return
+    places = np.unique(np.linspace(0, len(rows) - 1, _PROBE).astype(int)).tolist()
+    flat = [np.asarray(_numbers_of(cell) if isinstance(cell, str) else cell) for cell in rows[places][column] if cell]
+    quarters = [len(numbers) // 4 for numbers in flat if len(numbers) % 4 == 0]
+    if not flat or len(quarters) < len(flat) or all((numbers == 255).all() for numbers in flat):
+        return
+    side = math.isqrt(quarters[0])
+    by_pixel = all((numbers[3::4] == 255).all() for numbers in flat)
+    by_colour = all((numbers[-quarter:] == 255).all() for numbers, quarter in zip(flat, quarters, strict=True))
+    order = f'({side}, {side}, 4)' if by_pixel else f'(4, {side}, {side})'
+    require(not by_pixel and not by_colour,
+            f"{where} {len(flat[0]):,} numbers per image, of which a quarter is always 255, as in colours with alpha:"
+            f" write numpy.reshape(row['image'], {order}) there, or ({2 * side}, {2 * side}) for a grey image")
+
+
 def as_pixels(numbers: np.ndarray, depth: int = 8) -> np.ndarray:
     """Arrange numbers as an image, [height, width] or [height, width, 3 or 4].
 
     Args:
         numbers: A flat array, which is taken for a grey square; [height, width]; or with channels first or last.
+            Dimensions of size 1 don't count.
         depth: Bits per number, 8 or 16.
 
     Raises:
         ValueError: They are no image, or their order is ambiguous; the message says what to write.
     """
+    given = numbers.shape
+    numbers = np.atleast_1d(numbers.squeeze())
     shape = numbers.shape
     side = math.isqrt(numbers.size)
     if len(shape) == 1 and side * side == numbers.size and side > 1:
@@ -184,13 +235,17 @@ def as_pixels(numbers: np.ndarray, depth: int = 8) -> np.ndarray:
                              f" write numpy.reshape(row['image'], (3, {side}, {side})) or ({side}, {side}, 3) there")
         raise ValueError(f'{numbers.size:,} numbers are no square: write rows of pixels, lists of lists')
     elif len(shape) == 3:
-        first, last = shape[0] in (1, 3, 4), shape[2] in (1, 3, 4)
-        if first == last and shape[2] != 1:
+        first, last = shape[0] in (3, 4), shape[2] in (3, 4)
+        if first == last:
             raise ValueError(f'an array of {" x ".join(map(str, shape))} has its channels neither clearly first nor'
                              ' clearly last: write (height, width, 3)')
         numbers = numbers if last else numbers.transpose(1, 2, 0)
-        numbers = numbers[:, :, 0] if numbers.shape[2] == 1 else numbers
-    elif len(shape) != 2:
+    elif len(shape) == 2:
+        if min(shape) in (3, 4) and max(shape) >= _STRIP:
+            size = '(height, width, {})' if shape[1] == min(shape) else '({}, height, width)'
+            raise ValueError(f'{" x ".join(map(str, given))} numbers are the colours of {max(shape):,} pixels, and the'
+                             f" height is unknown: write numpy.reshape(row['image'], {size.format(min(shape))}) there")
+    else:
         raise ValueError(f'{len(shape)} dimensions: write (height, width) or (height, width, 3)')
     if numbers.size and not ((numbers >= 0) & (numbers < 2**depth) & (numbers == np.floor(numbers))).all():
         raise ValueError(f'pixels are integers from 0 to {2**depth - 1}, and these go from {numbers.min():g} to'

@@ -27,7 +27,7 @@ BASE64 = r'(data:image/[\w+]+;base64,)?(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk|SUkqA|T
 """Pattern of images in base64: JPEG, PNG, GIF, WebP, BMP, TIFF."""
 
 _HAS_FRAMES = ('GIF', 'PNG', 'TIFF', 'WEBP')
-_DEEP_COLOUR = re.compile(r';16[BLNS]')  # of Pillow's raw modes; a plain RGB;16 has 16 bits for all three
+_SIXTEEN_BITS = re.compile(r';16[BLNS]')  # of Pillow's raw modes; a plain RGB;16 has 16 bits for all three
 _NO_IMAGES = (
     (rb'version https://git-lfs', 'it is a pointer of Git LFS: run git lfs pull'),
     (rb'\s*<(!doctype )?html', 'it is a web page: download the image itself'),
@@ -159,21 +159,31 @@ def read_encoded(encoded: Encoded | None) -> bytes:
 def _decoded(content: bytes, mode: str, bit_depth: int) -> DecodedImage:
     image: Image.Image = Image.open(BytesIO(content))
     file_mode, file_format = image.mode, image.format
-    is_animated = is_deep_colour = False
+    is_animated = is_deep_colour = is_sixteen = is_scaled = False
     if file_format != 'JPEG':  # which has neither; most images are one, and small ones are read in microseconds
         is_animated = file_format in _HAS_FRAMES and getattr(image, 'is_animated', False)
-        is_deep_colour = file_mode[0] != 'I' and any(
-            _DEEP_COLOUR.search(str(tile[3])) for tile in getattr(image, 'tile', ()))
+        tiles = getattr(image, 'tile', ())
+        has_sixteen = any(_SIXTEEN_BITS.search(str(tile[3])) for tile in tiles)
+        is_deep_colour = file_mode[0] != 'I' and has_sixteen
+        # Mode I holds 16 bits of PGM files, which Pillow scales to 65535, signed TIFF, and PNG in older versions.
+        is_scaled = file_mode == 'I' and any(tile[0] == 'ppm' for tile in tiles)
+        is_sixteen = file_mode.startswith('I;16') or (
+            file_mode == 'I' and (has_sixteen or is_scaled or file_format == 'PNG'))
     image.load()
-    exif = image.getexif()
+    try:
+        exif = image.getexif()
+    except Exception:  # of many types: it is damaged, which Pillow itself ignores in JPEG files
+        exif = Image.Exif()
     is_turned = bool(exif) and exif.get(ExifTags.Base.Orientation) in range(2, 9)
     if is_turned:
         image = ImageOps.exif_transpose(image)
     largest = None
     # Pillow clips values above 255 on conversion, which makes most images of 16 bits white.
-    if file_mode.startswith('I;16') or (file_mode == 'I' and file_format == 'PNG'):  # 16-bit PNG in older Pillow
-        values = np.asarray(image)
+    if is_sixteen:
+        values, bit_depth = np.asarray(image), 16 if is_scaled else bit_depth
         largest = int(values.max())
+        if values.min() < 0:
+            raise ValueError(f'it has negative values, down to {values.min()}: shift them to start from 0')
         if largest >= 2**bit_depth:
             raise DepthError(f'has a value of {largest}, more than data.bit_depth {bit_depth} allows: write'
                              f' --data.bit_depth {largest.bit_length()}')
@@ -186,7 +196,8 @@ def _decoded(content: bytes, mode: str, bit_depth: int) -> DecodedImage:
                              f" {bit_depth} can't be applied: convert it to 8 bits first")
     elif file_mode in ('I', 'F'):
         array = np.asarray(image)
-        if not ((array >= 0) & (array <= 255) & (array == np.floor(array))).all():
+        # From 0 to 1 it would be black, as would lists of such numbers.
+        if not ((array >= 0) & (array <= 255) & (array == np.floor(array))).all() or array.max() == 1:
             raise ValueError(f'its values, 32 bits each from {array.min():g} to {array.max():g}, are not integers'
                              ' from 0 to 255: store it with 8 or 16 bits')
     found = Found(image.size, file_mode, is_turned, is_animated, largest)
@@ -283,7 +294,7 @@ class ImageSplit:
     def where(self, index: int) -> str:
         """Name of an image for messages."""
         file = self.file(index)
-        name = f"the image '{file}'" if file else 'the image'
+        name = "the image '{}'".format(file.replace('\n', r'\n')) if file else 'the image'
         return f"{name} in row {self.row_N[index]} of split '{self.name}'"
 
     def bad(self, index: int, error: BadImageError) -> BadImage:

@@ -29,7 +29,8 @@ def stored(split: ImageSplit, contents: Contents | None) -> dict[str, Any]:
 
     Returns:
         `digests`, a digest of the images' digests, if all were read. Otherwise `sizes`, a digest of the lengths of the
-        encoded images; and `times` if files hold them, digests of the modification times of up to 256 parts of them.
+        encoded images; `times` if files hold them, digests of the modification times of up to 256 parts of them; and
+        `tables` if tables hold some, a digest of the modification times of these.
     """
     if contents is not None:
         return {'digests': digest(contents.digest_N.tobytes()).hex()}
@@ -38,6 +39,9 @@ def stored(split: ImageSplit, contents: Contents | None) -> dict[str, Any]:
     if time_N.any():
         parts = (time_N[part::_PARTS].astype('<i8') for part in range(min(_PARTS, len(time_N))))
         found['times'] = [digest(part.tobytes()).hex()[:8] for part in parts]
+    if not time_N.all() and split.rows.cache_files:
+        tables = [os.stat(table['filename']).st_mtime_ns for table in split.rows.cache_files]
+        found['tables'] = digest(np.array(sorted(tables), '<i8').tobytes()).hex()
     return found
 
 
@@ -46,9 +50,9 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
     Where only modification times differ, images of one size may have been exchanged, or all files copied or extracted
     again, which is common and harmless. A copy has other times throughout, so times are a change only if they differ in
-    some of the parts; `is_copy` tells the other case.
+    some of the parts; `is_copy` tells the other case. A table was copied, or its images were exchanged.
     """
-    if before.keys() != now.keys() or before.get('digests') != now.get('digests'):
+    if before.get('digests') != now.get('digests'):
         return 'images'
     if before.get('sizes') != now.get('sizes'):
         return 'sizes of images'
@@ -62,7 +66,9 @@ def is_copy(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _changed_times(before: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    pairs = list(zip(before.get('times', ()), now.get('times', ()), strict=True))
+    pairs = list(zip(before.get('times', ()), now.get('times', ()), strict=False))
+    if 'tables' in before and 'tables' in now:  # absent in checkpoints of older versions
+        pairs.append((before['tables'], now['tables']))
     return sum(one != other for one, other in pairs) / max(len(pairs), 1)
 
 

@@ -8,11 +8,12 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -79,20 +80,26 @@ def read_class_names(path: str) -> list[str]:
 
 
 def label_of(value: Any, declared: Sequence[str] | None) -> str | int | None:
-    """The name or number that a cell means; None if it is empty.
+    """The name or number that a cell means; None if it is empty or -1.
 
     Args:
-        value: The cell: a name, a truth value, or a number, which may be stored as a decimal number.
+        value: The cell: a name, which may be bytes in UTF-8, a truth value, or a number, which may be stored as a
+            decimal number.
         declared: Names that the column declares for its numbers.
 
     Raises:
         ValueError: It is none of these.
     """
-    if isinstance(value, float):
-        if np.isnan(value):
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise ValueError('its bytes are no text in UTF-8') from None
+    if isinstance(value, (float, Decimal)):
+        if value != value:  # NaN
             return None
-        value = int(value) if value.is_integer() else value
-    if value is None or (isinstance(value, str) and not value.strip()):
+        value = int(value) if value % 1 == 0 else value
+    if value is None or (isinstance(value, str) and value.strip() in ('', '-1')):
         return None
     if isinstance(value, (str, bool)):
         return normal(str(value))
@@ -116,22 +123,71 @@ class ClassIndex:
         names: Names of the classes in the order of their indices; None if they are numbered from 0.
         count: Number of classes; None if it is unknown.
         numbered: Whether numbers without names may be indices; not where the order of the names is ours alone.
+        named: Names for numbers without names, where these are numbered in another order than the classes.
     """
 
-    def __init__(self, names: Sequence[str] | None, count: int | None = None, numbered: bool = True) -> None:
+    def __init__(
+            self,
+            names: Sequence[str] | None,
+            count: int | None = None,
+            numbered: bool = True,
+            named: Sequence[str] | None = None,
+    ) -> None:
         self.names = names
         self.count = count
         self.numbered = numbered
+        self.named = named
         self._index = {name: place for place, name in enumerate(names or ())}
-        self._by_name = bool(names) and all(map(_is_number, names or ()))
+        self._by_name = are_numbers(names)
 
     def find(self, label: str | int) -> int | None:
         """The index of a class by its name or number; None if there is no such class."""
+        if self.named is not None and isinstance(label, int):
+            return self._index.get(self.name(label) or '')
         if self._by_name or (self.names and isinstance(label, str)):
             return self._index.get(str(label))
         if not self.numbered or not _is_number(str(label)):
             return None
         return int(label) if self.count is None or int(label) < self.count else None
+
+    def name(self, number: int) -> str | None:
+        """The name that `named` has for a number; None if it has none."""
+        place = ClassIndex(self.named).find(number)
+        return self.named[place] if self.named and place is not None and place < len(self.named) else None
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """Classes of a dataset and format of its labels, as found in its training split.
+
+    Args:
+        names: Names of the classes in the order of their indices; None if the data numbers them from 0.
+        count: Number of classes; None if it is unknown.
+        origin: Where they come from, for messages.
+        width: Length of the rows, if labels are given as rows of numbers, one per class; None otherwise.
+        notes: What the user should know about how the classes were found, a sentence each.
+        numbered: Whether numbers without names may be class indices: not where the order comes from sorting names, or
+            from a model.
+        named: Names for numbers without names, from `data.classes`, where a model has the classes.
+    """
+
+    names: list[str] | None
+    count: int | None = None
+    origin: str = 'the training split'
+    width: int | None = None
+    notes: tuple[str, ...] = ()
+    numbered: bool = True
+    named: list[str] | None = None
+
+    @property
+    def index(self) -> ClassIndex:
+        """The class indices of labels."""
+        return ClassIndex(self.names, self.count, self.numbered, self.named)
+
+
+def are_numbers(names: Sequence[str] | None) -> bool:
+    """Whether all classes are named by numbers; then a number means the class of that name."""
+    return bool(names) and all(map(_is_number, names or ()))
 
 
 def _is_number(name: str) -> bool:

@@ -5,9 +5,7 @@ class indices [N], zeros and ones [N, C], or probabilities [N, C].
 """
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -18,156 +16,14 @@ import pyarrow.compute as pc
 from torch import Tensor
 
 from ...config import DataConfig
-from ...errors import TrainError, nearest, require
-from .class_names import ClassIndex, declared_names, label_of, listed, lookalikes, read_class_names
-from .class_names import natural_order as natural_order
+from ...errors import TrainError, nearest, one_line, require
+from .class_names import LabelForm, are_numbers, declared_names, label_of, listed
 
 Labels = npt.NDArray[Any]
 """Class indices, int64 [N]; zeros and ones for several labels, uint8 [N, C]; or probabilities, float32 [N, C]."""
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class LabelForm:
-    """Classes of a dataset and format of its labels, as found in its training split.
-
-    Args:
-        names: Names of the classes in the order of their indices; None if the data numbers them from 0.
-        count: Number of classes; None if it is unknown.
-        origin: Where they come from, for messages.
-        width: Length of the rows, if labels are given as rows of numbers, one per class; None otherwise.
-        notes: What the user should know about how the classes were found, a sentence each.
-        numbered: Whether numbers without names may be class indices: not where the order comes from sorting names.
-    """
-
-    names: list[str] | None
-    count: int | None = None
-    origin: str = 'the training split'
-    width: int | None = None
-    notes: tuple[str, ...] = ()
-    numbered: bool = True
-
-    @property
-    def index(self) -> ClassIndex:
-        """The class indices of labels."""
-        return ClassIndex(self.names, self.count, self.numbered)
-
-
-def find_form(train: datasets.Dataset, config: DataConfig, given: LabelForm | None = None) -> LabelForm:
-    """Find classes and format of the labels.
-
-    Classes are those that are given, or that the column declares, or its distinct names in natural order. Numbers
-    without names are indices if the number of classes is given, or if each from 0 on occurs; others are names.
-
-    Lists are rows of zeros and ones if they contain nothing else and all have the same length of at least two.
-    Otherwise they are lists of class indices or names.
-
-    Args:
-        train: The training split.
-        config: The data keys of the recipe.
-        given: The classes, or only their number, if they don't come from the data, see `given_form`.
-
-    Raises:
-        TrainError: There is no such column, or it contains no labels of the kind that the recipe says.
-    """
-    name = config.label_column
-    check_column(train, name, 'data.label_column')
-    feature = train.features[name]
-    inner = getattr(feature, 'feature', None)  # for every type of list
-    column = f"data.label_column '{name}'"
-    given = given or LabelForm(None)
-    if config.soft_labels:
-        require(inner is not None, f'{column} contains {feature}, and data.soft_labels needs a list of numbers per'
-                                   ' image, one per class: leave it out, or name another column')
-        first: list[float] = next((value for value in _values(train, name) if value is not None), [])
-        return replace(given, width=given.count if given.names else len(first))
-    if not config.multi_label:
-        require(inner is None, f'{column} contains lists: to learn several labels per image write --data.multi_label'
-                               ' true --objective.hard bce; for votes or probabilities, --data.soft_labels true')
-        return _with_classes(given, train, feature, config)
-    require(inner is not None, f'{column} contains {feature}, one label per image: leave out data.multi_label')
-    if declared_names(inner) is None and (width := _width(_values(train, name))) is not None:
-        require(not given.names or given.count == width,
-                f'{column} has rows of {width} zeros and ones, but {given.origin} has {given.count} classes')
-        return replace(given, width=width)
-    return _with_classes(given, train, inner, config)
-
-
-def given_form(config: DataConfig, num_classes: int | None = None, names: Sequence[str] | None = None) -> LabelForm:
-    """The classes that don't come from the data: those of a model, or else of `data.classes`; or only their number.
-
-    Args:
-        config: The data keys of the recipe.
-        num_classes: Number of classes, if the recipe gives it.
-        names: Names of the classes of a model.
-
-    Raises:
-        TrainError: There is no such file, or it has another number of classes.
-    """
-    if names is not None:
-        return LabelForm(list(names), len(names), 'the run')
-    if config.classes is None:
-        return LabelForm(None, num_classes, 'the training split' if num_classes is None else 'model.num_classes')
-    names = read_class_names(config.classes)
-    require(num_classes in (None, len(names)), f"data.classes '{config.classes}' names {len(names)} classes, and"
-                                               f' model.num_classes is {num_classes}: leave one of them out')
-    return _named(names, LabelForm(None), f"data.classes '{config.classes}'")
-
-
-def _with_classes(given: LabelForm, train: datasets.Dataset, feature: Any, config: DataConfig) -> LabelForm:
-    """The given form, with the classes of a column, or of the lists in it, if it has none."""
-    if given.names is not None:
-        return given
-    declared = declared_names(feature)
-    origin = f"split '{config.train_split}'"
-    if declared is not None:
-        return _named(dict.fromkeys(declared), given, origin)
-    if getattr(feature, 'dtype', None) == 'bool':
-        return _named(['False', 'True'], given, origin)
-    found, _, _ = _labels_in(train, config.train_split, config.label_column)
-    texts = {label for label in found if isinstance(label, str)}
-    if texts:
-        order = natural_order(texts)
-        first = next((f"'{one}' before '{other}'" for one, other in itertools.pairwise(order) if one > other), None)
-        notes = () if first is None else (f'classes are in natural order, {first}: write --data.classes for another',)
-        return replace(_named(order, given, origin, *notes), numbered=False)
-    column = f"data.label_column '{config.label_column}'"
-    numbers = sorted({label for label in found if isinstance(label, int)})
-    notes = () if 'float' not in str(getattr(feature, 'dtype', '')) or not numbers else (
-        f'{column} contains decimal numbers, all of them whole: they were read as integers',)
-    if given.count is not None:
-        return replace(given, notes=notes)
-    if numbers == list(range(len(numbers))):
-        return LabelForm(None, len(numbers), origin, notes=notes)
-    return _named(map(str, numbers), given, origin, *notes,
-                  f'{column} has {len(numbers)} different numbers ({listed(numbers)}), and each names a class: if they'
-                  ' are class indices write --model.num_classes')
-
-
-def _named(names: Iterable[str], given: LabelForm, origin: str, *notes: str) -> LabelForm:
-    names = list(names)
-    alike = lookalikes(names)
-    return LabelForm(names, given.count or len(names), origin, notes=(*notes, *([alike] if alike else [])))
-
-
-def stream_form(rows: datasets.IterableDataset, config: DataConfig, given: LabelForm) -> LabelForm:
-    """Find the classes of a streamed split from its features, without reading any rows.
-
-    Raises:
-        TrainError: There is no such column, or it contains neither class indices nor names of given classes.
-    """
-    check_column(rows, config.label_column, 'data.label_column')
-    if given.names is not None:
-        return given
-    feature = rows.features[config.label_column]
-    declared = declared_names(feature)
-    require(declared is not None or 'int' in str(getattr(feature, 'dtype', '')),
-            f"data.streaming: data.label_column '{config.label_column}' contains {feature}, and streaming"
-            ' needs class indices: write --data.classes with a file of the class names, name another column, or leave'
-            ' data.streaming out')
-    return given if declared is None else _named(dict.fromkeys(declared), given, f"split '{config.train_split}'")
 
 
 def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: LabelForm) -> tuple[Labels, Mask]:
@@ -183,13 +39,14 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
     has_lists = getattr(feature, 'feature', None) is not None
     if form.width is not None and (has_lists or config.multi_label):
         read = _probabilities if config.soft_labels else _zeros_and_ones
-        return read(_values(rows, config.label_column), split, form.width)
+        rows_NC, missing_N = read(cells_in(rows, config.label_column), split, form.width)
+        return _in_order(rows_NC, form), missing_N
     if getattr(feature, 'dtype', None) == 'null':
         return np.zeros(len(rows), dtype=np.int64), np.ones(len(rows), dtype=bool)
     require(has_lists == config.multi_label,
             f"data.label_column '{config.label_column}' contains {feature} in split '{split}', unlike the training"
             ' split')
-    labels, place_L, row_L = _labels_in(rows, split, config.label_column)
+    labels, place_L, row_L = labels_in(rows, split, config.label_column)
     class_L = _find(labels, place_L, row_L, split, form)
     if not config.multi_label:
         return np.maximum(class_L, 0), class_L < 0
@@ -203,6 +60,18 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
     return labels_NC, missing_N
 
 
+def _in_order(labels: Labels, form: LabelForm) -> Labels:
+    """Rows of numbers, one per name of `data.classes`, as rows of one per class of a model."""
+    if form.named is None:
+        return labels
+    column = {name: place for place, name in enumerate(form.names or ())}
+    unknown = [name for name in form.named if name not in column]
+    require(not unknown, f'data.classes has names that are none of the classes of {form.origin}: {listed(unknown)}')
+    found = np.zeros((len(labels), len(column)), dtype=labels.dtype)
+    found[:, [column[name] for name in form.named]] = labels
+    return found
+
+
 def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str, form: LabelForm) -> Ints:
     """Class index of each label [L] from the distinct ones; -1 for none."""
     index = form.index
@@ -213,10 +82,18 @@ def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str
         others = f', nor are {listed(map(repr, unknown[1:]))}' if unknown[1:] else ''
         hint = nearest(str(unknown[0]), form.names or ())
         numbers = [label for label in unknown if isinstance(label, int)]
-        if numbers and not form.numbered:
+        if form.named is not None and isinstance(unknown[0], int):
+            name = index.name(unknown[0])
+            hint = f", data.classes has {f'the name {name!r} for it' if name else 'no name for it'}"
+        elif numbers and not form.numbered:
             hint = ', which have names: write --data.classes with a file of them in the order of these numbers'
         elif len(numbers) == len(unknown):
-            hint = f': if these numbers are class indices write --model.num_classes {max(numbers) + 1} or more'
+            known = list(map(int, form.names)) if form.names and are_numbers(form.names) else range(form.count or 0)
+            count = max([*known, *numbers]) + 1
+            hint = f': if these numbers are class indices write --model.num_classes {count} or more'
+            if known and min(numbers) < min(known):
+                hint = (f': the classes of {form.origin} are numbered from {min(known)}, and those of this split from'
+                        f' {min(numbers)}; number them alike, or{hint[1:]}')
         elif not form.names:
             hint = ', which are numbered from 0: write --data.classes with a file of their names in that order'
         raise TrainError(f"label {unknown[0]!r} in row {row} of split '{split}' is none of the {form.count or 0}"
@@ -224,7 +101,7 @@ def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str
     return np.array([*classes, -1], dtype=np.int64)[place_L]
 
 
-def _labels_in(rows: datasets.Dataset, split: str, name: str) -> tuple[list[str | int | None], Ints, Ints]:
+def labels_in(rows: datasets.Dataset, split: str, name: str) -> tuple[list[str | int | None], Ints, Ints]:
     """The distinct labels in a column or in its lists, the place of each entry among them, and its row [L].
 
     Raises:
@@ -233,7 +110,11 @@ def _labels_in(rows: datasets.Dataset, split: str, name: str) -> tuple[list[str 
     cells, feature = _column(rows, name), rows.features[name]
     inner = getattr(feature, 'feature', None)
     row_L = np.arange(len(cells)) if inner is None else pc.list_parent_indices(cells).to_numpy(zero_copy_only=False)
-    encoded = (cells if inner is None else pc.list_flatten(cells)).dictionary_encode()
+    try:
+        encoded = (cells if inner is None else pc.list_flatten(cells)).dictionary_encode()
+    except pa.ArrowNotImplementedError:
+        raise TrainError(f"data.label_column '{name}' contains {one_line(feature)} in split '{split}', which is neither"
+                         ' a class index nor a name: name another column, or write a column with one of both') from None
     values = encoded.dictionary.to_pylist()
     place_L = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
     declared, labels = declared_names(feature if inner is None else inner), []
@@ -305,15 +186,9 @@ def _column(rows: datasets.Dataset, name: str) -> pa.Array:
     return cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
 
 
-def _values(rows: datasets.Dataset, name: str) -> list[Any]:
+def cells_in(rows: datasets.Dataset, name: str) -> list[Any]:
+    """The cells of a column as Python's values."""
     return _column(rows, name).to_pylist()
-
-
-def _width(values: Sequence[Any]) -> int | None:
-    given = [value for value in values if value is not None]
-    widths = {len(value) for value in given}
-    is_binary = len(widths) == 1 and all(each in (0, 1) for value in given for each in value)
-    return width if is_binary and (width := widths.pop()) >= 2 else None
 
 
 def _zeros_and_ones(values: Sequence[Any], split: str, width: int) -> tuple[Labels, Mask]:
