@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -326,3 +327,13 @@ def test_the_cause_of_a_failed_copy_is_named(tmp_path: Path, monkeypatch: pytest
                                          ' HF_DATASETS_CACHE') as raised:
         open_splits(DataConfig(path=str(root)))
     assert 'DatasetGenerationError' not in str(raised.value)
+
+
+def test_arrow_files_of_both_formats(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict(
+        {'image': [[[1, 2], [3, 4]]] * 2, 'label': ['cat', 'dog']}).with_format('arrow')[:]
+    for name, new in (('train', pyarrow.ipc.new_file), ('test', pyarrow.ipc.new_stream)):
+        with new(tmp_path / f'{name}.arrow', table.schema) as file:
+            file.write_table(table)
+    source = load_source(DataConfig(path=str(tmp_path)))
+    assert source.train.labels.tolist() == [0, 1] and source.test is not None and source.test.labels.tolist() == [0, 1]

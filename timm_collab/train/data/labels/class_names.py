@@ -243,5 +243,9 @@ def _schema(file: str) -> tuple[Mapping[str, Any], int]:
         metadata = pq.read_metadata(file)
         return datasets.Features.from_arrow_schema(metadata.schema.to_arrow_schema()), metadata.num_rows
     with pa.memory_map(file) as source:
-        table = pa.ipc.open_stream(source).read_all()
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:  # Arrow has another format for files
+            source.seek(0)
+            table = pa.ipc.open_file(source).read_all()
     return datasets.Features.from_arrow_schema(table.schema), len(table)
