@@ -316,6 +316,22 @@ def test_refused_folders(tmp_path: Path) -> None:
         open_splits(DataConfig(path=str(root.rename(tmp_path / 'a::b'))))
 
 
+@pytest.mark.parametrize('table', ['0.parquet', 'data/0.parquet', 'train/0.parquet'])
+def test_tables_beside_classes_are_never_ignored(tmp_path: Path, table: str) -> None:
+    root = parquet(tmp_path / 'data', table, 0, 1)
+    for name in ('cat', 'dog'):
+        (root / 'train' / name).mkdir(parents=True)
+        (root / 'train' / name / '0.png').write_bytes(png(0))
+    with pytest.raises(TrainError, match=f'has both class folders and tables, such as {table}: move one of them'):
+        open_splits(DataConfig(path=str(root)))
+    (root / table).rename(root / 'train' / 'cat' / 'features.parquet')  # of a class
+    assert numbers_per_split(root) == {'train': 2}
+
+
+def numbers_per_split(root: Path, **keys: Any) -> dict[str, int]:
+    return {split: len(table) for split, table in open_splits(DataConfig(path=str(root), **keys)).splits.items()}
+
+
 def test_the_cause_of_a_failed_copy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')

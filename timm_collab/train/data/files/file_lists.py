@@ -13,7 +13,7 @@ import datasets
 import pyarrow.parquet
 
 from ...config import DataConfig
-from ...errors import TrainError, one_line, require
+from ...errors import TrainError, nearest, one_line, require
 from .folders import Opened, canonical_split
 
 LISTS = ('.csv', '.tsv', '.jsonl')
@@ -64,14 +64,18 @@ def _images(file: str, config: DataConfig) -> list[Row]:
     """The rows of a list, with the path of the image in the column of the recipe."""
     numbered = list(_read(file))
     columns = dict.fromkeys(column for _, row in numbered for column in row)
-    column = next((each for each in (config.image_column, *_FILE_COLUMNS) if each in columns), None)
+    column = image_column(columns, config)
     require(len(numbered) > 0, f"'{file}' has no rows")
+    require(column is not None or config.image_column == DataConfig.image_column,
+            f"data.image_column '{config.image_column}': '{file}' has no such column, it has {', '.join(columns)}"
+            f'{nearest(config.image_column, columns)}')
     require(column is not None, f"'{file}' has no column with the paths of images, it has {', '.join(columns)}: name"
                                 f' one of them as data.image_column, or {" or ".join(_FILE_COLUMNS)} in its first line')
     rows, missing = [], []
     for line, row in numbered:
         name = row.pop(str(column), None)
-        if not isinstance(name, str) or not os.path.isfile(path := _path(file, name)):
+        path = image_path(file, name)
+        if path is None:
             missing.append(f'{name!r} in line {line}')
             continue
         rows.append({config.image_column: path, **row})
@@ -81,8 +85,27 @@ def _images(file: str, config: DataConfig) -> list[Row]:
     return rows
 
 
-def _path(file: str, name: str) -> str:
-    return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(file)), name))
+def image_column(columns: Iterable[str], config: DataConfig) -> str | None:
+    """The column with the paths of images: the one that the recipe names, or else the first with a usual name."""
+    default = config.image_column == DataConfig.image_column
+    names = (config.image_column, *_FILE_COLUMNS) if default else (config.image_column,)
+    return next((name for name in names if name in columns), None)
+
+
+def image_path(file: str, name: Any) -> str | None:
+    """The path of the image that a cell of a list names; None if there is no such file."""
+    if not isinstance(name, str):
+        return None
+    path = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(file)), name))
+    return path if os.path.isfile(path) else None
+
+
+def first_row(file: str) -> Row:
+    """The first row of a list; an empty one if it has none, or can't be read."""
+    try:
+        return next((row for _, row in _read(file)), {})
+    except (TrainError, pyarrow.ArrowInvalid):
+        return {}
 
 
 def _read(file: str) -> Iterator[tuple[int, Row]]:

@@ -49,9 +49,9 @@ def open_splits(config: DataConfig) -> Opened:
             return _from_hub(config)
         if _saved(place):
             return Opened(_named(datasets.load_from_disk(place)))
-        found = _of_card(place, config) or find_data(place, path)
-        if isinstance(found, Folder):
-            return open_images(found)
+        found = _of_card(place, config) or find_data(place, config)
+        if isinstance(found, Opened):
+            return found
         if found.is_lists:
             opened = open_lists(found.files, config)
         else:
@@ -140,9 +140,9 @@ def open_streams(config: DataConfig) -> Streams:
             return Streams(splits, f'{builder.hash} {builder.config_id}', known)
         require(not _saved(place), f"data.streaming: '{path}' was written by save_to_disk and is never copied: leave"
                                    ' out data.streaming')
-        found = _of_card(place, config) or find_data(place, path)
-        if isinstance(found, Folder) or found.is_lists:
-            kind = 'folder' if isinstance(found, Folder) else 'list'
+        found = _of_card(place, config) or find_data(place, config)
+        if isinstance(found, Opened) or found.is_lists:
+            kind = 'folder' if isinstance(found, Opened) else 'list'
             raise TrainError(f"data.streaming: '{path}' is a {kind} of images,{in_place}")
         builders = make_builders(found, same_names=True)
         splits = {split: with_labels(builder.as_streaming_dataset(split=split), config)

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -19,8 +19,8 @@ from PIL import Image
 
 from ...config import DataConfig
 from ...errors import TrainError, one_line, require
-from .file_lists import LISTS, is_list
-from .folders import SPLITS, Folder, canonical_split, scan, split_folders
+from .file_lists import LISTS, first_row, image_column, image_path, is_list
+from .folders import SPLITS, Folder, Opened, canonical_split, open_images, scan, split_folders
 
 BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
 """The builder of `datasets` for each type of table that contains images."""
@@ -53,16 +53,17 @@ class Tables:
     features: datasets.Features | None = None
 
 
-def find_data(place: str | list[str], path: str) -> Folder | Tables:
+def find_data(place: str | list[str], config: DataConfig) -> Opened | Tables:
     """Find out what a folder or files contain: images in class folders, tables with images, or lists of images.
 
     Args:
         place: The folder, or the files.
-        path: `data.path`, for messages.
+        config: The data keys of the recipe.
 
     Raises:
         TrainError: They contain several of these.
     """
+    path = str(config.path)
     if isinstance(place, list):
         return _tables(place, os.path.commonpath([os.path.dirname(file) for file in place]), path, Counter())
     root = scan(place)
@@ -73,19 +74,49 @@ def find_data(place: str | list[str], path: str) -> Folder | Tables:
     # With train.csv and test.csv, the folders train/ and test/ are no classes.
     has_classes = bool(split_folders(root)) or (
         len(root.classes) > 1 and not (lists and all(map(canonical_split, root.classes))))
+    notes: list[str] = []
     if has_classes:
-        beside = sorted({*root.others} & {*tables})
+        beside = [file for folder in root.walk() if folder in near or not folder.all_images
+                  for file in folder.others if file in tables]
         require(not beside, f"data.path '{path}' has both class folders and tables, such as"
-                            f' {", ".join(map(os.path.basename, beside[:1]))}: move one of them, or name the tables by'
-                            ' a pattern')
-    if has_classes or not (tables or lists):
-        return root
+                            f' {", ".join(os.path.relpath(file, place) for file in beside[:1])}: move one of them, or'
+                            ' name the tables by a pattern')
+        tables, (lists, notes) = [], _lists_of(root, lists, config)
+    if not (tables or lists):
+        opened = open_images(root)
+        return replace(opened, notes=(*opened.notes, *notes))
     chosen = {*(tables or lists)}
     left_out = Counter(f'a file beside the tables ({os.path.splitext(file)[1] or "no extension"})'
                        for file in others if file not in chosen and os.path.basename(file) not in _CARDS)
     if tables:
         left_out['an image beside the tables'] += len(root.all_images)
     return _tables(sorted(chosen), place, path, left_out)
+
+
+def _lists_of(root: Folder, lists: Sequence[str], config: DataConfig) -> tuple[list[str], list[str]]:
+    """Which lists beside folders of images say what the images are, and a sentence for each that may be meant to.
+
+    Raises:
+        TrainError: A list names the images, and no labels.
+    """
+    known = {os.path.basename(image) for image in root.all_images}
+    known |= {stem for name in known if not (stem := os.path.splitext(name)[0]).isdigit()}
+    used, notes = [], []
+    for file in lists:
+        row, name = first_row(file), os.path.relpath(file, root.path)
+        column = image_column(row, config)
+        if column is not None and config.label_column in row:
+            used.append(file)
+            continue
+        require(column is None or image_path(file, row[column]) is None,
+                f"data.path '{config.path}' has folders of images and a list of them, '{name}', without a column"
+                f" '{config.label_column}', it has {', '.join(row)}: name its labels as data.label_column, or if the"
+                ' folders are the classes, move the list elsewhere')
+        column = next((each for each, cell in row.items() if os.path.basename(str(cell)) in known), None)
+        if column is not None:
+            notes.append(f"folders are read as classes, and '{name}' isn't read, though its column '{column}' names"
+                         f' images: if it has the labels, write paths from its own folder into a column file_name')
+    return used, notes
 
 
 def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> Tables:
