@@ -332,6 +332,24 @@ def numbers_per_split(root: Path, **keys: Any) -> dict[str, int]:
     return {split: len(table) for split, table in open_splits(DataConfig(path=str(root), **keys)).splits.items()}
 
 
+def test_tables_that_map_caches_are_no_data(tmp_path: Path) -> None:
+    root = tmp_path / 'data'
+    for split, of_split in (('train', (0, 1, 2, 3)), ('test', (5, 4))):
+        rows(*of_split).save_to_disk(root / split)
+        saved = datasets.load_from_disk(root / split)
+        saved.map(lambda row: {'label': 1 - row['label']})
+        assert len(list((root / split).glob('cache-*.arrow'))) == 1
+    expected = {'train': [0, 1, 2, 3], 'test': [5, 4]}
+    for path in (root, root / '*' / '*.arrow'):
+        assert numbers(path) == expected
+    assert open_splits(DataConfig(path=str(root))).left_out == {
+        'a file beside the tables (.json)': 4, 'a table that datasets cached beside those of save_to_disk': 2}
+    streams = open_streams(DataConfig(path=str(root), streaming=True))
+    assert [len(list(split)) for split in streams.splits.values()] == [4, 2]
+    # A file that is named is read.
+    assert numbers_per_split(root / 'train' / 'cache-*.arrow') == {'train': 4}
+
+
 def test_the_cause_of_a_failed_copy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')

@@ -5,11 +5,13 @@ The split of a file is its folder's whole name, or the word with which its own n
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -120,6 +122,10 @@ def _lists_of(root: Folder, lists: Sequence[str], config: DataConfig) -> tuple[l
 
 
 def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> Tables:
+    cached = _cached(files)
+    if cached and len(cached) < len(files):
+        files = [file for file in files if file not in cached]
+        left_out['a table that datasets cached beside those of save_to_disk'] += len(cached)
     extension = _one_type(files, path)
     by_split, unnamed = split_of_files(files, root)
     left_out['a table without the name of a split'] += len(unnamed)
@@ -128,6 +134,19 @@ def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> T
         notes.append(f'{len(unnamed)} files are left out, because their names begin with no split and those of others'
                      f" do, such as '{os.path.basename(unnamed[0])}'")
     return Tables(by_split, extension, all(map(is_list, files)), dict(+left_out), tuple(notes))
+
+
+def _cached(files: Sequence[str]) -> set[str]:
+    """Which files are none of those that `save_to_disk` wrote: `map` and `filter` store theirs in the same folder."""
+    found: dict[str, set[str] | None] = {}
+    for folder in {os.path.dirname(file) for file in files}:
+        try:
+            state = json.loads(Path(folder, 'state.json').read_text(encoding='utf-8'))
+            found[folder] = {each['filename'] for each in state['_data_files']}
+        except (OSError, ValueError, LookupError, TypeError):  # of no saved dataset
+            found[folder] = None
+    return {file for file in files
+            if (saved := found[os.path.dirname(file)]) is not None and os.path.basename(file) not in saved}
 
 
 def card_tables(files: dict[str, list[str]], path: str, features: datasets.Features | None) -> Tables:
