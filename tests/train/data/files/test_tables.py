@@ -305,6 +305,31 @@ def test_the_card_of_a_clone_says_which_file_is_which_split(tmp_path: Path) -> N
         numbers(root)
 
 
+def test_the_card_of_a_clone_says_which_folder_is_which_configuration(tmp_path: Path) -> None:
+    root = parquet(parquet(tmp_path / 'clone', 'a/train-0.parquet', 0, 1), 'a/test-0.parquet', 2)
+    parquet(root, 'b/all.parquet', 3, 4)
+    head = '---\nconfigs:\n- config_name: a\n  data_dir: a\n'
+    (root / 'README.md').write_text(head + '---\n')
+    assert numbers(root) == numbers(root, name='a') == {'train': [0, 1], 'test': [2]}
+    (root / 'README.md').write_text(head + '- config_name: b\n  data_dir: b\n---\n')
+    with pytest.raises(TrainError, match=r'several configurations: write --data.name with one of a, b'):
+        numbers(root)
+    assert numbers(root, name='a') == {'train': [0, 1], 'test': [2]}
+    assert numbers(root, name='b') == {'train': [3, 4]}
+    (root / 'README.md').write_text(head + '- config_name: b\n  data_dir: b\n  default: true\n---\n')
+    assert numbers(root) == {'train': [3, 4]}
+    (root / 'README.md').write_text(head.replace('data_dir: a', 'data_dir: c') + '---\n')
+    with pytest.raises(TrainError, match=r"README.md': data_dir of configuration 'a' is no folder"):
+        numbers(root)
+
+
+def test_a_pattern_in_a_card_that_no_file_has(tmp_path: Path) -> None:
+    root = parquet(tmp_path / 'clone', 'first.parquet', 0, 1)
+    (root / 'README.md').write_text(CARD[:CARD.index('- config_name: large')] + '---\n')
+    with pytest.raises(TrainError, match=r"configuration 'small' names 'second.parquet', and there is no such file"):
+        numbers(root)
+
+
 def test_refused_folders(tmp_path: Path) -> None:
     root = parquet(tmp_path / 'data', 'train.parquet', 0, 1)
     tar(root, 'train.tar', shard(0, 1))

@@ -24,8 +24,8 @@ from PIL import Image
 from ...config import DataConfig
 from ...errors import TrainError, one_line, require
 from ..labels.class_names import join_files
-from .file_lists import open_lists
-from .folders import Folder, Opened, open_images, scan, split_folders
+from .file_lists import is_list, open_lists
+from .folders import Folder, Opened, open_files, open_images, scan, split_folders
 from .tables import Tables, card_tables, find_data, make_builders, num_rows, with_labels
 from .timm_readers import TIMM, open_timm
 
@@ -241,41 +241,63 @@ def _saved(place: Place) -> bool:
     return isinstance(place, str) and any((Path(place) / name).is_file() for name in _SAVED)
 
 
-def _of_card(place: str | list[str], config: DataConfig) -> Tables | None:
-    """The files that the card of a dataset names for each split; None if there is no such card.
+def _of_card(place: str | list[str], config: DataConfig) -> Opened | Tables | None:
+    """The data that the card of a dataset names; None if there is no such card.
 
     Raises:
         TrainError: The card has several configurations and none was chosen, or data.name is set and there is none.
     """
-    configs = _configurations(Path(place) / 'README.md') if isinstance(place, str) else []
-    if not configs:
+    card = Path(place) / 'README.md' if isinstance(place, str) else None
+    configs = _configurations(card) if card else {}
+    if card is None or not configs:
         require(config.name is None, f"data.name is for datasets with several configurations, and data.path"
                                      f" '{config.path}' has none: leave it out")
         return None
-    require(len(configs) == 1 or config.name in configs or (config.name is None and 'default' in configs),
-            f"data.path '{config.path}' has several configurations: write --data.name with one of"
-            f' {", ".join(configs)}')
+    default = next((name for name, keys in configs.items() if keys.get('default') is True), 'default')
+    name = config.name or (next(iter(configs)) if len(configs) == 1 else default)
+    several = f'has several configurations: write --data.name with one of {", ".join(configs)}'
+    require(name in configs, f"data.path '{config.path}' " + (
+        several if len(configs) > 1 else f"has no configuration '{name}', only {', '.join(configs)}"))
+    folder, patterns = card.parent / str(configs[name].get('data_dir') or ''), configs[name].get('data_files')
+    if patterns is None:  # its splits are found as those of any folder
+        require(folder.is_dir(), f"'{card}': data_dir of configuration '{name}' is no folder: correct or remove it")
+        return find_data(str(folder), config)
     require(not has_magic(str(place)), f"data.path '{config.path}' has '[', '*' or '?' in its name, which"
                                        ' would be taken for a pattern: rename the folder')
-    # Its files alone: what `datasets` caches for a configuration stays when its files change.
-    builder = datasets.load_dataset_builder(place, config.name)
-    if isinstance(builder, ImageFolder):
-        require(len(configs) == 1, f"data.path '{config.path}' has several configurations of folders of images: write"
-                                   ' the folder of one of them as data.path')
-        return None
+    try:
+        # Its files alone: what `datasets` caches for a configuration stays when its files change.
+        builder = datasets.load_dataset_builder(str(place), name)
+    except Exception:  # `datasets` says that it can't infer a format
+        for pattern in _patterns(patterns):
+            require(glob(str(folder / pattern), recursive=True),
+                    f"'{card}': configuration '{name}' names '{pattern}', and there is no such file: correct it, or"
+                    ' remove it')
+        raise
     files = {str(split): [str(file) for file in found] for split, found in builder.config.data_files.items()}
-    return card_tables(files, str(config.path), builder.info.features)
+    lists = {split: list(filter(is_list, found)) for split, found in files.items()}
+    if isinstance(builder, ImageFolder) and not any(lists.values()):
+        return open_files(files, str(config.path))
+    return card_tables(lists if isinstance(builder, ImageFolder) else files, str(config.path), builder.info.features)
 
 
-def _configurations(card: Path) -> list[str]:
-    """The configurations in the card of a dataset that name their files."""
+def _patterns(data_files: Any) -> list[str]:
+    """The patterns in a card's `data_files`: one, a list, or one or more for each split."""
+    if isinstance(data_files, dict):
+        data_files = data_files.get('path', [])
+    return [data_files] if isinstance(data_files, str) else [
+        pattern for each in data_files for pattern in _patterns(each)]
+
+
+def _configurations(card: Path) -> dict[str, dict[str, Any]]:
+    """The configurations in the card of a dataset that name their files or folder."""
     if not card.is_file():
-        return []
+        return {}
     try:
         listed = (metadata_load(card) or {}).get('configs') or []
     except Exception as error:  # YAML's among them
         raise TrainError(f"the head of '{card}' can't be read ({one_line(error)}): repair or remove it") from error
-    return [str(each.get('config_name', 'default')) for each in listed if 'data_files' in each]
+    return {str(each.get('config_name', 'default')): each for each in listed
+            if 'data_files' in each or 'data_dir' in each}
 
 
 def _builtin_folder(name: str) -> Path:
