@@ -99,7 +99,7 @@ def load_source(
     else:
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
-    left_out, notes = opened.left_out, (*opened.notes, *form.notes)
+    left_out, notes = {**opened.left_out, **_unused_splits(opened, chosen, config)}, (*opened.notes, *form.notes)
     splits = {role: _image_split(found[name], name, config, form, role)
               for role, name in chosen.items() if name in found}
     notes = (*notes, *_shared_files(splits.values()))
@@ -185,8 +185,12 @@ def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str
         if name is None:
             continue
         found = _existing(_SPLIT_NAMES[role][0] if name == 'auto' else name, available)
-        if name == 'auto' and found not in available:
-            continue
+        if name == 'auto':
+            if found not in available:
+                continue
+            alike = [each for each in available if each.lower() in _SPLIT_NAMES[role]]
+            require(len(alike) == 1, f"'{config.path}' has {len(alike)} splits for one purpose,"
+                                     f' {" and ".join(alike)}: write --data.{role}_split with one of them')
         _check_split(found, f'data.{role}_split', available, config)
         other = next((role for role, name in chosen.items() if name == found), None)
         effect = {'val': 'hold out a part of the training split', 'test': 'do without a test split'}
@@ -195,6 +199,15 @@ def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str
                                f' {", ".join(available)}')
         chosen[role] = found
     return chosen
+
+
+def _unused_splits(opened: Streams | Opened, chosen: Mapping[str, str], config: DataConfig) -> dict[str, int]:
+    """Number of rows of the splits without a role, by reason, but for those that the recipe does without."""
+    declined = {name for role, names in _SPLIT_NAMES.items() if getattr(config, f'{role}_split') is None
+                for name in names}
+    lengths = opened.lengths if isinstance(opened, Streams) else {name: len(opened.splits[name]) for name in opened.splits}
+    return {f"a row of split '{name}', which is not used": count for name, count in lengths.items()
+            if count and name not in chosen.values() and name.lower() not in declined}
 
 
 def _existing(name: str, available: Iterable[str]) -> str:

@@ -76,12 +76,17 @@ def test_the_column_of_the_images(root: Path, column: str) -> None:
 
 
 def test_splits_by_column(root: Path) -> None:
-    parts = ['train', 'Training', 'dev', 'test', 'extra', '']
+    parts = ['train ', 'Train', 'dev', ' test', 'extra', '']
     lines = [f'images/{number}.png,{number % 2},{split}' for number, split in enumerate(parts)]
     (root / 'a.csv').write_text('\n'.join(['path,label,split', *lines]))
     assert read(root / 'a.csv') == {'train': [(0, 0), (1, 1)], 'validation': [(2, 0)], 'test': [(3, 1)],
                                     'extra': [(4, 0)]}
     assert open_splits(DataConfig(path=str(root / 'a.csv'))).left_out == {'a row without a split': 1}
+    source = load_source(DataConfig(path=str(root / 'a.csv'), train_split='train'))
+    assert source.left_out == {'a row without a split': 1, "a row of split 'extra', which is not used": 1}
+    (root / 'a.csv').write_text('\n'.join(['path,label,split', *lines, 'images/5.png,1,val']))
+    with pytest.raises(TrainError, match=r"the values 'dev' and 'val' of column 'split' both mean the split 'valid"):
+        read(root / 'a.csv')
 
 
 def test_splits_by_file(root: Path) -> None:

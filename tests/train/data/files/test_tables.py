@@ -81,7 +81,7 @@ def numbers(path: Path | str, **keys: Any) -> dict[str, list[int]]:
     (['train.parquet', 'test.parquet'], {'train': [0], 'test': [1]}, []),
     (['train-00000-of-00002.parquet', 'train-00001-of-00002.parquet', 'Validation-00000-of-00001.parquet'],
      {'train': [0, 1], 'validation': [2]}, []),
-    (['train_01.tar', 'train0.tar', 'val_01.tar', 'DEV.2.tar'], {'train': [1, 0], 'validation': [3, 2]}, []),
+    (['train_01.tar', 'train0.tar', 'val_01.tar', 'VAL.2.tar'], {'train': [1, 0], 'validation': [3, 2]}, []),
     (['train.0.parquet', 'testing 1.parquet'], {'train': [0], 'test': [1]}, []),
     (['train/0.tar', 'train/1.tar', 'val/0.tar'], {'train': [0, 1], 'validation': [2]}, []),
     (['data/train-00000-of-00001.parquet', 'data/test-00000-of-00001.parquet'], {'train': [0], 'test': [1]}, []),
@@ -105,7 +105,10 @@ def test_whole_leading_words_name_the_split(names: list[str], splits: dict[str, 
 
 
 @pytest.mark.parametrize(('names', 'message'), [
-    (['train/test-0.tar', 'train/1.tar'], "in a folder of split 'train' and has the name of split 'test'"),
+    (['train/test-0.tar', 'train/1.tar'], "in a folder of split 'train' and has the name 'test' of another: rename it"),
+    (['train.parquet', 'test.parquet', 'eval.parquet'],
+     "test.parquet' and '/root/eval.parquet' are both the split 'test', by the names 'test' and 'eval': rename one"),
+    (['val/0.tar', 'dev/0.tar'], "both the split 'validation', by the names 'val' and 'dev'"),
     (['train/val/0.tar'], 'in folders of two splits, train and validation'),
     (['my_train.parquet', 'your_test.parquet'], "can't be told apart by their names"),
     (['my_train.parquet', 'other.parquet'], "can't be told apart by their names"),

@@ -37,15 +37,23 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
         TrainError: A list can't be read, or it names a file that doesn't exist.
     """
     splits: defaultdict[str, list[Row]] = defaultdict(list)
-    left_out = Counter[str]()
+    left_out, words = Counter[str](), dict[str, str]()
     for split, files in files_by_split.items():
         for file in files:
             for row in _images(file, config):
-                named = row.pop('split', split) if config.label_column != 'split' else split
-                if named:
-                    splits[canonical_split(str(named)) or str(named)].append(row)
-                else:
+                if config.label_column == 'split' or 'split' not in row:
+                    splits[split].append(row)
+                    continue
+                cell = row.pop('split')
+                named = '' if cell is None else str(cell).strip()
+                if not named:
                     left_out['a row without a split'] += 1
+                    continue
+                canonical = canonical_split(named) or named
+                word = words.setdefault(canonical, named.lower())
+                require(word == named.lower(), f"'{file}': the values '{word}' and '{named.lower()}' of column 'split'"
+                                               f" both mean the split '{canonical}': write one of them")
+                splits[canonical].append(row)
     columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
     integers = [] if not is_text else [

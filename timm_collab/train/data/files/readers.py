@@ -26,8 +26,9 @@ from ...errors import TrainError, one_line, require
 from ..labels.class_names import join_files
 from .file_lists import is_list, open_lists
 from .folders import Folder, Opened, open_files, open_images, scan, split_folders
-from .tables import Tables, card_tables, find_data, make_builders, num_rows, with_labels
+from .tables import Tables, card_tables, find_data, make_builders, num_rows
 from .timm_readers import TIMM, open_timm
+from .webdataset import with_labels
 
 BUILTIN = 'builtin:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')

@@ -23,14 +23,13 @@ from ...config import DataConfig
 from ...errors import TrainError, one_line, require
 from .file_lists import LISTS, first_row, image_column, image_path, is_list
 from .folders import SPLITS, Folder, Opened, canonical_split, open_images, scan, split_folders
+from .webdataset import check_end
 
 BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
 """The builder of `datasets` for each type of table that contains images."""
 
 _CARDS = ('README.md', 'dataset_infos.json', 'LICENSE')
 _PACKED = ('.zip', '.gz', '.tgz', '.bz2', '.xz', '.zst', '.7z', '.rar')
-_END_OF_ARCHIVE = bytes(1024)
-_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'(\xb5/\xfd')
 _SHARD = re.compile(r'(\w+(?:\.\w+)*)-\d{5}-of-\d{5}')
 
 
@@ -190,20 +189,26 @@ def split_of_files(files: Sequence[str], root: str) -> tuple[dict[str, list[str]
         The files of each split, and those without the name of a split where others have one.
 
     Raises:
-        TrainError: A file has the names of two splits, or names contain splits where they can't be told.
+        TrainError: A file has the names of two splits, a split has two names, or they can't be told.
     """
     names = {file: os.path.splitext(os.path.basename(file))[0] for file in files}
-    folders = {file: _split_of_folder(file, root) for file in files}
-    leading = {file: _leading_split(name) for file, name in names.items()}
+    folders = {file: _word_of_folder(file, root) for file in files}
+    leading = {file: _leading_word(name) for file, name in names.items()}
     if not any(leading.values()) and len(files) > 1:
         shared = re.match(r'(.*[-_. ])?', os.path.commonprefix(list(names.values())))  # noqa: RUF071, of names
-        leading = {file: _leading_split(name[shared.end() if shared else 0:]) for file, name in names.items()}
+        leading = {file: _leading_word(name[shared.end() if shared else 0:]) for file, name in names.items()}
     found: defaultdict[str | None, list[str]] = defaultdict(list)
+    first: dict[str, tuple[str, str]] = {}  # word and file of each split
     for file in files:
-        folder, word = folders[file], leading[file]
-        require(None in (folder, word) or folder == word,
-                f"'{file}' is in a folder of split '{folder}' and has the name of split '{word}': rename it")
-        found[folder or word].append(file)
+        word = folders[file] or leading[file]
+        split = canonical_split(word) if word else None
+        require(leading[file] is None or canonical_split(str(leading[file])) == split,
+                f"'{file}' is in a folder of split '{split}' and has the name '{leading[file]}' of another: rename it")
+        found[split].append(file)
+        if word and split:
+            before, other = first.setdefault(split, (word, file))
+            require(word == before, f"'{other}' and '{file}' are both the split '{split}', by the names '{before}' and"
+                                    f" '{word}': rename one of them")
     unnamed = found.pop(None, [])
     if found:
         for file in list(unnamed):  # other splits of a dataset that was written by `datasets`
@@ -220,16 +225,18 @@ def split_of_files(files: Sequence[str], root: str) -> tuple[dict[str, list[str]
     return {'train': sorted(unnamed)} if unnamed else {}, []
 
 
-def _split_of_folder(file: str, root: str) -> str | None:
+def _word_of_folder(file: str, root: str) -> str | None:
+    """The word for a split that is the whole name of a folder on the way to a file."""
     parts = os.path.relpath(os.path.dirname(file), root).split(os.sep)
-    found = {split for part in parts if (split := canonical_split(part))}
+    found = {split: part.lower() for part in parts if (split := canonical_split(part))}
     require(len(found) < 2, f"'{file}' is in folders of two splits, {' and '.join(sorted(found))}: move it")
-    return found.pop() if found else None
+    return next(iter(found.values()), None)
 
 
-def _leading_split(name: str) -> str | None:
+def _leading_word(name: str) -> str | None:
+    """The word for a split with which a name begins."""
     word = re.match(r'[^\W\d_]+(?=[-_. \d]|$)', name)
-    return canonical_split(word[0]) if word else None
+    return word[0].lower() if word and canonical_split(word[0]) else None
 
 
 def make_builders(tables: Tables, same_names: bool) -> dict[str, datasets.DatasetBuilder]:
@@ -262,7 +269,7 @@ def _check_shards(
     """The columns that shards declare; raise an error if one is damaged, or differs in its columns from the first."""
     if extension == '.tar':
         for file in files:
-            _check_end(file)
+            check_end(file)
         return None
     first: datasets.Features | None = None
     for file in files:
@@ -304,53 +311,8 @@ def _arrow_schema(file: str) -> pyarrow.Schema:
             return pyarrow.ipc.open_file(opened).schema
 
 
-def _check_end(file: str) -> None:
-    """Raise an error if a tar file lacks the zeros at its end: readers take what there is for the whole."""
-    with open(file, 'rb') as opened:
-        head = opened.read(512)
-        require(not head.startswith(_COMPRESSED), f"shard '{file}' is compressed, and where it ends can't be checked:"
-                                                  ' unpack it to a plain tar file')
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(max(0, size - len(_END_OF_ARCHIVE)))
-        require(opened.read() == _END_OF_ARCHIVE, f"shard '{file}' is truncated, it has no end-of-archive mark: copy or"
-                                                  ' download it again')
-        require(any(head), f"shard '{file}' is empty: write it again, or remove it")
-
-
 def num_rows(files: Sequence[str], extension: str) -> int | None:
     """Number of rows of files that store it, which are parquet files."""
     if extension != '.parquet':
         return None
     return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-
-
-def with_labels(rows: Any, config: DataConfig) -> Any:
-    """Name the columns of WebDataset shards as those of other tables.
-
-    Each key of the `.json` files becomes a column. If there is no column `label` then, `.cls` becomes it.
-    """
-    features = dict(rows.features or {})
-    if '__url__' not in features:  # of no WebDataset
-        return rows
-    keys = features.get('json')
-    if isinstance(keys, dict):
-        added = {key: feature for key, feature in keys.items() if key not in features}
-        if isinstance(rows, datasets.IterableDataset):
-            for column, feature in features.items():
-                if isinstance(feature, datasets.Image):  # or else `map` would decode it
-                    features[column] = datasets.Image(decode=False)
-                    rows = rows.cast_column(column, features[column])
-            rows = rows.map(_lifted, fn_kwargs={'keys': list(added)}, features=datasets.Features({**features, **added}))
-        else:
-            cells = rows.select_columns(['json']).with_format('arrow')[:]['json'].to_pylist()
-            for key, feature in added.items():
-                rows = rows.add_column(key, [(cell or {}).get(key) for cell in cells], feature=feature)
-        features |= added
-    wanted = DataConfig.label_column
-    if config.label_column == wanted and wanted not in features and 'cls' in features:
-        rows = rows.rename_column('cls', wanted)
-    return rows
-
-
-def _lifted(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: (row['json'] or {}).get(key) for key in keys}
