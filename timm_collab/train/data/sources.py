@@ -205,7 +205,8 @@ def _unused_splits(opened: Streams | Opened, chosen: Mapping[str, str], config: 
     """Number of rows of the splits without a role, by reason, but for those that the recipe does without."""
     declined = {name for role, names in _SPLIT_NAMES.items() if getattr(config, f'{role}_split') is None
                 for name in names}
-    lengths = opened.lengths if isinstance(opened, Streams) else {name: len(opened.splits[name]) for name in opened.splits}
+    lengths = (opened.lengths if isinstance(opened, Streams) else
+               {name: len(rows) for name, rows in opened.splits.items()})
     return {f"a row of split '{name}', which is not used": count for name, count in lengths.items()
             if count and name not in chosen.values() and name.lower() not in declined}
 
@@ -244,7 +245,7 @@ def _image_split(
         name=name,
         rows=image_rows(rows, name, config.image_column),
         image_column=config.image_column,
-        mode=_mode(config),
+        mode='L' if config.in_chans == 1 else 'RGB',
         row_N=row_N,
         labels=(labels if role == 'train' else hard_labels(labels))[row_N],
         bit_depth=config.bit_depth,
@@ -318,10 +319,6 @@ def _absent_classes(splits: Mapping[str, ImageSplit], form: LabelForm) -> list[s
     return notes
 
 
-def _mode(config: DataConfig) -> str:
-    return 'L' if config.in_chans == 1 else 'RGB'
-
-
 def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[StreamSplit, LabelForm]:
     name = config.train_split
     rows = streams.splits[name]
@@ -340,7 +337,7 @@ def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[Str
         rows=image_rows(rows, name, config.image_column, config.label_column),
         image_column=config.image_column,
         label_column=config.label_column,
-        mode=_mode(config),
+        mode='L' if config.in_chans == 1 else 'RGB',
         length=asked or known or 0,
         digest=streams.digest,
         classes=form.index,

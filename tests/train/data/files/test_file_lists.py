@@ -53,7 +53,8 @@ def test_json_lines(root: Path) -> None:
 
 @pytest.mark.parametrize(('labels', 'expected'), [
     (['3', '0', '-1'], [3, 0, -1]), (['3', '', '1'], [3, None, 1]), (['3', 'a', ''], ['3', 'a', None]),
-    (['007', '7', '8'], ['007', '7', '8']), (['1.0', '2.0', '1.0'], ['1.0', '2.0', '1.0']),
+    (['007', '7', '8'], ['007', '7', '8']), (['1' * 21, '7', '8'], ['1' * 21, '7', '8']),
+    (['9' * 18, '-' + '9' * 18, '8'], [10 ** 18 - 1, 1 - 10 ** 18, 8]), (['1.0', '2.0', '1.0'], ['1.0', '2.0', '1.0']),
 ])
 def test_labels_are_integers_only_if_all_are(root: Path, labels: list[str], expected: list[Any]) -> None:
     lines = [f'images/{number}.png,{label}' for number, label in enumerate(labels)]
@@ -185,6 +186,25 @@ def test_a_column_of_images_that_is_named_and_missing_is_an_error(root: Path) ->
     with pytest.raises(TrainError, match=r"data\.image_column 'crop-path': '.*a.csv' has no such column, it has"
                                          r" file_name, crop_path, label; did you mean 'crop_path'\?"):
         read(root / 'a.csv', image_column='crop-path')
+
+
+def test_paths_as_windows_writes_them(root: Path) -> None:
+    (root / 'a.csv').write_text('file_name,label\nimages\\0.png,x\n.\\images\\1.png,y\n')
+    assert read(root / 'a.csv') == {'train': [(0, 'x'), (1, 'y')]}
+    write(root, 'images\\0.png', 'images\\1.png', 'images\\7.png')  # the name of a file here
+    (root / 'a.csv').write_text('file_name,label\nimages\\7.png,x\n')
+    assert read(root / 'a.csv') == {'train': [(2, 'x')]}
+
+
+@pytest.mark.parametrize('values', [[1, 'a'], [10 ** 21, 1], [{'a': 1}, [2]], [True, 'a']])
+def test_columns_of_json_lines_that_are_no_column_of_a_table(root: Path, values: list[Any]) -> None:
+    rows = [{'path': f'images/{number}.png', 'label': number, 'id': value} for number, value in enumerate(values)]
+    (root / 'a.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    assert read(root / 'a.jsonl') == {'train': [(0, 0), (1, 1)]}
+    opened = open_splits(DataConfig(path=str(root / 'a.jsonl')))
+    assert opened.notes == ("column 'id' has values of several types, or too large for 64 bits, and isn't read",)
+    with pytest.raises(TrainError, match=r"data.label_column 'id' of '.*' has values of several types, or too large"):
+        read(root / 'a.jsonl', label_column='id')
 
 
 @pytest.mark.parametrize(('text', 'message'), [

@@ -254,6 +254,55 @@ def test_a_key_of_the_json_files_as_label_column(tmp_path: Path) -> None:
         load_source(DataConfig(path=str(root), label_column='nubmer'))
 
 
+@pytest.mark.parametrize('streaming', [False, True])
+def test_the_label_of_a_sample_with_several(tmp_path: Path, streaming: bool) -> None:
+    members = {}
+    for number in range(6):
+        members |= {f'{number}.png': png(number), f'{number}.cls': str(number % 2).encode(),
+                    f'{number}.json': json.dumps({'label': 1 - number % 2, 'other': number}).encode(),
+                    f'{number}.txt': ('even\n', 'odd\r\n', 'even')[number % 3].encode()}
+    root = tar(tmp_path / 'data', 'train-0.tar', members)
+
+    def labels(column: str) -> list[Any]:
+        config = DataConfig(path=str(root), label_column=column, streaming=streaming)
+        rows = (open_streams if streaming else open_splits)(config).splits['train']
+        assert [row['png'] is not None for row in rows] == [True] * 6
+        return [row[column] for row in rows]
+
+    assert labels('label') == [0, 1, 0, 1, 0, 1]  # .cls counts
+    assert labels('other') == [0, 1, 2, 3, 4, 5]
+    assert labels('txt') == ['even', 'odd', 'even'] * 2
+
+
+@pytest.mark.parametrize(('extension', 'first', 'message'), [
+    ('jpeg', 6, r"train-0.tar': the image of sample '6' is .jpeg, and those of the first samples are .png, which 1 of 7"
+                ' samples lack: write all with one extension'),
+    ('PNG', 6, r"sample '6' is .PNG, and those of the first samples are .png"),
+    ('jpeg', 2, 'the first samples of a shard differ in their members, write all with the same extensions'),
+])
+def test_images_of_several_extensions_in_shards(tmp_path: Path, extension: str, first: int, message: str) -> None:
+    last = {f'6.{extension}': png(6), '6.cls': b'0'}
+    root = tar(tmp_path / 'data', 'train-0.tar', {
+        **{f'{name}.{kind}': data for name in range(first) for kind, data in (('png', png(name)), ('cls', b'0'))},
+        **last})
+    with pytest.raises(TrainError, match=message) as raised:
+        open_splits(DataConfig(path=str(root)))
+    assert '\n' not in str(raised.value)
+    # So do shards that differ.
+    tar(tar(root, 'train-0.tar', shard(*range(6), label='cls')), 'train-1.tar', last)
+    with pytest.raises(TrainError, match=f"train-1.tar': the image of sample '6' is .{extension}, and those"):
+        open_splits(DataConfig(path=str(root)))
+    # A sample without any image is one to skip.
+    tar(root, 'train-1.tar', {'6.cls': b'0'})
+    assert numbers_per_split(root) == {'train': 7}
+
+
+def test_words_in_cls_members(tmp_path: Path) -> None:
+    members = {f'{name}.{kind}': data for name in range(6) for kind, data in (('png', png(name)), ('cls', b'dog'))}
+    with pytest.raises(TrainError, match='a member .cls holds an integer, store words as .txt and write'):
+        open_splits(DataConfig(path=str(tar(tmp_path / 'data', 'train-0.tar', members))))
+
+
 @settings(max_examples=30, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_tar_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:

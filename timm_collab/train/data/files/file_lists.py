@@ -20,7 +20,7 @@ LISTS = ('.csv', '.tsv', '.jsonl')
 """Extensions of lists; so is `metadata.parquet`, the name that `datasets` gives it."""
 
 _FILE_COLUMNS = ('image', 'file_name', 'filename', 'path', 'file')
-_INTEGER = re.compile(r'0|-?[1-9]\d*')  # 007 is a name
+_INTEGER = re.compile(r'0|-?[1-9]\d{0,17}')  # of 64 bits; 007 is a name
 _SHOWN = 3
 Row = dict[str, Any]
 
@@ -54,18 +54,34 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
                 require(word == named.lower(), f"'{file}': the values '{word}' and '{named.lower()}' of column 'split'"
                                                f" both mean the split '{canonical}': write one of them")
                 splits[canonical].append(row)
-    columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
+    together = [row for rows in splits.values() for row in rows]
+    columns = dict.fromkeys(column for row in together for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
     integers = [] if not is_text else [
-        column for column in columns
-        if all(_INTEGER.fullmatch(row.get(column) or '0') for rows in splits.values() for row in rows)]
+        column for column in columns if all(_INTEGER.fullmatch(row.get(column) or '0') for row in together)]
+    mixed = [] if is_text else [
+        column for column in columns if not _is_of_one_type(row.get(column) for row in together)]
+    require(config.label_column not in mixed, f"data.label_column '{config.label_column}' of '{config.path}' has values"
+                                              ' of several types, or too large for 64 bits: write text in all rows')
+    notes = [f"column '{column}' has values of several types, or too large for 64 bits, and isn't read"
+             for column in mixed]
     tables = {}
     for split, rows in splits.items():
-        cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns}
+        cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns
+                                       if column not in mixed}
         for column in integers:
             cells[column] = [int(cell) if cell else None for cell in cells[column]]
         tables[split] = datasets.Dataset.from_dict(cells).cast_column(config.image_column, datasets.Image())
-    return Opened(tables, dict(left_out))
+    return Opened(tables, dict(left_out), tuple(notes))
+
+
+def _is_of_one_type(cells: Iterable[Any]) -> bool:
+    """Whether the cells can be a column of a table."""
+    try:
+        pyarrow.array(list(cells))
+    except (pyarrow.ArrowException, OverflowError):
+        return False
+    return True
 
 
 def _images(file: str, config: DataConfig) -> list[Row]:
@@ -104,8 +120,9 @@ def image_path(file: str, name: Any) -> str | None:
     """The path of the image that a cell of a list names; None if there is no such file."""
     if not isinstance(name, str):
         return None
-    path = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(file)), name))
-    return path if os.path.isfile(path) else None
+    folder = os.path.dirname(os.path.abspath(file))
+    paths = [os.path.normpath(os.path.join(folder, each)) for each in (name, name.replace('\\', '/'))]  # of Windows
+    return next(filter(os.path.isfile, paths), None)
 
 
 def first_row(file: str) -> Row:

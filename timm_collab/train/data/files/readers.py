@@ -198,6 +198,10 @@ def _loading(path: str, is_hub: bool) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = (f": free space on the disk of '{datasets.config.HF_DATASETS_CACHE}', where tables are copied,"
                       ' or set HF_DATASETS_CACHE to another folder')
+        if "don't share the same prefix or the same types" in str(cause):
+            remedy = ': the first samples of a shard differ in their members, write all with the same extensions'
+        elif 'invalid literal for int()' in str(cause):
+            remedy = ': a member .cls holds an integer, store words as .txt and write --data.label_column txt'
         raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(cause).__name__}: {one_line(cause)})"
                          f'{remedy}') from error
 
