@@ -188,7 +188,7 @@ def test_empty_split(tmp_path, images):
         'train': {'image': images([0, 1]), 'label': [0, 1]},
         'test': {'image': [], 'label': []},
     }, **features)
-    with pytest.raises(TrainError, match=r"split 'test' of .* is empty"):
+    with pytest.raises(TrainError, match=r"data/test.*\.parquet' has no rows: remove it"):
         load_source(config)
 
 

@@ -330,3 +330,11 @@ def test_the_card_of_a_clone_with_configurations_of_images(tmp_path: Path) -> No
     assert found(root, name='birds') == {'train': {'kite': 3, 'owl': 3}}
     with pytest.raises(TrainError, match=r'several configurations: write --data.name with one of pets, birds'):
         found(root)
+
+
+@pytest.mark.parametrize('name', ['a\nb/0.png', 'cat/0\r.png', 'dog/a\u2028b/0.png'])
+def test_a_line_break_in_a_name(tmp_path: Path, name: str) -> None:
+    root = write(tmp_path / 'data', 'cat/1', 'dog/1', name)
+    with pytest.raises(TrainError, match='has a line break: rename it') as raised:
+        opened(root)
+    assert len(str(raised.value).splitlines()) == 1

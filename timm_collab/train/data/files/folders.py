@@ -106,7 +106,8 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
         link: The last link on the way to it.
 
     Raises:
-        TrainError: A folder can't be read, a link leads back to a folder above it, or a name isn't UTF-8.
+        TrainError: A folder can't be read, a link leads back to a folder above it, or a name isn't a line
+            of UTF-8.
     """
     images, others, folders, left_out = [], [], {}, Counter[str]()
     try:
@@ -128,6 +129,8 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
             raise TrainError(f"link '{entry.path}' can't be followed ({one_line(error.strerror)}): remove it") from None
         require(_is_utf8(entry.name), f"the name '{_readable(entry.path)}' is not UTF-8: rename it, or all in its"
                                       ' folder with convmv -f latin1 -t utf8')
+        require(entry.name.splitlines() == [entry.name],
+                f'the name {entry.name!r} in folder {path!r} has a line break: rename it')
         if is_folder:
             folders[entry.name] = scan(entry.path, (*above, here), entry.path if entry.is_symlink() else link)
         elif not is_file:

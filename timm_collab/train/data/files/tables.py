@@ -278,6 +278,9 @@ def _check_shards(
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise TrainError(f"'{file}' can't be read ({one_line(error)}): it is damaged or no {extension[1:]} file,"
                              ' copy it again or remove it') from error
+        twice = [name for name, count in Counter(schema.names).items() if count > 1]
+        require(not twice, f"'{file}' has several columns of one name, {', '.join(twice)}: rename all but one")
+        require(num_rows([file], extension) != 0, f"'{file}' has no rows: remove it")
         features = datasets.Features.from_arrow_schema(schema)
         first = first or features
         for column in [*first, *features]:
