@@ -188,7 +188,7 @@ def test_empty_split(tmp_path, images):
         'train': {'image': images([0, 1]), 'label': [0, 1]},
         'test': {'image': [], 'label': []},
     }, **features)
-    with pytest.raises(TrainError, match=r"split 'test' of .* is empty"):
+    with pytest.raises(TrainError, match=r"data/test.*\.parquet' has no rows: remove it"):
         load_source(config)
 
 
@@ -233,3 +233,20 @@ def test_a_file_in_two_splits_of_tables_of_paths_is_refused(tmp_path, image_fold
         load_source(save(train=paths[:6], test=paths[5:7]))
     notes = load_source(save(train=[*paths[:6], paths[0], paths[1]], test=paths[6:])).notes
     assert [note for note in notes if "2 images of split 'train' are files that it has already" in note]
+
+
+def test_two_splits_for_one_purpose_and_splits_without_one(tmp_path):
+    image = Image.fromarray(np.zeros((4, 4, 3), np.uint8))
+    rows = datasets.Dataset.from_dict({'image': [image] * 4, 'label': [0, 1, 0, 1]},
+                                      features=datasets.Features(image=datasets.Image(), label=datasets.Value('int64')))
+    splits = {'train': rows, 'val': rows.select([1]), 'validation': rows.select([0, 2, 3]), 'extra': rows.select([0])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / 'data')
+    with pytest.raises(TrainError, match=r'has 2 splits for one purpose, val and validation: write --data.val_split'):
+        load_source(DataConfig(path=str(tmp_path / 'data')))
+    source = load_source(DataConfig(path=str(tmp_path / 'data'), val_split='val'))
+    assert source.val.labels.tolist() == [1]
+    assert source.left_out == {"a row of split 'validation', which is not used": 3,
+                               "a row of split 'extra', which is not used": 1}
+    # What the recipe does without is not left out by mistake.
+    source = load_source(DataConfig(path=str(tmp_path / 'data'), val_split=None))
+    assert source.left_out == {"a row of split 'extra', which is not used": 1}

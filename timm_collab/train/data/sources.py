@@ -89,7 +89,7 @@ def load_source(
     else:
         found = opened.splits
         form = find_form(found[config.train_split], config, given)
-    left_out, notes = opened.left_out, (*opened.notes, *form.notes)
+    left_out, notes = {**opened.left_out, **_unused_splits(opened, chosen, config)}, (*opened.notes, *form.notes)
     depth = number_depth(
         [found[name] for name in chosen.values() if name in found], config.image_column, config.bit_depth)
     splits = {role: _image_split(found[name], name, config, form, depth, role)
@@ -181,8 +181,12 @@ def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str
         if name is None:
             continue
         found = _existing(_SPLIT_NAMES[role][0] if name == 'auto' else name, available)
-        if name == 'auto' and found not in available:
-            continue
+        if name == 'auto':
+            if found not in available:
+                continue
+            alike = [each for each in available if each.lower() in _SPLIT_NAMES[role]]
+            require(len(alike) == 1, f"'{config.path}' has {len(alike)} splits for one purpose,"
+                                     f' {" and ".join(alike)}: write --data.{role}_split with one of them')
         _check_split(found, f'data.{role}_split', available, config)
         other = next((role for role, name in chosen.items() if name == found), None)
         effect = {'val': 'hold out a part of the training split', 'test': 'do without a test split'}
@@ -191,6 +195,16 @@ def _choose_splits(config: DataConfig, available: Mapping[str, Any]) -> dict[str
                                f' {", ".join(available)}')
         chosen[role] = found
     return chosen
+
+
+def _unused_splits(opened: Streams | Opened, chosen: Mapping[str, str], config: DataConfig) -> dict[str, int]:
+    """Number of rows of the splits without a role, by reason, but for those that the recipe does without."""
+    declined = {name for role, names in _SPLIT_NAMES.items() if getattr(config, f'{role}_split') is None
+                for name in names}
+    lengths = (opened.lengths if isinstance(opened, Streams) else
+               {name: len(rows) for name, rows in opened.splits.items()})
+    return {f"a row of split '{name}', which is not used": count for name, count in lengths.items()
+            if count and name not in chosen.values() and name.lower() not in declined}
 
 
 def _existing(name: str, available: Iterable[str]) -> str:
@@ -228,7 +242,7 @@ def _image_split(
         name=name,
         rows=image_rows(rows, name, config.image_column, depth=depth),
         image_column=config.image_column,
-        mode=_mode(config),
+        mode='L' if config.in_chans == 1 else 'RGB',
         row_N=row_N,
         labels=(labels if role == 'train' else hard_labels(labels))[row_N],
         bit_depth=config.bit_depth,
@@ -302,10 +316,6 @@ def _absent_classes(splits: Mapping[str, ImageSplit], form: LabelForm) -> list[s
     return notes
 
 
-def _mode(config: DataConfig) -> str:
-    return 'L' if config.in_chans == 1 else 'RGB'
-
-
 def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[StreamSplit, LabelForm]:
     name = config.train_split
     rows = streams.splits[name]
@@ -324,7 +334,7 @@ def _stream(streams: Streams, config: DataConfig, given: LabelForm) -> tuple[Str
         rows=image_rows(rows, name, config.image_column, config.label_column),
         image_column=config.image_column,
         label_column=config.label_column,
-        mode=_mode(config),
+        mode='L' if config.in_chans == 1 else 'RGB',
         length=asked or known or 0,
         digest=streams.digest,
         classes=form.index,

@@ -53,7 +53,8 @@ def test_json_lines(root: Path) -> None:
 
 @pytest.mark.parametrize(('labels', 'expected'), [
     (['3', '0', '-1'], [3, 0, -1]), (['3', '', '1'], [3, None, 1]), (['3', 'a', ''], ['3', 'a', None]),
-    (['007', '7', '8'], ['007', '7', '8']), (['1.0', '2.0', '1.0'], ['1.0', '2.0', '1.0']),
+    (['007', '7', '8'], ['007', '7', '8']), (['1' * 21, '7', '8'], ['1' * 21, '7', '8']),
+    (['9' * 18, '-' + '9' * 18, '8'], [10 ** 18 - 1, 1 - 10 ** 18, 8]), (['1.0', '2.0', '1.0'], ['1.0', '2.0', '1.0']),
 ])
 def test_labels_are_integers_only_if_all_are(root: Path, labels: list[str], expected: list[Any]) -> None:
     lines = [f'images/{number}.png,{label}' for number, label in enumerate(labels)]
@@ -76,12 +77,17 @@ def test_the_column_of_the_images(root: Path, column: str) -> None:
 
 
 def test_splits_by_column(root: Path) -> None:
-    parts = ['train', 'Training', 'dev', 'test', 'extra', '']
+    parts = ['train ', 'Train', 'dev', ' test', 'extra', '']
     lines = [f'images/{number}.png,{number % 2},{split}' for number, split in enumerate(parts)]
     (root / 'a.csv').write_text('\n'.join(['path,label,split', *lines]))
     assert read(root / 'a.csv') == {'train': [(0, 0), (1, 1)], 'validation': [(2, 0)], 'test': [(3, 1)],
                                     'extra': [(4, 0)]}
     assert open_splits(DataConfig(path=str(root / 'a.csv'))).left_out == {'a row without a split': 1}
+    source = load_source(DataConfig(path=str(root / 'a.csv'), train_split='train'))
+    assert source.left_out == {'a row without a split': 1, "a row of split 'extra', which is not used": 1}
+    (root / 'a.csv').write_text('\n'.join(['path,label,split', *lines, 'images/5.png,1,val']))
+    with pytest.raises(TrainError, match=r"the values 'dev' and 'val' of column 'split' both mean the split 'valid"):
+        read(root / 'a.csv')
 
 
 def test_splits_by_file(root: Path) -> None:
@@ -123,6 +129,82 @@ def test_metadata_beside_images(root: Path, kind: str, splits: tuple[str, ...]) 
         return
     (root / 'images').rename(root.parent / 'elsewhere')
     assert read(root) == expected
+
+
+def write(root: Path, *names: str) -> Path:
+    """Write images whose brightness is their place among the names."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(root / name)
+    return root
+
+
+@pytest.mark.parametrize(('images', 'lists', 'expected'), [
+    # The folders store images and are no classes.
+    (['train_images/a.png', 'train_images/b.png', 'test_images/c.png'],
+     {'train.csv': 'file_name,label\ntrain_images/a.png,x\ntrain_images/b.png,y'}, {'train': [(0, 'x'), (1, 'y')]}),
+    (['images/a.png', 'masks/a.png'], {'labels.csv': 'file_name,label\nimages/a.png,x'}, {'train': [(0, 'x')]}),
+    (['train/part1/a.png', 'train/part2/b.png', 'test/part1/c.png'],
+     {'train/metadata.csv': 'file_name,label\npart1/a.png,x\npart2/b.png,y',
+      'test/metadata.csv': 'file_name,label\npart1/c.png,y'}, {'train': [(0, 'x'), (1, 'y')], 'test': [(2, 'y')]}),
+    (['train/images/a.png', 'train/images/b.png'],
+     {'train/metadata.jsonl': '{"file_name": "images/a.png", "label": "x"}\n'}, {'train': [(0, 'x')]}),
+    # Other lists say nothing of the images.
+    (['images/a.png', 'masks/a.png'],
+     {'labels.csv': 'file_name,label\nimages/a.png,x', 'colours.csv': 'name,value\nx,7'}, {'train': [(0, 'x')]}),
+    (['cat/0.png', 'dog/1.png'], {'classes.csv': 'number,name\n0,cat\n1,dog', 'old.csv': 'caf\udce9'},
+     {'train': [(0, 0), (1, 1)]}),
+])
+def test_a_list_beside_folders_says_what_its_images_are(
+        tmp_path: Path, images: list[str], lists: dict[str, str], expected: dict[str, Any]) -> None:
+    root = write(tmp_path / 'data', *images)
+    for name, text in lists.items():
+        (root / name).write_bytes(text.encode('utf-8', 'surrogateescape'))
+    assert read(root) == expected
+    assert not open_splits(DataConfig(path=str(root))).notes
+
+
+def test_a_list_beside_folders_that_is_not_understood(tmp_path: Path) -> None:
+    root = write(tmp_path / 'data', 'images/a.png', 'masks/a.png')
+    (root / 'labels.csv').write_text('file_name,breed\nimages/a.png,x')
+    with pytest.raises(TrainError, match=r"list of them, 'labels.csv', without a column 'label', it has file_name, "
+                                         r'breed: name its labels as data\.label_column, or if the folders are'):
+        read(root)
+    assert read(root, label_column='breed') == {'train': [(0, 'x')]}
+    (root / 'labels.csv').write_text('file_name,label\na.png,x')
+    with pytest.raises(TrainError, match=r"labels.csv': 1 of 1 images don't exist: 'a.png' in line 2; write paths"):
+        read(root)
+    for name in ('a', 'a.png', 'else/a.png'):
+        (root / 'labels.csv').write_text(f'id,label\n{name},x')
+        assert read(root) == {'train': [(0, 0), (1, 1)]}
+        assert "'labels.csv' isn't read, though its column 'id'" in open_splits(DataConfig(path=str(root))).notes[0]
+
+
+def test_a_column_of_images_that_is_named_and_missing_is_an_error(root: Path) -> None:
+    (root / 'a.csv').write_text('file_name,crop_path,label\nimages/0.png,images/1.png,x\n')
+    assert read(root / 'a.csv', image_column='crop_path') == {'train': [(1, 'x')]}
+    with pytest.raises(TrainError, match=r"data\.image_column 'crop-path': '.*a.csv' has no such column, it has"
+                                         r" file_name, crop_path, label; did you mean 'crop_path'\?"):
+        read(root / 'a.csv', image_column='crop-path')
+
+
+def test_paths_as_windows_writes_them(root: Path) -> None:
+    (root / 'a.csv').write_text('file_name,label\nimages\\0.png,x\n.\\images\\1.png,y\n')
+    assert read(root / 'a.csv') == {'train': [(0, 'x'), (1, 'y')]}
+    write(root, 'images\\0.png', 'images\\1.png', 'images\\7.png')  # the name of a file here
+    (root / 'a.csv').write_text('file_name,label\nimages\\7.png,x\n')
+    assert read(root / 'a.csv') == {'train': [(2, 'x')]}
+
+
+@pytest.mark.parametrize('values', [[1, 'a'], [10 ** 21, 1], [{'a': 1}, [2]], [True, 'a']])
+def test_columns_of_json_lines_that_are_no_column_of_a_table(root: Path, values: list[Any]) -> None:
+    rows = [{'path': f'images/{number}.png', 'label': number, 'id': value} for number, value in enumerate(values)]
+    (root / 'a.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    assert read(root / 'a.jsonl') == {'train': [(0, 0), (1, 1)]}
+    opened = open_splits(DataConfig(path=str(root / 'a.jsonl')))
+    assert opened.notes == ("column 'id' has values of several types, or too large for 64 bits, and isn't read",)
+    with pytest.raises(TrainError, match=r"data.label_column 'id' of '.*' has values of several types, or too large"):
+        read(root / 'a.jsonl', label_column='id')
 
 
 @pytest.mark.parametrize(('text', 'message'), [

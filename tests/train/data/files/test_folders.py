@@ -291,3 +291,50 @@ def test_every_image_is_found_once_in_the_class_of_its_folder(
         alone = open_splits(DataConfig(path=str(root / split)))
         if 'train' not in {canonical_split(name) for name in classes}:
             assert per_class(alone.splits) == {'train': dict.fromkeys(rows.features['label'].names, len(files))}
+
+
+def card(root: Path, *splits: tuple[str, str], keys: str = '') -> Path:
+    files = ''.join(f'  - split: {split}\n    path: {pattern}\n' for split, pattern in splits)
+    (root / 'README.md').write_text(f'---\nconfigs:\n- config_name: default\n{keys}  data_files:\n{files}---\n')
+    return root
+
+
+def test_the_card_of_a_clone_says_which_images_are_which_split(tmp_path: Path) -> None:
+    root = write(tmp_path / 'clone', *(f'{split}/{name}/{3 if split == "trn" else 2}' for split in ('trn', 'tst')
+                                       for name in ('class 10', 'class 2')), 'old/bird/4')
+    write(root, 'trn/notes.txt', data=b'text')
+    card(root, ('train', 'trn/**'), ('test', 'tst/**'))
+    assert found(root) == {'train': {'class 2': 3, 'class 10': 3}, 'test': {'class 2': 2, 'class 10': 2}}
+    assert opened(root).left_out == {'not an image (.txt)': 1} and not opened(root).notes
+    (root / 'trn' / 'class 2' / '3.png').write_bytes(PNG)  # what changes is read again
+    assert found(root)['train'] == {'class 2': 4, 'class 10': 3}
+    card(root, ('train', 'trn/class 2/*'), ('extra', 'old/bird/*'))
+    assert found(root) == {'train': {'class 2': 4}, 'extra': {'bird': 4}}
+    card(root, ('train', 'old/**'))
+    with pytest.raises(TrainError, match=r"README.md names images in one folder, 'bird', and classification needs"):
+        found(root)
+    write(root, 'old/bird/big/1')
+    assert found(root) == {'train': {'big': 1, 'bird': 4}}
+    assert 'the folder that holds an image is its class' in opened(root).notes[0]
+    # A list among the files says what the images are.
+    (root / 'trn' / 'metadata.csv').write_text('file_name,label\nclass 2/0.png,a\nclass 10/0.png,b\n')
+    card(root, ('train', 'trn/**'))
+    assert opened(root).splits['train']['label'] == ['a', 'b']
+
+
+def test_the_card_of_a_clone_with_configurations_of_images(tmp_path: Path) -> None:
+    root = write(tmp_path / 'clone', 'pets/train/cat/2', 'pets/train/dog/2', 'birds/owl/3', 'birds/kite/3')
+    (root / 'README.md').write_text('---\nconfigs:\n- config_name: pets\n  data_dir: pets\n'
+                                    '- config_name: birds\n  data_dir: birds\n---\n')
+    assert found(root, name='pets') == {'train': {'cat': 2, 'dog': 2}}
+    assert found(root, name='birds') == {'train': {'kite': 3, 'owl': 3}}
+    with pytest.raises(TrainError, match=r'several configurations: write --data.name with one of pets, birds'):
+        found(root)
+
+
+@pytest.mark.parametrize('name', ['a\nb/0.png', 'cat/0\r.png', 'dog/a\u2028b/0.png'])
+def test_a_line_break_in_a_name(tmp_path: Path, name: str) -> None:
+    root = write(tmp_path / 'data', 'cat/1', 'dog/1', name)
+    with pytest.raises(TrainError, match='has a line break: rename it') as raised:
+        opened(root)
+    assert len(str(raised.value).splitlines()) == 1

@@ -179,7 +179,7 @@ def test_a_folder_of_images_on_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     for split in ('train', 'val'):
         (root / split / 'even').rename(root / split / 'test tube')
     code = ('from timm_collab.train.config import DataConfig\n'
-            'from timm_collab.train.data.readers import open_splits\n'
+            'from timm_collab.train.data.files.readers import open_splits\n'
             "for split, rows in open_splits(DataConfig(path='user/images')).splits.items():\n"
             "    print(split, rows.features['label'].names, rows['label'][:])\n")
     with DataSetServer(tmp_path / 'repository', 'user/images') as server:

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,7 +82,7 @@ def numbers(path: Path | str, **keys: Any) -> dict[str, list[int]]:
     (['train.parquet', 'test.parquet'], {'train': [0], 'test': [1]}, []),
     (['train-00000-of-00002.parquet', 'train-00001-of-00002.parquet', 'Validation-00000-of-00001.parquet'],
      {'train': [0, 1], 'validation': [2]}, []),
-    (['train_01.tar', 'train0.tar', 'val_01.tar', 'DEV.2.tar'], {'train': [1, 0], 'validation': [3, 2]}, []),
+    (['train_01.tar', 'train0.tar', 'val_01.tar', 'VAL.2.tar'], {'train': [1, 0], 'validation': [3, 2]}, []),
     (['train.0.parquet', 'testing 1.parquet'], {'train': [0], 'test': [1]}, []),
     (['train/0.tar', 'train/1.tar', 'val/0.tar'], {'train': [0, 1], 'validation': [2]}, []),
     (['data/train-00000-of-00001.parquet', 'data/test-00000-of-00001.parquet'], {'train': [0], 'test': [1]}, []),
@@ -106,7 +106,10 @@ def test_whole_leading_words_name_the_split(names: list[str], splits: dict[str, 
 
 
 @pytest.mark.parametrize(('names', 'message'), [
-    (['train/test-0.tar', 'train/1.tar'], "in a folder of split 'train' and has the name of split 'test'"),
+    (['train/test-0.tar', 'train/1.tar'], "in a folder of split 'train' and has the name 'test' of another: rename it"),
+    (['train.parquet', 'test.parquet', 'eval.parquet'],
+     "test.parquet' and '/root/eval.parquet' are both the split 'test', by the names 'test' and 'eval': rename one"),
+    (['val/0.tar', 'dev/0.tar'], "both the split 'validation', by the names 'val' and 'dev'"),
     (['train/val/0.tar'], 'in folders of two splits, train and validation'),
     (['my_train.parquet', 'your_test.parquet'], "can't be told apart by their names"),
     (['my_train.parquet', 'other.parquet'], "can't be told apart by their names"),
@@ -225,6 +228,18 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
         open_splits(DataConfig(path=str(root)))
 
 
+@pytest.mark.parametrize('streaming', [False, True])
+def test_tables_without_rows_or_with_two_columns_of_one_name(tmp_path: Path, streaming: bool) -> None:
+    root = parquet(parquet(tmp_path / 'data', 'train-0.parquet', 0, 1), 'train-1.parquet')
+    config = DataConfig(path=str(root), streaming=streaming)
+    with pytest.raises(TrainError, match=r"^'.*train-1.parquet' has no rows: remove it"):
+        (open_streams if streaming else open_splits)(config)
+    table = pyarrow.parquet.read_table(root / 'train-0.parquet')
+    pyarrow.parquet.write_table(table.append_column('label', table['label']), root / 'train-1.parquet')
+    with pytest.raises(TrainError, match=r"^'.*train-1.parquet' has several columns of one name, label: rename all"):
+        (open_streams if streaming else open_splits)(config)
+
+
 @pytest.mark.parametrize('label', ['json', 'cls'])
 @pytest.mark.parametrize('streaming', [False, True])
 def test_labels_of_webdataset_shards(tmp_path: Path, label: str, streaming: bool) -> None:
@@ -250,6 +265,55 @@ def test_a_key_of_the_json_files_as_label_column(tmp_path: Path) -> None:
     assert [row['number'] for row in streams.splits['train']] == [0, 1, 2, 3]
     with pytest.raises(TrainError, match=r"no column 'nubmer', the data has png, json, .*label, number; did you mean"):
         load_source(DataConfig(path=str(root), label_column='nubmer'))
+
+
+@pytest.mark.parametrize('streaming', [False, True])
+def test_the_label_of_a_sample_with_several(tmp_path: Path, streaming: bool) -> None:
+    members = {}
+    for number in range(6):
+        members |= {f'{number}.png': png(number), f'{number}.cls': str(number % 2).encode(),
+                    f'{number}.json': json.dumps({'label': 1 - number % 2, 'other': number}).encode(),
+                    f'{number}.txt': ('even\n', 'odd\r\n', 'even')[number % 3].encode()}
+    root = tar(tmp_path / 'data', 'train-0.tar', members)
+
+    def labels(column: str) -> list[Any]:
+        config = DataConfig(path=str(root), label_column=column, streaming=streaming)
+        rows = (open_streams if streaming else open_splits)(config).splits['train']
+        assert [row['png'] is not None for row in rows] == [True] * 6
+        return [row[column] for row in rows]
+
+    assert labels('label') == [0, 1, 0, 1, 0, 1]  # .cls counts
+    assert labels('other') == [0, 1, 2, 3, 4, 5]
+    assert labels('txt') == ['even', 'odd', 'even'] * 2
+
+
+@pytest.mark.parametrize(('extension', 'first', 'message'), [
+    ('jpeg', 6, r"train-0.tar': the image of sample '6' is .jpeg, and those of the first samples are .png, which 1 of 7"
+                ' samples lack: write all with one extension'),
+    ('PNG', 6, r"sample '6' is .PNG, and those of the first samples are .png"),
+    ('jpeg', 2, 'the first samples of a shard differ in their members, write all with the same extensions'),
+])
+def test_images_of_several_extensions_in_shards(tmp_path: Path, extension: str, first: int, message: str) -> None:
+    last = {f'6.{extension}': png(6), '6.cls': b'0'}
+    root = tar(tmp_path / 'data', 'train-0.tar', {
+        **{f'{name}.{kind}': data for name in range(first) for kind, data in (('png', png(name)), ('cls', b'0'))},
+        **last})
+    with pytest.raises(TrainError, match=message) as raised:
+        open_splits(DataConfig(path=str(root)))
+    assert '\n' not in str(raised.value)
+    # So do shards that differ.
+    tar(tar(root, 'train-0.tar', shard(*range(6), label='cls')), 'train-1.tar', last)
+    with pytest.raises(TrainError, match=f"train-1.tar': the image of sample '6' is .{extension}, and those"):
+        open_splits(DataConfig(path=str(root)))
+    # A sample without any image is one to skip.
+    tar(root, 'train-1.tar', {'6.cls': b'0'})
+    assert numbers_per_split(root) == {'train': 7}
+
+
+def test_words_in_cls_members(tmp_path: Path) -> None:
+    members = {f'{name}.{kind}': data for name in range(6) for kind, data in (('png', png(name)), ('cls', b'dog'))}
+    with pytest.raises(TrainError, match=r'a member \.cls holds an integer, store words as \.txt and write'):
+        open_splits(DataConfig(path=str(tar(tmp_path / 'data', 'train-0.tar', members))))
 
 
 @settings(max_examples=30, deadline=None)
@@ -306,6 +370,31 @@ def test_the_card_of_a_clone_says_which_file_is_which_split(tmp_path: Path) -> N
         numbers(root)
 
 
+def test_the_card_of_a_clone_says_which_folder_is_which_configuration(tmp_path: Path) -> None:
+    root = parquet(parquet(tmp_path / 'clone', 'a/train-0.parquet', 0, 1), 'a/test-0.parquet', 2)
+    parquet(root, 'b/all.parquet', 3, 4)
+    head = '---\nconfigs:\n- config_name: a\n  data_dir: a\n'
+    (root / 'README.md').write_text(head + '---\n')
+    assert numbers(root) == numbers(root, name='a') == {'train': [0, 1], 'test': [2]}
+    (root / 'README.md').write_text(head + '- config_name: b\n  data_dir: b\n---\n')
+    with pytest.raises(TrainError, match=r'several configurations: write --data.name with one of a, b'):
+        numbers(root)
+    assert numbers(root, name='a') == {'train': [0, 1], 'test': [2]}
+    assert numbers(root, name='b') == {'train': [3, 4]}
+    (root / 'README.md').write_text(head + '- config_name: b\n  data_dir: b\n  default: true\n---\n')
+    assert numbers(root) == {'train': [3, 4]}
+    (root / 'README.md').write_text(head.replace('data_dir: a', 'data_dir: c') + '---\n')
+    with pytest.raises(TrainError, match=r"README.md': data_dir of configuration 'a' is no folder"):
+        numbers(root)
+
+
+def test_a_pattern_in_a_card_that_no_file_has(tmp_path: Path) -> None:
+    root = parquet(tmp_path / 'clone', 'first.parquet', 0, 1)
+    (root / 'README.md').write_text(CARD[:CARD.index('- config_name: large')] + '---\n')
+    with pytest.raises(TrainError, match=r"configuration 'small' names 'second.parquet', and there is no such file"):
+        numbers(root)
+
+
 def test_refused_folders(tmp_path: Path) -> None:
     root = parquet(tmp_path / 'data', 'train.parquet', 0, 1)
     tar(root, 'train.tar', shard(0, 1))
@@ -315,6 +404,40 @@ def test_refused_folders(tmp_path: Path) -> None:
     (root / 'train.tar').unlink()
     with pytest.raises(TrainError, match="'::' in a path stands for a file in an archive: rename it"):
         open_splits(DataConfig(path=str(root.rename(tmp_path / 'a::b'))))
+
+
+@pytest.mark.parametrize('table', ['0.parquet', 'data/0.parquet', 'train/0.parquet'])
+def test_tables_beside_classes_are_never_ignored(tmp_path: Path, table: str) -> None:
+    root = parquet(tmp_path / 'data', table, 0, 1)
+    for name in ('cat', 'dog'):
+        (root / 'train' / name).mkdir(parents=True)
+        (root / 'train' / name / '0.png').write_bytes(png(0))
+    with pytest.raises(TrainError, match=f'has both class folders and tables, such as {table}: move one of them'):
+        open_splits(DataConfig(path=str(root)))
+    (root / table).rename(root / 'train' / 'cat' / 'features.parquet')  # of a class
+    assert numbers_per_split(root) == {'train': 2}
+
+
+def numbers_per_split(root: Path, **keys: Any) -> dict[str, int]:
+    return {split: len(table) for split, table in open_splits(DataConfig(path=str(root), **keys)).splits.items()}
+
+
+def test_tables_that_map_caches_are_no_data(tmp_path: Path) -> None:
+    root = tmp_path / 'data'
+    for split, of_split in (('train', (0, 1, 2, 3)), ('test', (5, 4))):
+        rows(*of_split).save_to_disk(root / split)
+        saved = datasets.load_from_disk(root / split)
+        saved.map(lambda row: {'label': 1 - row['label']})
+        assert len(list((root / split).glob('cache-*.arrow'))) == 1
+    expected = {'train': [0, 1, 2, 3], 'test': [5, 4]}
+    for path in (root, root / '*' / '*.arrow'):
+        assert numbers(path) == expected
+    assert open_splits(DataConfig(path=str(root))).left_out == {
+        'a file beside the tables (.json)': 4, 'a table that datasets cached beside those of save_to_disk': 2}
+    streams = open_streams(DataConfig(path=str(root), streaming=True))
+    assert [len(list(split)) for split in streams.splits.values()] == [4, 2]
+    # A file that is named is read.
+    assert numbers_per_split(root / 'train' / 'cache-*.arrow') == {'train': 4}
 
 
 def test_the_cause_of_a_failed_copy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

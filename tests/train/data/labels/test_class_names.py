@@ -304,7 +304,6 @@ def test_a_noise_column_that_lacks_labels(tmp_path):
 @pytest.mark.parametrize(('found', 'asked', 'chosen'), [
     (['train', 'dev'], {}, ('train', 'dev', None)),
     (['Training', 'VALID', 'eval'], {}, ('Training', 'VALID', 'eval')),
-    (['train', 'val', 'validation', 'test'], {}, ('train', 'validation', 'test')),
     (['train', 'validation'], {'val_split': 'val'}, ('train', 'validation', None)),
     (['train', 'val', 'validation'], {'val_split': 'val'}, ('train', 'val', None)),
     (['train', 'test'], {'val_split': 'testing', 'test_split': None}, ('train', 'test', None)),

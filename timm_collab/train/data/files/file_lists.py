@@ -13,14 +13,14 @@ import datasets
 import pyarrow.parquet
 
 from ...config import DataConfig
-from ...errors import TrainError, one_line, require
+from ...errors import TrainError, nearest, one_line, require
 from .folders import Opened, canonical_split
 
 LISTS = ('.csv', '.tsv', '.jsonl')
 """Extensions of lists; so is `metadata.parquet`, the name that `datasets` gives it."""
 
 _FILE_COLUMNS = ('image', 'file_name', 'filename', 'path', 'file')
-_INTEGER = re.compile(r'0|-?[1-9]\d*')  # 007 is a name
+_INTEGER = re.compile(r'0|-?[1-9]\d{0,17}')  # of 64 bits; 007 is a name
 _SHOWN = 3
 Row = dict[str, Any]
 
@@ -37,41 +37,69 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
         TrainError: A list can't be read, or it names a file that doesn't exist.
     """
     splits: defaultdict[str, list[Row]] = defaultdict(list)
-    left_out = Counter[str]()
+    left_out, words = Counter[str](), dict[str, str]()
     for split, files in files_by_split.items():
         for file in files:
             for row in _images(file, config):
-                named = row.pop('split', split) if config.label_column != 'split' else split
-                if named:
-                    splits[canonical_split(str(named)) or str(named)].append(row)
-                else:
+                if config.label_column == 'split' or 'split' not in row:
+                    splits[split].append(row)
+                    continue
+                cell = row.pop('split')
+                named = '' if cell is None else str(cell).strip()
+                if not named:
                     left_out['a row without a split'] += 1
-    columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
+                    continue
+                canonical = canonical_split(named) or named
+                word = words.setdefault(canonical, named.lower())
+                require(word == named.lower(), f"'{file}': the values '{word}' and '{named.lower()}' of column 'split'"
+                                               f" both mean the split '{canonical}': write one of them")
+                splits[canonical].append(row)
+    together = [row for rows in splits.values() for row in rows]
+    columns = dict.fromkeys(column for row in together for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
     integers = [] if not is_text else [
-        column for column in columns
-        if all(_INTEGER.fullmatch(row.get(column) or '0') for rows in splits.values() for row in rows)]
+        column for column in columns if all(_INTEGER.fullmatch(row.get(column) or '0') for row in together)]
+    mixed = [] if is_text else [
+        column for column in columns if not _is_of_one_type(row.get(column) for row in together)]
+    require(config.label_column not in mixed, f"data.label_column '{config.label_column}' of '{config.path}' has values"
+                                              ' of several types, or too large for 64 bits: write text in all rows')
+    notes = [f"column '{column}' has values of several types, or too large for 64 bits, and isn't read"
+             for column in mixed]
     tables = {}
     for split, rows in splits.items():
-        cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns}
+        cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns
+                                       if column not in mixed}
         for column in integers:
             cells[column] = [int(cell) if cell else None for cell in cells[column]]
         tables[split] = datasets.Dataset.from_dict(cells).cast_column(config.image_column, datasets.Image())
-    return Opened(tables, dict(left_out))
+    return Opened(tables, dict(left_out), tuple(notes))
+
+
+def _is_of_one_type(cells: Iterable[Any]) -> bool:
+    """Whether the cells can be a column of a table."""
+    try:
+        pyarrow.array(list(cells))
+    except (pyarrow.ArrowException, OverflowError):
+        return False
+    return True
 
 
 def _images(file: str, config: DataConfig) -> list[Row]:
     """The rows of a list, with the path of the image in the column of the recipe."""
     numbered = list(_read(file))
     columns = dict.fromkeys(column for _, row in numbered for column in row)
-    column = next((each for each in (config.image_column, *_FILE_COLUMNS) if each in columns), None)
+    column = image_column(columns, config)
     require(len(numbered) > 0, f"'{file}' has no rows")
+    require(column is not None or config.image_column == DataConfig.image_column,
+            f"data.image_column '{config.image_column}': '{file}' has no such column, it has {', '.join(columns)}"
+            f'{nearest(config.image_column, columns)}')
     require(column is not None, f"'{file}' has no column with the paths of images, it has {', '.join(columns)}: name"
                                 f' one of them as data.image_column, or {" or ".join(_FILE_COLUMNS)} in its first line')
     rows, missing = [], []
     for line, row in numbered:
         name = row.pop(str(column), None)
-        if not isinstance(name, str) or not os.path.isfile(path := _path(file, name)):
+        path = image_path(file, name)
+        if path is None:
             missing.append(f'{name!r} in line {line}')
             continue
         rows.append({config.image_column: path, **row})
@@ -81,8 +109,28 @@ def _images(file: str, config: DataConfig) -> list[Row]:
     return rows
 
 
-def _path(file: str, name: str) -> str:
-    return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(file)), name))
+def image_column(columns: Iterable[str], config: DataConfig) -> str | None:
+    """The column with the paths of images: the one that the recipe names, or else the first with a usual name."""
+    default = config.image_column == DataConfig.image_column
+    names = (config.image_column, *_FILE_COLUMNS) if default else (config.image_column,)
+    return next((name for name in names if name in columns), None)
+
+
+def image_path(file: str, name: Any) -> str | None:
+    """The path of the image that a cell of a list names; None if there is no such file."""
+    if not isinstance(name, str):
+        return None
+    folder = os.path.dirname(os.path.abspath(file))
+    paths = [os.path.normpath(os.path.join(folder, each)) for each in (name, name.replace('\\', '/'))]  # of Windows
+    return next(filter(os.path.isfile, paths), None)
+
+
+def first_row(file: str) -> Row:
+    """The first row of a list; an empty one if it has none, or can't be read."""
+    try:
+        return next((row for _, row in _read(file)), {})
+    except (TrainError, pyarrow.ArrowInvalid):
+        return {}
 
 
 def _read(file: str) -> Iterator[tuple[int, Row]]:

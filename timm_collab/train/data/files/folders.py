@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -106,7 +106,8 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
         link: The last link on the way to it.
 
     Raises:
-        TrainError: A folder can't be read, a link leads back to a folder above it, or a name isn't UTF-8.
+        TrainError: A folder can't be read, a link leads back to a folder above it, or a name isn't a line
+            of UTF-8.
     """
     images, others, folders, left_out = [], [], {}, Counter[str]()
     try:
@@ -128,6 +129,8 @@ def scan(path: str, above: tuple[tuple[int, int], ...] = (), link: str | None = 
             raise TrainError(f"link '{entry.path}' can't be followed ({one_line(error.strerror)}): remove it") from None
         require(_is_utf8(entry.name), f"the name '{_readable(entry.path)}' is not UTF-8: rename it, or all in its"
                                       ' folder with convmv -f latin1 -t utf8')
+        require(entry.name.splitlines() == [entry.name],
+                f'the name {entry.name!r} in folder {path!r} has a line break: rename it')
         if is_folder:
             folders[entry.name] = scan(entry.path, (*above, here), entry.path if entry.is_symlink() else link)
         elif not is_file:
@@ -221,8 +224,44 @@ def open_images(root: Folder) -> Opened:
         splits = {'train': root}
     for folder in splits.values():
         _check_classes(folder, notes)
-    return Opened({split: _table(folder) for split, folder in splits.items()}, dict(+left_out),
+    return Opened({split: _table(folder.classes) for split, folder in splits.items()}, dict(+left_out),
                   tuple(dict.fromkeys(notes)))
+
+
+def open_files(files_by_split: Mapping[str, Sequence[str]], path: str) -> Opened:
+    """Make a split of each group of files, as a card names them. The folder that holds an image is its class.
+
+    Args:
+        files_by_split: The files.
+        path: `data.path`, for messages.
+
+    Raises:
+        TrainError: A split has no image, or all are of one class.
+    """
+    left_out, notes, classes_by_split = Counter[str](), list[str](), {}
+    for split, files in files_by_split.items():
+        classes: defaultdict[str, list[str]] = defaultdict(list)
+        for file in files:
+            if reason := _no_image(file):
+                left_out[reason] += 1
+            else:
+                classes[unicodedata.normalize('NFC', os.path.basename(os.path.dirname(file)))].append(file)
+        require(classes, f"split '{split}' of data.path '{path}' has no images: correct its files in README.md")
+        images = sorted((image for of_class in classes.values() for image in of_class), key=_depth)
+        if _depth(images[0]) != _depth(images[-1]):
+            notes.append(f"images of split '{split}' are in folders of different depth, and the folder that holds an"
+                         f" image is its class, as README.md names its file: that of '{images[-1]}' is"
+                         f" '{os.path.basename(os.path.dirname(images[-1]))}'")
+        classes_by_split[split] = dict(classes)
+    names = {name for classes in classes_by_split.values() for name in classes}
+    require(len(names) > 1, f"data.path '{path}': README.md names images in one folder, '{next(iter(names))}', and"
+                            ' classification needs a folder for each of at least 2 classes')
+    return Opened({split: _table(classes) for split, classes in classes_by_split.items()}, dict(left_out),
+                  tuple(notes))
+
+
+def _depth(path: str) -> int:
+    return path.count(os.sep)
 
 
 def _without_classes(root: Folder) -> str:
@@ -262,10 +301,10 @@ def _check_classes(split: Folder, notes: list[str]) -> None:
                      ' versions of timm-collab sort them as text')
 
 
-def _table(split: Folder) -> datasets.Dataset:
+def _table(classes: Mapping[str, Sequence[str]]) -> datasets.Dataset:
     """The images of a split, sorted by path, and their classes in natural order."""
-    names = natural_order(split.classes)
-    labelled = sorted((image, label) for label, name in enumerate(names) for image in split.classes[name])
+    names = natural_order(classes)
+    labelled = sorted((image, label) for label, name in enumerate(names) for image in classes[name])
     images, labels = zip(*labelled, strict=True)
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
     return datasets.Dataset.from_dict({'image': images, 'label': labels}, features=features)

@@ -24,10 +24,11 @@ from PIL import Image
 from ...config import DataConfig
 from ...errors import TrainError, one_line, require
 from ..labels.class_names import join_files
-from .file_lists import open_lists
-from .folders import Folder, Opened, open_images, scan, split_folders
-from .tables import Tables, card_tables, find_data, make_builders, num_rows, with_labels
+from .file_lists import is_list, open_lists
+from .folders import Folder, Opened, open_files, open_images, scan, split_folders
+from .tables import Tables, card_tables, find_data, make_builders, num_rows
 from .timm_readers import TIMM, open_timm
+from .webdataset import with_labels
 
 BUILTIN = 'builtin:'
 _HUB_ID = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
@@ -49,9 +50,9 @@ def open_splits(config: DataConfig) -> Opened:
             return _from_hub(config)
         if _saved(place):
             return Opened(_named(datasets.load_from_disk(place)))
-        found = _of_card(place, config) or find_data(place, path)
-        if isinstance(found, Folder):
-            return open_images(found)
+        found = _of_card(place, config) or find_data(place, config)
+        if isinstance(found, Opened):
+            return found
         if found.is_lists:
             opened = open_lists(found.files, config)
         else:
@@ -140,9 +141,9 @@ def open_streams(config: DataConfig) -> Streams:
             return Streams(splits, f'{builder.hash} {builder.config_id}', known)
         require(not _saved(place), f"data.streaming: '{path}' was written by save_to_disk and is never copied: leave"
                                    ' out data.streaming')
-        found = _of_card(place, config) or find_data(place, path)
-        if isinstance(found, Folder) or found.is_lists:
-            kind = 'folder' if isinstance(found, Folder) else 'list'
+        found = _of_card(place, config) or find_data(place, config)
+        if isinstance(found, Opened) or found.is_lists:
+            kind = 'folder' if isinstance(found, Opened) else 'list'
             raise TrainError(f"data.streaming: '{path}' is a {kind} of images,{in_place}")
         builders = make_builders(found, same_names=True)
         splits = {split: with_labels(builder.as_streaming_dataset(split=split), config)
@@ -197,6 +198,10 @@ def _loading(path: str, is_hub: bool) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = (f": free space on the disk of '{datasets.config.HF_DATASETS_CACHE}', where tables are copied,"
                       ' or set HF_DATASETS_CACHE to another folder')
+        if "don't share the same prefix or the same types" in str(cause):
+            remedy = ': the first samples of a shard differ in their members, write all with the same extensions'
+        elif 'invalid literal for int()' in str(cause):
+            remedy = ': a member .cls holds an integer, store words as .txt and write --data.label_column txt'
         raise TrainError(f"data.path '{path}' can't be loaded {where} ({type(cause).__name__}: {one_line(cause)})"
                          f'{remedy}') from error
 
@@ -241,41 +246,63 @@ def _saved(place: Place) -> bool:
     return isinstance(place, str) and any((Path(place) / name).is_file() for name in _SAVED)
 
 
-def _of_card(place: str | list[str], config: DataConfig) -> Tables | None:
-    """The files that the card of a dataset names for each split; None if there is no such card.
+def _of_card(place: str | list[str], config: DataConfig) -> Opened | Tables | None:
+    """The data that the card of a dataset names; None if there is no such card.
 
     Raises:
         TrainError: The card has several configurations and none was chosen, or data.name is set and there is none.
     """
-    configs = _configurations(Path(place) / 'README.md') if isinstance(place, str) else []
-    if not configs:
+    card = Path(place) / 'README.md' if isinstance(place, str) else None
+    configs = _configurations(card) if card else {}
+    if card is None or not configs:
         require(config.name is None, f"data.name is for datasets with several configurations, and data.path"
                                      f" '{config.path}' has none: leave it out")
         return None
-    require(len(configs) == 1 or config.name in configs or (config.name is None and 'default' in configs),
-            f"data.path '{config.path}' has several configurations: write --data.name with one of"
-            f' {", ".join(configs)}')
+    default = next((name for name, keys in configs.items() if keys.get('default') is True), 'default')
+    name = config.name or (next(iter(configs)) if len(configs) == 1 else default)
+    several = f'has several configurations: write --data.name with one of {", ".join(configs)}'
+    require(name in configs, f"data.path '{config.path}' " + (
+        several if len(configs) > 1 else f"has no configuration '{name}', only {', '.join(configs)}"))
+    folder, patterns = card.parent / str(configs[name].get('data_dir') or ''), configs[name].get('data_files')
+    if patterns is None:  # its splits are found as those of any folder
+        require(folder.is_dir(), f"'{card}': data_dir of configuration '{name}' is no folder: correct or remove it")
+        return find_data(str(folder), config)
     require(not has_magic(str(place)), f"data.path '{config.path}' has '[', '*' or '?' in its name, which"
                                        ' would be taken for a pattern: rename the folder')
-    # Its files alone: what `datasets` caches for a configuration stays when its files change.
-    builder = datasets.load_dataset_builder(place, config.name)
-    if isinstance(builder, ImageFolder):
-        require(len(configs) == 1, f"data.path '{config.path}' has several configurations of folders of images: write"
-                                   ' the folder of one of them as data.path')
-        return None
+    try:
+        # Its files alone: what `datasets` caches for a configuration stays when its files change.
+        builder = datasets.load_dataset_builder(str(place), name)
+    except Exception:  # `datasets` says that it can't infer a format
+        for pattern in _patterns(patterns):
+            require(glob(str(folder / pattern), recursive=True),
+                    f"'{card}': configuration '{name}' names '{pattern}', and there is no such file: correct it, or"
+                    ' remove it')
+        raise
     files = {str(split): [str(file) for file in found] for split, found in builder.config.data_files.items()}
-    return card_tables(files, str(config.path), builder.info.features)
+    lists = {split: list(filter(is_list, found)) for split, found in files.items()}
+    if isinstance(builder, ImageFolder) and not any(lists.values()):
+        return open_files(files, str(config.path))
+    return card_tables(lists if isinstance(builder, ImageFolder) else files, str(config.path), builder.info.features)
 
 
-def _configurations(card: Path) -> list[str]:
-    """The configurations in the card of a dataset that name their files."""
+def _patterns(data_files: Any) -> list[str]:
+    """The patterns in a card's `data_files`: one, a list, or one or more for each split."""
+    if isinstance(data_files, dict):
+        data_files = data_files.get('path', [])
+    return [data_files] if isinstance(data_files, str) else [
+        pattern for each in data_files for pattern in _patterns(each)]
+
+
+def _configurations(card: Path) -> dict[str, dict[str, Any]]:
+    """The configurations in the card of a dataset that name their files or folder."""
     if not card.is_file():
-        return []
+        return {}
     try:
         listed = (metadata_load(card) or {}).get('configs') or []
     except Exception as error:  # YAML's among them
         raise TrainError(f"the head of '{card}' can't be read ({one_line(error)}): repair or remove it") from error
-    return [str(each.get('config_name', 'default')) for each in listed if 'data_files' in each]
+    return {str(each.get('config_name', 'default')): each for each in listed
+            if 'data_files' in each or 'data_dir' in each}
 
 
 def _builtin_folder(name: str) -> Path:

@@ -5,11 +5,13 @@ The split of a file is its folder's whole name, or the word with which its own n
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -19,16 +21,15 @@ from PIL import Image
 
 from ...config import DataConfig
 from ...errors import TrainError, one_line, require
-from .file_lists import LISTS, is_list
-from .folders import SPLITS, Folder, canonical_split, scan, split_folders
+from .file_lists import LISTS, first_row, image_column, image_path, is_list
+from .folders import SPLITS, Folder, Opened, canonical_split, open_images, scan, split_folders
+from .webdataset import check_end
 
 BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
 """The builder of `datasets` for each type of table that contains images."""
 
 _CARDS = ('README.md', 'dataset_infos.json', 'LICENSE')
 _PACKED = ('.zip', '.gz', '.tgz', '.bz2', '.xz', '.zst', '.7z', '.rar')
-_END_OF_ARCHIVE = bytes(1024)
-_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'(\xb5/\xfd')
 _SHARD = re.compile(r'(\w+(?:\.\w+)*)-\d{5}-of-\d{5}')
 
 
@@ -53,16 +54,17 @@ class Tables:
     features: datasets.Features | None = None
 
 
-def find_data(place: str | list[str], path: str) -> Folder | Tables:
+def find_data(place: str | list[str], config: DataConfig) -> Opened | Tables:
     """Find out what a folder or files contain: images in class folders, tables with images, or lists of images.
 
     Args:
         place: The folder, or the files.
-        path: `data.path`, for messages.
+        config: The data keys of the recipe.
 
     Raises:
         TrainError: They contain several of these.
     """
+    path = str(config.path)
     if isinstance(place, list):
         return _tables(place, os.path.commonpath([os.path.dirname(file) for file in place]), path, Counter())
     root = scan(place)
@@ -73,13 +75,17 @@ def find_data(place: str | list[str], path: str) -> Folder | Tables:
     # With train.csv and test.csv, the folders train/ and test/ are no classes.
     has_classes = bool(split_folders(root)) or (
         len(root.classes) > 1 and not (lists and all(map(canonical_split, root.classes))))
+    notes: list[str] = []
     if has_classes:
-        beside = sorted({*root.others} & {*tables})
+        beside = [file for folder in root.walk() if folder in near or not folder.all_images
+                  for file in folder.others if file in tables]
         require(not beside, f"data.path '{path}' has both class folders and tables, such as"
-                            f' {", ".join(map(os.path.basename, beside[:1]))}: move one of them, or name the tables by'
-                            ' a pattern')
-    if has_classes or not (tables or lists):
-        return root
+                            f' {", ".join(os.path.relpath(file, place) for file in beside[:1])}: move one of them, or'
+                            ' name the tables by a pattern')
+        tables, (lists, notes) = [], _lists_of(root, lists, config)
+    if not (tables or lists):
+        opened = open_images(root)
+        return replace(opened, notes=(*opened.notes, *notes))
     chosen = {*(tables or lists)}
     left_out = Counter(f'a file beside the tables ({os.path.splitext(file)[1] or "no extension"})'
                        for file in others if file not in chosen and os.path.basename(file) not in _CARDS)
@@ -88,7 +94,37 @@ def find_data(place: str | list[str], path: str) -> Folder | Tables:
     return _tables(sorted(chosen), place, path, left_out)
 
 
+def _lists_of(root: Folder, lists: Sequence[str], config: DataConfig) -> tuple[list[str], list[str]]:
+    """Which lists beside folders of images say what the images are, and a sentence for each that may be meant to.
+
+    Raises:
+        TrainError: A list names the images, and no labels.
+    """
+    known = {os.path.basename(image) for image in root.all_images}
+    known |= {stem for name in known if not (stem := os.path.splitext(name)[0]).isdigit()}
+    used, notes = [], []
+    for file in lists:
+        row, name = first_row(file), os.path.relpath(file, root.path)
+        column = image_column(row, config)
+        if column is not None and config.label_column in row:
+            used.append(file)
+            continue
+        require(column is None or image_path(file, row[column]) is None,
+                f"data.path '{config.path}' has folders of images and a list of them, '{name}', without a column"
+                f" '{config.label_column}', it has {', '.join(row)}: name its labels as data.label_column, or if the"
+                ' folders are the classes, move the list elsewhere')
+        column = next((each for each, cell in row.items() if os.path.basename(str(cell)) in known), None)
+        if column is not None:
+            notes.append(f"folders are read as classes, and '{name}' isn't read, though its column '{column}' names"
+                         f' images: if it has the labels, write paths from its own folder into a column file_name')
+    return used, notes
+
+
 def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> Tables:
+    cached = _cached(files)
+    if cached and len(cached) < len(files):
+        files = [file for file in files if file not in cached]
+        left_out['a table that datasets cached beside those of save_to_disk'] += len(cached)
     extension = _one_type(files, path)
     by_split, unnamed = split_of_files(files, root)
     left_out['a table without the name of a split'] += len(unnamed)
@@ -97,6 +133,19 @@ def _tables(files: list[str], root: str, path: str, left_out: Counter[str]) -> T
         notes.append(f'{len(unnamed)} files are left out, because their names begin with no split and those of others'
                      f" do, such as '{os.path.basename(unnamed[0])}'")
     return Tables(by_split, extension, all(map(is_list, files)), dict(+left_out), tuple(notes))
+
+
+def _cached(files: Sequence[str]) -> set[str]:
+    """Which files are none of those that `save_to_disk` wrote: `map` and `filter` store theirs in the same folder."""
+    found: dict[str, set[str] | None] = {}
+    for folder in {os.path.dirname(file) for file in files}:
+        try:
+            state = json.loads(Path(folder, 'state.json').read_text(encoding='utf-8'))
+            found[folder] = {each['filename'] for each in state['_data_files']}
+        except (OSError, ValueError, LookupError, TypeError):  # of no saved dataset
+            found[folder] = None
+    return {file for file in files
+            if (saved := found[os.path.dirname(file)]) is not None and os.path.basename(file) not in saved}
 
 
 def card_tables(files: dict[str, list[str]], path: str, features: datasets.Features | None) -> Tables:
@@ -140,20 +189,26 @@ def split_of_files(files: Sequence[str], root: str) -> tuple[dict[str, list[str]
         The files of each split, and those without the name of a split where others have one.
 
     Raises:
-        TrainError: A file has the names of two splits, or names contain splits where they can't be told.
+        TrainError: A file has the names of two splits, a split has two names, or they can't be told.
     """
     names = {file: os.path.splitext(os.path.basename(file))[0] for file in files}
-    folders = {file: _split_of_folder(file, root) for file in files}
-    leading = {file: _leading_split(name) for file, name in names.items()}
+    folders = {file: _word_of_folder(file, root) for file in files}
+    leading = {file: _leading_word(name) for file, name in names.items()}
     if not any(leading.values()) and len(files) > 1:
         shared = re.match(r'(.*[-_. ])?', os.path.commonprefix(list(names.values())))  # noqa: RUF071, of names
-        leading = {file: _leading_split(name[shared.end() if shared else 0:]) for file, name in names.items()}
+        leading = {file: _leading_word(name[shared.end() if shared else 0:]) for file, name in names.items()}
     found: defaultdict[str | None, list[str]] = defaultdict(list)
+    first: dict[str, tuple[str, str]] = {}  # word and file of each split
     for file in files:
-        folder, word = folders[file], leading[file]
-        require(None in (folder, word) or folder == word,
-                f"'{file}' is in a folder of split '{folder}' and has the name of split '{word}': rename it")
-        found[folder or word].append(file)
+        word = folders[file] or leading[file]
+        split = canonical_split(word) if word else None
+        require(leading[file] is None or canonical_split(str(leading[file])) == split,
+                f"'{file}' is in a folder of split '{split}' and has the name '{leading[file]}' of another: rename it")
+        found[split].append(file)
+        if word and split:
+            before, other = first.setdefault(split, (word, file))
+            require(word == before, f"'{other}' and '{file}' are both the split '{split}', by the names '{before}' and"
+                                    f" '{word}': rename one of them")
     unnamed = found.pop(None, [])
     if found:
         for file in list(unnamed):  # other splits of a dataset that was written by `datasets`
@@ -170,16 +225,18 @@ def split_of_files(files: Sequence[str], root: str) -> tuple[dict[str, list[str]
     return {'train': sorted(unnamed)} if unnamed else {}, []
 
 
-def _split_of_folder(file: str, root: str) -> str | None:
+def _word_of_folder(file: str, root: str) -> str | None:
+    """The word for a split that is the whole name of a folder on the way to a file."""
     parts = os.path.relpath(os.path.dirname(file), root).split(os.sep)
-    found = {split for part in parts if (split := canonical_split(part))}
+    found = {split: part.lower() for part in parts if (split := canonical_split(part))}
     require(len(found) < 2, f"'{file}' is in folders of two splits, {' and '.join(sorted(found))}: move it")
-    return found.pop() if found else None
+    return next(iter(found.values()), None)
 
 
-def _leading_split(name: str) -> str | None:
+def _leading_word(name: str) -> str | None:
+    """The word for a split with which a name begins."""
     word = re.match(r'[^\W\d_]+(?=[-_. \d]|$)', name)
-    return canonical_split(word[0]) if word else None
+    return word[0].lower() if word and canonical_split(word[0]) else None
 
 
 def make_builders(tables: Tables, same_names: bool) -> dict[str, datasets.DatasetBuilder]:
@@ -212,7 +269,7 @@ def _check_shards(
     """The columns that shards declare; raise an error if one is damaged, or differs in its columns from the first."""
     if extension == '.tar':
         for file in files:
-            _check_end(file)
+            check_end(file)
         return None
     first: datasets.Features | None = None
     for file in files:
@@ -221,6 +278,9 @@ def _check_shards(
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise TrainError(f"'{file}' can't be read ({one_line(error)}): it is damaged or no {extension[1:]} file,"
                              ' copy it again or remove it') from error
+        twice = [name for name, count in Counter(schema.names).items() if count > 1]
+        require(not twice, f"'{file}' has several columns of one name, {', '.join(twice)}: rename all but one")
+        require(num_rows([file], extension) != 0, f"'{file}' has no rows: remove it")
         features = datasets.Features.from_arrow_schema(schema)
         first = first or features
         for column in [*first, *features]:
@@ -254,53 +314,8 @@ def _arrow_schema(file: str) -> pyarrow.Schema:
             return pyarrow.ipc.open_file(opened).schema
 
 
-def _check_end(file: str) -> None:
-    """Raise an error if a tar file lacks the zeros at its end: readers take what there is for the whole."""
-    with open(file, 'rb') as opened:
-        head = opened.read(512)
-        require(not head.startswith(_COMPRESSED), f"shard '{file}' is compressed, and where it ends can't be checked:"
-                                                  ' unpack it to a plain tar file')
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(max(0, size - len(_END_OF_ARCHIVE)))
-        require(opened.read() == _END_OF_ARCHIVE, f"shard '{file}' is truncated, it has no end-of-archive mark: copy or"
-                                                  ' download it again')
-        require(any(head), f"shard '{file}' is empty: write it again, or remove it")
-
-
 def num_rows(files: Sequence[str], extension: str) -> int | None:
     """Number of rows of files that store it, which are parquet files."""
     if extension != '.parquet':
         return None
     return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-
-
-def with_labels(rows: Any, config: DataConfig) -> Any:
-    """Name the columns of WebDataset shards as those of other tables.
-
-    Each key of the `.json` files becomes a column. If there is no column `label` then, `.cls` becomes it.
-    """
-    features = dict(rows.features or {})
-    if '__url__' not in features:  # of no WebDataset
-        return rows
-    keys = features.get('json')
-    if isinstance(keys, dict):
-        added = {key: feature for key, feature in keys.items() if key not in features}
-        if isinstance(rows, datasets.IterableDataset):
-            for column, feature in features.items():
-                if isinstance(feature, datasets.Image):  # or else `map` would decode it
-                    features[column] = datasets.Image(decode=False)
-                    rows = rows.cast_column(column, features[column])
-            rows = rows.map(_lifted, fn_kwargs={'keys': list(added)}, features=datasets.Features({**features, **added}))
-        else:
-            cells = rows.select_columns(['json']).with_format('arrow')[:]['json'].to_pylist()
-            for key, feature in added.items():
-                rows = rows.add_column(key, [(cell or {}).get(key) for cell in cells], feature=feature)
-        features |= added
-    wanted = DataConfig.label_column
-    if config.label_column == wanted and wanted not in features and 'cls' in features:
-        rows = rows.rename_column('cls', wanted)
-    return rows
-
-
-def _lifted(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: (row['json'] or {}).get(key) for key in keys}
