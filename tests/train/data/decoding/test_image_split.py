@@ -261,11 +261,13 @@ def test_what_is_no_image_is_named(content: bytes, reason: str) -> None:
 
 
 def test_the_name_of_a_bad_image_is_one_line(tmp_path: Path) -> None:
-    for name in ('a', 'two\nlines'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / '0.png').write_bytes(b'')
+    paths = [str(tmp_path / name / '0.png') for name in ('a', 'two\nlines')]
+    for path in map(Path, paths):
+        path.parent.mkdir()
+        path.write_bytes(b'')
+    datasets.Dataset.from_dict({'image': paths, 'label': [0, 1]}).to_parquet(str(tmp_path / 'train.parquet'))
     with pytest.raises(TrainError) as raised:
-        load_source(DataConfig(path=str(tmp_path))).train.image(1)
+        load_source(DataConfig(path=str(tmp_path / 'train.parquet'))).train.image(1)
     assert len(str(raised.value).splitlines()) == 1 and r'two\nlines/0.png' in str(raised.value)
 
 
