@@ -6,7 +6,8 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType, UnionType
+from typing import Any, Union, cast
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -15,6 +16,7 @@ from ..errors import TrainError, nearest, one_line, require
 from . import TrainConfig
 from .recipes import compose, find_recipe, load_recipe
 
+_WRONG_TYPE = re.compile(r'^Parser key "([\w.]+)":.*(?:Got value|Given value): (.*)$')
 _UNKNOWN_KEY = re.compile(r"Option '([\w.+-]+)' is not accepted|unrecognized arguments: (?:--)?([^\s=]+)")
 
 
@@ -73,10 +75,32 @@ def _explain(error: Exception) -> str:
         if unknown in known:  # key and value were quoted together
             return f"'--{unknown}' and its value are one argument with a space in it: write --{unknown}=VALUE"
         return f"unknown key '{unknown}'{nearest(unknown, known)}"
-    message = re.sub(r"<class '(\w+)'>", r'\1', message.replace('typing.', ''))
-    if re.search(r'Expected a dict\. Got value: \{.*:\S', message):
-        message += '; YAML needs a space after a colon, as in {name: 1}'
+    if match := _WRONG_TYPE.search(message):
+        name, value = match.groups()
+        hint = next((hint for known, hint, _ in _keys(TrainConfig) if known == name), None)
+        choices = [str(each) for kind in (hint, *typing.get_args(hint))
+                   if typing.get_origin(kind) is typing.Literal for each in typing.get_args(kind)]
+        message = f'{name} must be {_type_text(hint)}, got {value}{nearest(value, choices)}'
+        if re.search(r'^\{.*:\S', value):
+            message += '; YAML needs a space after a colon, as in {name: 1}'
+        return message
     return re.sub(r'^Parser key "([\w.]+)":', r'\1:', message)
+
+
+def _type_text(hint: Any) -> str:
+    """What a value of a type looks like on a command line."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        *first, last = map(str, inner)
+        return ' or '.join([', '.join(first), last] if first else [last])
+    if origin is list:
+        return {int: 'a list of integers such as [1, 2]', float: 'a list of numbers such as [0.5, 1]'}.get(
+            inner[0], 'a list of lists such as [[1, 0], [0, 1]]')
+    if origin in (Union, UnionType):
+        return ' or '.join(_type_text(each) for each in inner if each is not NoneType)
+    if dict in (hint, origin):
+        return 'a mapping such as {name: 1}'
+    return {int: 'an integer', float: 'a number', bool: 'true or false', str: 'text'}.get(hint, 'another type')
 
 
 def from_mapping(config: type, values: dict[str, Any]) -> Any:
