@@ -250,3 +250,12 @@ def test_two_splits_for_one_purpose_and_splits_without_one(tmp_path):
     # What the recipe does without is not left out by mistake.
     source = load_source(DataConfig(path=str(tmp_path / 'data'), val_split=None))
     assert source.left_out == {"a row of split 'extra', which is not used": 1}
+
+
+def test_a_test_set_of_its_own_needs_no_name_of_a_split(image_folder):
+    root = image_folder(train=6)
+    for path, split in ((root / 'train', 'test'), (root / 'train', 'train')):
+        found, names = load_split(DataConfig(path=str(path)), split)
+        assert (found.name, len(found)) == ('train', 6 * len(names))
+    with pytest.raises(TrainError, match="has no split 'bonus'"):
+        load_split(DataConfig(path=str(root / 'train')), 'bonus')

@@ -88,3 +88,11 @@ def test_grey_and_broken_images(tmp_path, image_folder):
 def test_mistakes(tmp_path, parquet_folder, name, keys, message):
     with pytest.raises(TrainError, match=message):
         draw_sheet(tmp_path / name, DataConfig(path=str(parquet_folder), **keys), AugmentConfig(), ModelConfig())
+
+
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path, image_folder):
+    root = image_folder()
+    for file in sorted(root.glob('*/*'))[::2]:
+        file.write_bytes(b'')
+    shown = draw_sheet(tmp_path / 'a.png', DataConfig(path=str(root)), AugmentConfig(), ModelConfig())
+    assert "the images' own size, 8x8" in shown.notes[0] and shown.images == 4

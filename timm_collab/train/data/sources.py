@@ -140,6 +140,8 @@ def load_split(
     """
     opened, available = _open(config)
     name = _existing(name, available)
+    if name == _SPLIT_NAMES['test'][0] and name not in available and len(available) == 1:
+        name = next(iter(available))  # a test set of its own has no need to say so
     _check_split(name, '--split', available, config)
     config = with_columns(replace(config, train_split=name), available[name])
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]

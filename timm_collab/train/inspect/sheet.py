@@ -6,6 +6,7 @@ Shapes: M images, C channels, H and W height and width.
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..build import build_model
 from ..config import AugmentConfig, DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from ..data.augment.preprocess import make_preprocessing
 from ..data.counts import class_names
-from ..data.decoding.image_split import ImageSplit, Rows
+from ..data.decoding.image_split import BadImageError, ImageSplit, Rows
 from ..data.labels.label_column import Labels, hard_labels, padded
 from ..data.loading.images import BatchedImages, make_dataset
 from ..data.sources import load_source
@@ -35,6 +36,7 @@ MAX_OWN_SIDE = 256
 DRAWS = 4
 _CELL = 128
 _GAP = 8
+_PROBED = 8
 _TEXT = 16  # height of a line
 _PLACEHOLDER = 'resnet18'  # a recipe needs a model; this one is never built
 
@@ -139,9 +141,12 @@ def _with_size(data: DataConfig, train: ImageSplit) -> tuple[DataConfig, str]:
     """The data keys with the size of the images, if they have one, and a name for it."""
     if data.img_size is not None:
         return data, 'data.img_size'
-    found = {train.image(index).size for index in np.linspace(0, len(train) - 1, 8, dtype=int).tolist()}
-    width, height = found.pop()
-    if found or max(width, height) > MAX_OWN_SIDE:
+    sizes = set()
+    for index in np.linspace(0, len(train) - 1, _PROBED, dtype=int).tolist():
+        with contextlib.suppress(BadImageError):
+            sizes.add(train.image(index).size)
+    width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
+    if not 0 < max(width, height) <= MAX_OWN_SIDE:
         return data, "timm's default size"
     size = height if width == height else [height, width]
     return replace(data, img_size=size), f"the images' own size, {height}x{width}"
