@@ -22,6 +22,12 @@ def streamed(recipe, digit_shards):
     return make
 
 
+def test_the_scale_of_class_weights_is_said(streamed, capsys):
+    note = 'data.class_weights are scaled to a mean of 1 over the classes, '
+    train(streamed('--epochs=1', '--data.class_weights={"3": 2}'))
+    assert capsys.readouterr().out.count(note) == 1
+
+
 def test_summary_and_validation(streamed, tmp_path, capsys):
     summary = train(streamed('--epochs=2'))
     data = summary.data
