@@ -17,6 +17,7 @@ from timm_collab.train import TrainConfig
 from timm_collab.train.errors import TrainError
 from timm_collab.train.loop.meter import ExplodedLossError
 from timm_collab.train.loop.step import TrainState
+from timm_collab.train.record import report
 from timm_collab.train.run import ModelRun, train
 
 Recipe = Callable[..., TrainConfig]
@@ -60,6 +61,30 @@ def test_all_bad_images_are_listed(
     assert all("doesn't know its format" in row['reason'] for row in rows)
     if not argv:
         assert "left out as they can't be decoded: 4 images, for example '" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('cache_mb', [0, 64])
+def test_what_images_of_another_shape_lose_is_said(
+        recipe: Recipe, folder: Path, capsys: pytest.CaptureFixture[str], cache_mb: int) -> None:
+    for file in folder.rglob('*.bmp'):
+        Image.new('RGB', (20, 8) if file.parts[-3] == 'test' else (16, 8)).save(file)
+    argv = keys(folder, '--data.crop_pct=1', '--augment.no_aug=false', f'--data.cache_mb={cache_mb}', '--epochs=1')
+    # The test split has 8 of 16 images to evaluate on: (0.5 + 0.6) / 2.
+    train(recipe(*argv, '--data.val_fraction=0.2'))
+    assert 'evaluation cuts off 55 % of ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('argv', 'remedy'), [
+    (['--data.pipeline=image'], 'raise data.workers, or try data.pipeline batch'),
+    (NO_MEMORY, 'raise data.workers or data.cache_mb'),
+])
+def test_against_a_slow_loader_only_what_can_help_is_named(
+        recipe: Recipe, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+        argv: list[str], remedy: str,
+) -> None:
+    monkeypatch.setattr(report, 'WAITED', -1.0)
+    train(recipe(*keys(folder, '--epochs=1', *argv)))
+    assert f' % of the epoch: {remedy}\n' in capsys.readouterr().out
 
 
 def test_bad_images_of_a_stream_are_listed(recipe: Recipe, folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from timm_collab import load_run
 from timm_collab.train import TrainError
+from timm_collab.train.record import report
 from timm_collab.train.run import train
 from timm_collab.train.validate import validate
 
@@ -20,6 +21,18 @@ def streamed(recipe, digit_shards):
             '--data.num_train_samples=128', '--data.shuffle_buffer=64', '--plots=false', *argv)
 
     return make
+
+
+def test_the_scale_of_class_weights_is_said(streamed, capsys):
+    note = 'data.class_weights are scaled to a mean of 1 over the classes, '
+    train(streamed('--epochs=1', '--data.class_weights={"3": 2}'))
+    assert capsys.readouterr().out.count(note) == 1
+
+
+def test_against_a_slow_stream_more_workers_are_named(streamed, capsys, monkeypatch):
+    monkeypatch.setattr(report, 'WAITED', -1.0)
+    train(streamed('--epochs=1'))
+    assert ' % of the epoch: raise data.workers\n' in capsys.readouterr().out
 
 
 def test_summary_and_validation(streamed, tmp_path, capsys):

@@ -206,8 +206,12 @@ def _class_weights(splits: Splits, config: TrainConfig) -> Tensor | None:
 
 
 def _with_note(splits: Splits, config: TrainConfig) -> Splits:
-    """Add what is to be said about classes without training images."""
-    if isinstance(splits.train, StreamSplit):
-        return splits
-    note = absent_classes(config.data, splits.train.labels, splits.label_names, splits.num_classes)
+    """Add what is to be said about the number of training images of the classes."""
+    if not isinstance(splits.train, StreamSplit):
+        note = absent_classes(config.data, splits.train.labels, splits.label_names, splits.num_classes)
+    elif config.data.class_weights is None:
+        note = None
+    else:
+        note = ('data.class_weights are scaled to a mean of 1 over the classes, as the number of images of each is'
+                ' unknown in a stream; without data.streaming, over the training images')
     return splits if note is None else dataclasses.replace(splits, notes=(*splits.notes, note))

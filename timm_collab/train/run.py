@@ -36,7 +36,7 @@ from .prepare import Prepared, make_accelerator, prepare
 from .record.plots import HOW_TO_GET, can_plot, plot_run
 from .record.progress import reset_peak_memory
 from .record.provenance import commit, versions
-from .record.report import EpochTable, data_lines, final_lines, model_lines, print_on_main
+from .record.report import EpochTable, against_waiting, data_lines, final_lines, model_lines, print_on_main
 from .record.run_folder import RunFolder, RunLock, RunState, choose_folder, inspect_folder
 from .record.save import save_pruned, save_tree
 from .record.summarize import summarize
@@ -184,7 +184,8 @@ class ModelRun:
             data.class_weights is not None or data.sampling == 'balanced'
             or is_imbalanced(val, self.data.splits.num_classes))
         batched = isinstance(self.data.train, BatchedImages)
-        return EpochTable(self.config.epochs, balanced, None if batched else images_per_epoch)
+        return EpochTable(
+            self.config.epochs, balanced, None if batched else images_per_epoch, against_waiting(self.data.train))
 
     @contextmanager
     def explain_errors(self, trainer: Trainer) -> Iterator[None]:

@@ -44,11 +44,11 @@ def test_balanced_accuracy_has_a_narrow_column_where_it_is_asked_for():
 
 
 def test_a_device_that_waits_for_its_loader_is_reported_once():
-    table = EpochTable(20, loaded=1234 * 10)  # an epoch takes 10 seconds
+    table = EpochTable(20, loaded=1234 * 10, remedy='raise data.workers')  # an epoch takes 10 seconds
     waits = [1.9, 3.7, 5.0]
     lines = [table.lines(row(epoch, [85.0], wait_seconds=wait))[-1] for epoch, wait in enumerate(waits)]
     assert ['the loader' in line for line in lines] == [False, True, False]
-    assert lines[1] == ('the loader kept the device waiting 37 % of the epoch: raise data.workers or data.cache_mb')
+    assert lines[1] == 'the loader kept the device waiting 37 % of the epoch: raise data.workers'
     assert not any('loader' in line for line in EpochTable(20).lines(row(0, [85.0], wait_seconds=9.0)))
 
 

@@ -52,7 +52,8 @@ class DataConfig(KeyGroup):
     class_weights: str | dict[str, float] | None = key(
         None, "weight of each class in the loss for the labels: 'balanced' (inverse to its number of training images),"
               " 'effective' (Cui et al. 2019, beta 0.999; effective:0.99 for another), or a mapping from class names to"
-              ' weights, where classes left out have weight 1; scaled to a mean of 1 over the training images')
+              ' weights, where classes left out have weight 1; scaled to a mean of 1 over the training images, or over'
+              ' the classes where they are streamed or data.sampling is balanced')
     sampling: Literal['shuffled', 'balanced'] = key(
         'shuffled', 'how an epoch draws the training images: each once (shuffled), or equally many of each class'
                     ' (balanced), so that images of rare classes come more than once')

@@ -127,6 +127,8 @@ class TrainingData:
                          " PIL's convert would make them white, so scale them for the saved model, too")
         if animated := sum(each.num_animated for each in samples):
             notes.append(f'with further frames or pages, of which the first is used: {animated:,} {of_all}')
+        evaluated = [each.sample for each in (self.val, self.test) if each is not None and each.sample is not None]
+        notes += self.preprocessing.shape_notes(Contents.joined(evaluated).sizes) if evaluated else ()
         if bad := self.bad:
             notes.append(f"left out as they can't be decoded: {len(bad):,} images, for example '{bad[0].where}';"
                          f" {BAD_IMAGES} in the run's folder lists them")

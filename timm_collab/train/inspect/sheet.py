@@ -116,6 +116,8 @@ def draw_sheet(
     notes.append('training images are augmented ' + (
         'in whole batches' if isinstance(training, BatchedImages) else 'one by one'))
     notes += preprocessing.notes
+    if training.sample is not None:
+        notes += preprocessing.shape_notes(training.sample.sizes)
     if augment.mixes:
         notes.append('mixup and cutmix are not shown')
     shown, index_M = _choose(training.split.labels, splits.num_classes, per_class)

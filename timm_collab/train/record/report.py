@@ -8,6 +8,8 @@ from accelerate import Accelerator
 
 from ..config import ModelConfig, TrainConfig
 from ..data.counts import SplitCounts, all_left_out, count_splits
+from ..data.loading.images import BatchedImages, TransformedImages
+from ..data.loading.streaming import StreamedImages
 from ..data.training_data import TrainingData
 from ..metrics.metric import metric_of
 from .summary import RunSummary
@@ -69,6 +71,15 @@ def model_lines(config: TrainConfig, model: Any) -> list[str]:
     return ['', f'{network_name(config.model)}: {model}']
 
 
+def against_waiting(train: BatchedImages | TransformedImages | StreamedImages) -> str:
+    """What can make the loader of the training images faster."""
+    if isinstance(train, StreamedImages):
+        return 'raise data.workers'
+    if train.contents is not None:  # decoded, in memory
+        return 'raise data.workers, or try data.pipeline batch'
+    return 'raise data.workers or data.cache_mb'
+
+
 class EpochTable:
     """A table with a row per epoch, its header repeated every 25 rows; the same on a terminal and in a log file.
 
@@ -80,14 +91,16 @@ class EpochTable:
         balanced: Add a column with the balanced accuracy of the kept head.
         loaded: Number of images per epoch that loaders prepare one by one; None if they are batched in memory. Once, a
             line then says that the device has to wait for them.
+        remedy: What the user can do about it.
     """
 
     HEADER_EVERY = 25
 
-    def __init__(self, epochs: int, balanced: bool = False, loaded: int | None = None) -> None:
+    def __init__(self, epochs: int, balanced: bool = False, loaded: int | None = None, remedy: str = '') -> None:
         self.epochs = epochs
         self.balanced = balanced
         self.loaded = loaded
+        self.remedy = remedy
         self.printed = 0
 
     def lines(self, row: dict[str, Any]) -> list[str]:
@@ -102,8 +115,7 @@ class EpochTable:
         self.printed += 1
         lines = [head, line] if self.printed % self.HEADER_EVERY == 1 else [line]
         if self.loaded and (waited := row['wait_seconds'] * row['images_per_second'] / self.loaded) > WAITED:
-            lines.append(f'the loader kept the device waiting {100 * waited:.0f} % of the epoch: raise data.workers or'
-                         ' data.cache_mb')
+            lines.append(f'the loader kept the device waiting {100 * waited:.0f} % of the epoch: {self.remedy}')
             self.loaded = None
         return lines
 

@@ -77,10 +77,10 @@ def test_a_crop_pct_of_the_recipe_wins(model, augment):
 
 
 @pytest.mark.parametrize(('data', 'augment', 'said'), [
-    (dict(), dict(), 'resizes images to 33x33 pixels and cuts out the centre, 32x32 (data.crop_pct 0.95)'),
-    (dict(crop_pct=0.875), dict(crop='pad'), '36x36 pixels and cuts out the centre, 32x32 (data.crop_pct 0.875)'),
-    (dict(img_size=[24, 160]), dict(), '25x168 pixels and cuts out the centre, 24x160 '),
-    (dict(img_size=96), dict(), '101x101 pixels and cuts out the centre, 96x96 '),
+    (dict(), dict(), 'shorter side of images to 33 pixels and cuts out the centre, 32x32 (data.crop_pct 0.95)'),
+    (dict(crop_pct=0.875), dict(crop='pad'), 'to 36 pixels and cuts out the centre, 32x32 (data.crop_pct 0.875)'),
+    (dict(img_size=[24, 160]), dict(), 'images to cover 25x168 pixels and cuts out the centre, 24x160 '),
+    (dict(img_size=96), dict(), 'side of images to 101 pixels and cuts out the centre, 96x96 '),
     (dict(img_size=97), dict(), None),
     (dict(img_size=16), dict(), None),  # 16 / 0.95 rounds to 16
     (dict(crop_pct=1.0), dict(), None),
@@ -89,7 +89,52 @@ def test_a_crop_of_small_images_is_a_note(model, data, augment, said):
     notes = make(model, data, **augment).notes
     assert len(notes) == (said is not None)
     if said is not None:
-        assert said in notes[0] and 'write --data.crop_pct 1' in notes[0] and '\n' not in notes[0]
+        assert said in notes[0] and '\n' not in notes[0]
+        assert notes[0].endswith("write --data.crop_pct 1 to show the network whole images of the input's shape")
+
+
+def cut_off(made, width: int, height: int) -> float:
+    """The fraction of an image on both sides of, above and below what timm's transform shows."""
+    seen = 1.0
+    for axis in 'x', 'y':
+        ramp = np.linspace(0, 1, width if axis == 'x' else height, dtype=np.float32)
+        pixels = np.broadcast_to(ramp if axis == 'x' else ramp[:, None], (height, width))
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        for step in made.evaluation.transforms[:2]:  # resize, cut out
+            image = step(image)
+        shown = np.asarray(image)
+        line = shown[shown.shape[0] // 2] if axis == 'x' else shown[:, shown.shape[1] // 2]
+        # Ramps run from the centre of the first to that of the last pixel.
+        seen *= (line[-1] - line[0]) * (len(ramp) - 1) / len(ramp) * len(line) / (len(line) - 1)
+    return float(1 - seen)
+
+
+@pytest.mark.parametrize(('data', 'width', 'height', 'percent'), [
+    (dict(), 400, 240, 44),
+    (dict(), 40, 24, 44),
+    (dict(crop_pct=1.0), 400, 240, 40),
+    (dict(img_size=[24, 40], crop_pct=1.0), 320, 320, 40),
+    (dict(img_size=[24, 40]), 320, 320, 46),
+    (dict(img_size=[24, 40]), 32, 32, 46),
+    (dict(img_size=[24, 40]), 200, 120, None),
+    (dict(img_size=[40, 24]), 400, 240, 67),
+    (dict(img_size=224, crop_pct=0.875), 500, 300, 54),
+    (dict(img_size=224, crop_pct=0.875), 500, 410, None),
+])
+def test_what_images_of_another_shape_lose_is_a_note(model, data, width, height, percent):
+    made = make(model, dict(interpolation='bilinear') | data)
+    notes = made.shape_notes({(width, height): 7})
+    assert len(notes) == (percent is not None)
+    if percent is not None:
+        assert f'cuts off {percent} % of ' in notes[0] and '\n' not in notes[0]
+        assert 100 * cut_off(made, width, height) == pytest.approx(percent, abs=2.0)
+    assert make(model, data | dict(crop_pct=None), crop='pad').shape_notes({(width, height): 7}) == ()
+
+
+def test_the_loss_by_shape_is_the_mean_over_the_images(model):
+    made = make(model, dict(crop_pct=1.0))
+    assert made.shape_notes({(64, 32): 1, (32, 32): 3}) == made.shape_notes({}) == ()  # 12.5 %
+    assert 'cuts off 38 % of ' in made.shape_notes({(64, 32): 3, (10, 10): 1})[0]
 
 
 def test_height_and_width(model, image):

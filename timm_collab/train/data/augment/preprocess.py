@@ -18,6 +18,8 @@ from ...errors import TrainError
 
 SMALL_SIDE = 96
 """Up to this side of the input, in pixels, images are likely stored at about that size, and a crop costs detail."""
+MUCH = 0.2
+"""From this fraction of the pixels on, what images lose by their shape is worth a note."""
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -39,13 +41,51 @@ class Preprocessing:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about the evaluation: that it cuts pixels away from small images."""
-        size, crop_pct = self.data_config['input_size'][-2:], self.data_config['crop_pct']
-        resized = [math.floor(side / crop_pct) for side in size]  # as timm computes it
-        if min(size) > SMALL_SIDE or resized == list(size):
+        size, resized, crop_pct = self._size, self._resized, self.data_config['crop_pct']
+        if min(size) > SMALL_SIDE or resized == size:
             return ()
         before, after = ('x'.join(map(str, sides)) for sides in (resized, size))
-        return (f'evaluation resizes images to {before} pixels and cuts out the centre, {after} (data.crop_pct'
-                f' {crop_pct:g}): write --data.crop_pct 1 to show the network whole images',)
+        how = {'squash': f'images to {before}', 'border': f'images to fit into {before}'}.get(
+            self.data_config['crop_mode'],
+            f'the shorter side of images to {resized[0]}' if resized[0] == resized[1] else f'images to cover {before}')
+        which = " of the input's shape" if self._keeps_shape else ''
+        return (f'evaluation resizes {how} pixels and cuts out the centre, {after} (data.crop_pct {crop_pct:g}):'
+                f' write --data.crop_pct 1 to show the network whole images{which}',)
+
+    def shape_notes(self, sizes: Mapping[tuple[int, int], int]) -> tuple[str, ...]:
+        """What the user should know about images of another shape than the input: that they lose their ends.
+
+        Args:
+            sizes: Number of images to evaluate on by width and height.
+        """
+        if not sizes or not self._keeps_shape:
+            return ()
+        (input_height, input_width), (resized_height, resized_width) = self._size, self._resized
+        # The shorter side, compared with the input's, decides by how much an image is resized.
+        ratios = {size: size[0] * resized_height / (size[1] * resized_width) for size in sizes}
+        kept = sum(count * min(ratios[size], 1 / ratios[size]) for size, count in sizes.items()) / sum(sizes.values())
+        if kept >= 1 - MUCH:
+            return ()
+        seen = kept * input_height * input_width / (resized_height * resized_width)
+        return (f"evaluation cuts off {100 * (1 - seen):.0f} % of the images' pixels, as their shape differs from the"
+                f" input's, {input_height}x{input_width}: give data.img_size their shape, [height, width], or write"
+                ' --augment.crop pad and no data.crop_pct, which squashes whole images',)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.data_config['input_size'][-2:]
+        return height, width
+
+    @property
+    def _resized(self) -> tuple[int, int]:
+        """Height and width that timm resizes to, before it cuts out the input."""
+        height, width = (math.floor(side / self.data_config['crop_pct']) for side in self._size)
+        return height, width
+
+    @property
+    def _keeps_shape(self) -> bool:
+        """Whether images are neither squashed nor padded to the shape of the input."""
+        return self.data_config['crop_mode'] not in ('squash', 'border')
 
 
 def make_preprocessing(model: nn.Module, data: DataConfig, augment: AugmentConfig) -> Preprocessing:
