@@ -18,7 +18,7 @@ from ...errors import TrainError
 
 SMALL_SIDE = 96
 """Up to this side of the input, in pixels, images are likely stored at about that size, and a crop costs detail."""
-MUCH = 0.2
+MUCH = 0.35
 """From this fraction of the pixels on, what images lose by their shape is worth a note."""
 Transform = Callable[[Image.Image], Tensor]
 
