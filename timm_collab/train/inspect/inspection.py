@@ -138,7 +138,7 @@ def inspect_data(config: DataConfig, num_classes: int | None = None, progress: b
         notes.append(f"there is no validation split: a run holds out {config.val_fraction:g} of split"
                      f" '{source.train.name}' (data.val_fraction)")
     contents = Contents.joined([each.contents for each in read.values()])
-    same = duplicates([(each.split, each.contents) for each in read.values()])
+    same = duplicates([(each.split, each.contents) for each in read.values()], classes)
     bad = [each for part in read.values() for each in part.bad]
     train_rows = opened.splits[source.train.name]
     return Inspection(
