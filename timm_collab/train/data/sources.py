@@ -21,7 +21,7 @@ from .decoding.image_split import ImageSplit
 from .files.folders import SPLITS
 from .files.readers import Opened, Streams, download_split, open_splits, open_streams
 from .labels.class_names import LabelForm, listed
-from .labels.label_column import Labels, Mask, check_column, classes_in, hard_labels, read_labels
+from .labels.label_column import Labels, Mask, check_column, classes_in, hard_labels, read_labels, tie_notes
 from .labels.label_form import find_form, given_form, number_notes, stream_form
 from .loading.streaming import StreamSplit
 
@@ -94,7 +94,11 @@ def load_source(
         [found[name] for name in chosen.values() if name in found], config.image_column, config.bit_depth)
     splits = {role: _image_split(found[name], name, config, form, depth, role)
               for role, name in chosen.items() if name in found}
-    notes = (*notes, *_shared_files(splits.values()))
+    ties = [note for role, split in splits.items() if role != 'train'
+            for note in tie_notes(split.labels, f"split '{split.name}'")]
+    splits = {role: split if role == 'train' else split.with_labels(hard_labels(split.labels))
+              for role, split in splits.items()}
+    notes = (*notes, *ties, *_shared_files(splits.values()))
     columns = {f"split '{name}'": found[name].features[config.label_column]
                for name in chosen.values() if name in found}
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
@@ -145,7 +149,8 @@ def load_split(
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
     form = find_form(rows, config, given_form(config, num_classes, class_names))
     depth = number_depth([rows], config.image_column, config.bit_depth)
-    return _image_split(rows, name, config, form, depth), form.names
+    split = _image_split(rows, name, config, form, depth)
+    return split.with_labels(hard_labels(split.labels)), form.names
 
 
 def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
@@ -229,7 +234,7 @@ def _image_split(
         depth: int,
         role: str = 'test',
 ) -> ImageSplit:
-    """The images of a split that have a label; evaluation takes the most probable class of soft labels."""
+    """The images of a split that have a label."""
     require(len(rows) > 0, f"split '{name}' of data.path '{config.path}' is empty")
     labels, missing_N = read_labels(rows, name, config, form)
     row_N = np.flatnonzero(~missing_N)
@@ -244,7 +249,7 @@ def _image_split(
         image_column=config.image_column,
         mode='L' if config.in_chans == 1 else 'RGB',
         row_N=row_N,
-        labels=(labels if role == 'train' else hard_labels(labels))[row_N],
+        labels=labels[row_N],
         bit_depth=config.bit_depth,
     )
 

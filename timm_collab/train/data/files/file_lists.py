@@ -21,6 +21,9 @@ LISTS = ('.csv', '.tsv', '.jsonl')
 
 _FILE_COLUMNS = ('image', 'file_name', 'filename', 'path', 'file')
 _INTEGER = re.compile(r'0|-?[1-9]\d{0,17}')  # of 64 bits; 007 is a name
+_WHOLE = re.compile(r'(?:0|-?[1-9]\d{0,14})(?:\.0+)?')  # pandas writes integers with gaps as 1.0; exact as a float64
+_MISSING = ('NaN', 'nan', 'NA', 'N/A', '<NA>', 'null', 'NULL', 'None')
+"""What programs write for a missing number. In a column of text each may be the name of a class."""
 _SHOWN = 3
 Row = dict[str, Any]
 
@@ -57,22 +60,35 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
     together = [row for rows in splits.values() for row in rows]
     columns = dict.fromkeys(column for row in together for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
-    integers = [] if not is_text else [
-        column for column in columns if all(_INTEGER.fullmatch(row.get(column) or '0') for row in together)]
+    numbers = {} if not is_text else {
+        column: kind for column in columns if (kind := _number(row.get(column) for row in together))}
     mixed = [] if is_text else [
         column for column in columns if not _is_of_one_type(row.get(column) for row in together)]
     require(config.label_column not in mixed, f"data.label_column '{config.label_column}' of '{config.path}' has values"
                                               ' of several types, or too large for 64 bits: write text in all rows')
     notes = [f"column '{column}' has values of several types, or too large for 64 bits, and isn't read"
              for column in mixed]
+    if is_text and config.label_column in columns and config.label_column not in numbers:
+        found = Counter(row.get(config.label_column) for row in together)
+        notes += [f"data.label_column '{config.label_column}' has {found[word]:,} cells '{word}', which is read as the"
+                  ' name of a class: leave the cell empty where there is no label'
+                  for word in _MISSING if found[word]]
     tables = {}
     for split, rows in splits.items():
         cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns
                                        if column not in mixed}
-        for column in integers:
-            cells[column] = [int(cell) if cell else None for cell in cells[column]]
+        for column, kind in numbers.items():
+            cells[column] = [None if cell is None or cell in _MISSING else kind(cell) for cell in cells[column]]
         tables[split] = datasets.Dataset.from_dict(cells).cast_column(config.image_column, datasets.Image())
     return Opened(tables, dict(left_out), tuple(notes))
+
+
+def _number(cells: Iterable[str | None]) -> type[int] | type[float] | None:
+    """The type of a column of text in which all cells that aren't missing are whole numbers; None for other columns."""
+    given = {cell for cell in cells if cell is not None} - {*_MISSING}
+    if all(map(_INTEGER.fullmatch, given)):
+        return int
+    return float if all(map(_WHOLE.fullmatch, given)) else None
 
 
 def _is_of_one_type(cells: Iterable[Any]) -> bool:
@@ -152,7 +168,7 @@ def _json_rows(file: str, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=lambda word: None if word == 'NaN' else float(word))
         except ValueError:
             row = None
         require(isinstance(row, dict), f"'{file}', line {number}: not a JSON object: write one object per line")

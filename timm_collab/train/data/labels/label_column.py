@@ -96,8 +96,9 @@ def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str
                         f' {min(numbers)}; number them alike, or{hint[1:]}')
         elif not form.names:
             hint = ', which are numbered from 0: write --data.classes with a file of their names in that order'
+        known_names = f' ({listed(map(repr, form.names))})' if form.names else ''
         raise TrainError(f"label {unknown[0]!r} in row {row} of split '{split}' is none of the {form.count or 0}"
-                         f' classes of {form.origin}{others}{hint}')
+                         f' classes of {form.origin}{known_names}{others}{hint}')
     return np.array([*classes, -1], dtype=np.int64)[place_L]
 
 
@@ -152,6 +153,15 @@ def outside(labels: Labels, num_classes: int) -> tuple[int, int] | None:
 def hard_labels(labels: Labels) -> Labels:
     """The class with the largest probability, of equals the first; other labels as they are."""
     return labels.argmax(axis=1) if labels.dtype == np.float32 else labels
+
+
+def tie_notes(labels: Labels, split: str) -> list[str]:
+    """A sentence on soft labels of a split to evaluate on that have several largest probabilities; none without any."""
+    if labels.dtype != np.float32:
+        return []
+    ties = int(((labels == labels.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum())
+    where = f'1 soft label of {split} has' if ties == 1 else f'{ties:,} soft labels of {split} have'
+    return [f'{where} several largest values: evaluation takes the first class of these'] if ties else []
 
 
 def classes_in(labels: Labels, num_classes: int) -> Mask:
