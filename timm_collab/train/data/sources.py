@@ -222,8 +222,10 @@ def _existing(name: str, available: Iterable[str]) -> str:
 
 
 def _check_split(name: str, key: str, available: Mapping[str, Any], config: DataConfig) -> None:
-    require(name in available, f"{key}: '{config.path}' has no split '{name}', it has {', '.join(available)}"
-                               f'{nearest(name, available)}')
+    option = f'--{key.removeprefix("--")}'
+    remedy = f'{option} {next(iter(available), "")}' if len(available) == 1 else f'{option} with one of them'
+    require(name in available, f"{key}: '{config.path}' has no split '{name}', it has {', '.join(map(repr, available))}"
+                               + (nearest(name, available) or f': write {remedy}'))
 
 
 def _image_split(

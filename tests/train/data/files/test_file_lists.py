@@ -89,6 +89,21 @@ def test_whole_decimals_and_markers_of_missing_labels_are_said(root: Path) -> No
                               ' leave the cell empty where there is no label')
 
 
+def test_a_missing_label_column_is_told_with_the_names_of_the_file(root: Path) -> None:
+    (root / 'a.csv').write_text('file,class\nimages/0.png,a\n')
+    with pytest.raises(TrainError, match=r"no column 'label', '.*a.csv' has file, class: write --data.label_column "):
+        load_source(DataConfig(path=str(root / 'a.csv')))
+
+
+def test_a_class_that_only_another_split_has_is_told_with_a_file(root: Path) -> None:
+    lines = ['image,label,split', 'images/0.png,a,train', 'images/1.png,b,train', 'images/2.png,zoo,val']
+    (root / 'a.csv').write_text('\n'.join(lines))
+    message = (r"label 'zoo' in row 0 of split 'validation' \(.*/images/2.png\) is none of the 2 classes of split 'train'"
+               r" \('a', 'b'\): remove such images, or list all classes in a file for --data.classes")
+    with pytest.raises(TrainError, match=message):
+        load_source(DataConfig(path=str(root / 'a.csv')))
+
+
 def test_nan_in_json_lines_is_no_label(root: Path) -> None:
     for labels, names in ((['ship', 'car', float('nan')], ['car', 'ship']), ([1, 0, float('nan')], None)):
         rows = [{'image': f'images/{number}.png', 'label': label} for number, label in enumerate(labels)]

@@ -40,10 +40,12 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
         TrainError: A list can't be read, or it names a file that doesn't exist.
     """
     splits: defaultdict[str, list[Row]] = defaultdict(list)
-    left_out, words = Counter[str](), dict[str, str]()
+    left_out, words, own = Counter[str](), dict[str, str](), dict[str, None]()
     for split, files in files_by_split.items():
         for file in files:
-            for row in _images(file, config):
+            rows, header = _images(file, config)
+            own |= header
+            for row in rows:
                 if config.label_column == 'split' or 'split' not in row:
                     splits[split].append(row)
                     continue
@@ -57,6 +59,9 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
                 require(word == named.lower(), f"'{file}': the values '{word}' and '{named.lower()}' of column 'split'"
                                                f" both mean the split '{canonical}': write one of them")
                 splits[canonical].append(row)
+    require(config.label_column in own,
+            f"data.label_column: there is no column '{config.label_column}', '{config.path}' has {', '.join(own)}"
+            + (nearest(config.label_column, own) or ': write --data.label_column with one of them'))
     together = [row for rows in splits.values() for row in rows]
     columns = dict.fromkeys(column for row in together for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
@@ -100,8 +105,8 @@ def _is_of_one_type(cells: Iterable[Any]) -> bool:
     return True
 
 
-def _images(file: str, config: DataConfig) -> list[Row]:
-    """The rows of a list, with the path of the image in the column of the recipe."""
+def _images(file: str, config: DataConfig) -> tuple[list[Row], dict[str, None]]:
+    """The rows of a list, with the path of the image in the column of the recipe; and its own columns."""
     numbered = list(_read(file))
     columns = dict.fromkeys(column for _, row in numbered for column in row)
     column = image_column(columns, config)
@@ -122,7 +127,7 @@ def _images(file: str, config: DataConfig) -> list[Row]:
     require(not missing, f"'{file}': {len(missing)} of {len(numbered)} images don't exist:"
                          f' {", ".join(missing[:_SHOWN])}{", ..." if len(missing) > _SHOWN else ""}; write paths that'
                          ' are relative to the folder of the file, or absolute')
-    return rows
+    return rows, columns
 
 
 def image_column(columns: Iterable[str], config: DataConfig) -> str | None:
