@@ -114,7 +114,7 @@ def test_classes_are_named_by_a_file_and_other_splits_may_name_theirs(tmp_path):
     ([1, 1], 'in row 4'),
     ([1, 1, 1, 1], 'in row 4'),
     ([], 'in row 4'),
-    (None, r"1 of 5 rows of split 'train' have no label .* \(rows 4\)"),
+    (None, r"1 of 5 rows of split 'train' have no label .* \(rows 4, counted from 0 within the split\)"),
 ])
 def test_what_is_no_soft_label(tmp_path, row, message):
     with pytest.raises(TrainError, match=message):

@@ -302,8 +302,8 @@ def _check_missing(
     """Raise an error for rows without a label, unless the recipe skips them and there are others."""
     require(len(row_M) < count, f"no row of split '{split}' has a label in {column}{if_none}")
     require(config.on_missing_label == 'skip' or len(row_M) == 0,
-            f"{len(row_M)} of {count} rows of split '{split}' have no label in {column} (rows {listed(row_M)}): write"
-            ' --data.on_missing_label skip to leave them out')
+            f"{len(row_M)} of {count} rows of split '{split}' have no label in {column} (rows {listed(row_M)}, counted"
+            ' from 0 within the split): write --data.on_missing_label skip to leave them out')
 
 
 def _absent_classes(splits: Mapping[str, ImageSplit], form: LabelForm) -> list[str]:

@@ -98,8 +98,8 @@ def test_a_missing_label_column_is_told_with_the_names_of_the_file(root: Path) -
 def test_a_class_that_only_another_split_has_is_told_with_a_file(root: Path) -> None:
     lines = ['image,label,split', 'images/0.png,a,train', 'images/1.png,b,train', 'images/2.png,zoo,val']
     (root / 'a.csv').write_text('\n'.join(lines))
-    message = (r"label 'zoo' in row 0 of split 'validation' \(.*/images/2.png\) is none of the 2 classes of split 'train'"
-               r" \('a', 'b'\): remove such images, or list all classes in a file for --data.classes")
+    message = (r"label 'zoo' in row 0 of split 'validation' \(.*/images/2.png\) is none of the 2 classes of split"
+               r" 'train' \('a', 'b'\): remove such images, or list all classes in a file for --data.classes")
     with pytest.raises(TrainError, match=message):
         load_source(DataConfig(path=str(root / 'a.csv')))
 

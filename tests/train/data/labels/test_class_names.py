@@ -259,8 +259,8 @@ MISSING = [
 @pytest.mark.parametrize(('labels', 'feature'), MISSING)
 def test_rows_without_a_label(tmp_path, labels, feature):
     config = save(tmp_path / 'a', train=table(labels, feature), test=table(labels, feature))
-    with refuses("2 of 4 rows of split 'train' have no label in data.label_column 'label' (rows 1, 3): write"
-                 ' --data.on_missing_label skip to leave them out'):
+    with refuses("2 of 4 rows of split 'train' have no label in data.label_column 'label' (rows 1, 3, counted"
+                 ' from 0 within the split): write --data.on_missing_label skip to leave them out'):
         load_source(config)
     source = load_source(dataclasses.replace(config, on_missing_label='skip'))
     for split in (source.train, source.test):
@@ -282,7 +282,7 @@ def test_splits_without_any_label(tmp_path):
 
 def test_several_labels_that_are_missing(tmp_path):
     config = dataclasses.replace(save(tmp_path / 'a', train=table([[0, 1], [], None, [1]])), multi_label=True)
-    with refuses("1 of 4 rows of split 'train' have no label", '(rows 2)'):
+    with refuses("1 of 4 rows of split 'train' have no label", '(rows 2, counted from 0 within'):
         load_source(config)
     train = load_source(dataclasses.replace(config, on_missing_label='skip')).train
     assert train.row_N.tolist() == [0, 1, 3] and train.labels.tolist() == [[1, 1], [0, 0], [0, 1]]
@@ -293,7 +293,7 @@ def test_a_noise_column_that_lacks_labels(tmp_path):
     config = save(tmp_path / 'a', train=train, validation=table([0, 1]))
     with refuses("noise.column: label 9 in row 2 of split 'train' is none of the 2 classes"):
         load_source(save(tmp_path / 'b', train=table([0, 1, 0], guess=[0, 1, 9])), 'guess')
-    with refuses("1 of 16 rows of split 'train' have no label in noise.column 'guess' (rows 1)"):
+    with refuses("1 of 16 rows of split 'train' have no label in noise.column 'guess' (rows 1, counted"):
         load_source(config, 'guess')
     config = dataclasses.replace(config, on_missing_label='skip')
     recipe = TrainConfig(batch_size=4, model=ModelConfig(name='collab_resnet18'), data=config,
