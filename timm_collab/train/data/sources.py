@@ -286,9 +286,7 @@ def _shared_files(splits: Iterable[ImageSplit]) -> list[str]:
                         f"'{path}' of split '{split.name}' is the same file as '{before[1]}' of split '{before[0]}', so"
                         ' that scores would be too good: remove it from one of them')
         if repeated:
-            images = '1 image' if len(repeated) == 1 else f'{len(repeated):,} images'
-            notes.append(f"{images} of split '{split.name}' repeat a file that it has already, such as"
-                         f" '{repeated[0]}'")
+            notes.append(f"images of split '{split.name}' repeating a file: {len(repeated):,}, such as '{repeated[0]}'")
     return notes
 
 
