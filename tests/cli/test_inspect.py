@@ -37,7 +37,7 @@ def test_of_many_classes_the_smallest_and_the_largest_are_shown(command, tmp_pat
     assert 'smallest and largest 10 of 40 classes' in output
     shown = [line.split()[1] for line in output.splitlines() if line.startswith('class ') and len(line.split()) == 3]
     assert shown == [str(number) for number in [*range(10), *range(30, 40)]]
-    assert "smallest 'class 0' with 1 training images, largest 'class 39' with 40, 40.0 times as many" in output
+    assert "smallest 'class 0' with 1 training image, largest 'class 39' with 40, 40.0 times as many" in output
 
 
 def test_a_recipe_gives_keys_but_neither_noise_nor_model_are_needed(command, tmp_path):

@@ -131,7 +131,7 @@ def test_validate_says_what_the_data_lack(run, command, digits, tmp_path):
     error = command('validate', run, f'--data.path={folder}')[2]
     assert "label 'ten' in row 0 of split 'test' is none of the 10 classes of the run" in error
     error = command('validate', run, f'--data.path={folder}', '--split=dev')[2]
-    assert f"--split: '{folder}' has no split 'dev', it has test" in error
+    assert f"--split: '{folder}' has no split 'dev', it has 'test': write --split test" in error
     error = command('validate', run, '--data.test_split=null')[2]
     assert 'has no test split, or the run uses none: write --split val, or the name of another split' in error
     assert error.count('\n') == 1

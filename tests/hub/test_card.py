@@ -159,6 +159,7 @@ def test_the_usage_example_has_six_lines_and_imports_the_plugin_if_needed(make_r
 
 @pytest.mark.parametrize(('counts', 'said'), [
     (dict(turned=1200), '1,200 were turned upright by their EXIF orientation.'),
+    (dict(turned=1), '1 was turned upright by its EXIF orientation.'),
     (dict(sixteen_bit=7), '7 were scaled from 16 bits per value to 8.'),
     (dict(turned=3, sixteen_bit=7), '3 were turned upright by their EXIF orientation and 7 were scaled from 16 bits per'
                                     ' value to 8.'),

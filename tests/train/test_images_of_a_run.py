@@ -214,7 +214,7 @@ def test_duplicates_are_told(recipe: Recipe, folder: Path, capsys: pytest.Captur
     assert ('warning: images to evaluate on that are byte for byte in another split, too: 1, such as'
             f" '{folder}/test/cat/0.bmp' and '{folder}/train/cat/0.bmp'; scores on them are too good") in lines
     contradicting = next(line for line in lines if 'another label' in line)
-    assert contradicting.startswith('warning: images that have a copy with another label in their split: 2, such as')
+    assert contradicting.startswith('warning: images that have a copy with another label: 2, such as')
 
 
 def test_twelve_bits_in_sixteen_are_refused_until_the_recipe_says_so(

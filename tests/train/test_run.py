@@ -209,7 +209,7 @@ def test_broken_images_can_be_left_out_and_are_counted(recipe, image_folder, tmp
         'val': {'name': 'validation', 'images': 5, 'per_class': {'cat': 2, 'dog': 3}},
     }
     assert summary.data.classes == ['cat', 'dog'] and summary.data.left_out == {"can't be decoded": 3}
-    assert "left out: 3 (3 can't be decoded)" in capsys.readouterr().out
+    assert "left out: 3 (can't be decoded)" in capsys.readouterr().out
     assert len((tmp_path / 'run' / 'train_labels.csv').read_text().splitlines()) == 1 + 38
     with pytest.raises(TrainError, match='batch_size 39 is larger than the training data, 38 images'):
         train(recipe(*argv, '--batch_size=39', f'--output={tmp_path / "other"}'))

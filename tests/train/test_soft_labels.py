@@ -22,7 +22,7 @@ from tests.train.test_resume import KilledError, assert_same_run, kill_before
 from tests.train.toys import make_data, make_model
 from timm_collab.cli import main
 from timm_collab.train.build import build_criterion
-from timm_collab.train.config import DataConfig, ObjectiveConfig
+from timm_collab.train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
 from timm_collab.train.data.labels.label_column import classes_in, hard_labels, outside, padded, strata
 from timm_collab.train.data.sources import load_source
 from timm_collab.train.data.splits import make_splits
@@ -82,6 +82,18 @@ def test_votes_become_probabilities_and_evaluation_takes_the_class(tmp_path, fea
     expected_NC /= expected_NC.sum(axis=1, keepdims=True)
     assert found.train.labels.dtype == np.float32 and np.array_equal(found.train.labels, expected_NC.astype(np.float32))
     assert found.test.labels.tolist() == [0, 1, 2, 0] and found.label_names is None
+    assert found.notes == ("1 soft label of split 'test' has several largest values: evaluation takes the first class"
+                           ' of these',)
+
+
+def test_ties_in_held_out_data_are_counted(tmp_path):
+    found = source(tmp_path / 'a', table([*([[1, 1, 0]] * 8), *([[0, 0, 1]] * 8)]))
+    assert found.notes == ()  # training learns them as they are
+    data = DataConfig(path=str(tmp_path / 'a'), soft_labels=True, val_fraction=0.25)
+    splits = make_splits(found, TrainConfig(model=ModelConfig(name='collab_resnet18'), data=data, batch_size=2))
+    assert splits.val.labels.tolist().count(0) == 2
+    assert splits.notes == ('2 soft labels of the validation data have several largest values: evaluation takes the'
+                            ' first class of these',)
 
 
 def test_classes_are_named_by_a_file_and_other_splits_may_name_theirs(tmp_path):
@@ -102,7 +114,7 @@ def test_classes_are_named_by_a_file_and_other_splits_may_name_theirs(tmp_path):
     ([1, 1], 'in row 4'),
     ([1, 1, 1, 1], 'in row 4'),
     ([], 'in row 4'),
-    (None, r"1 of 5 rows of split 'train' have no label .* \(rows 4\)"),
+    (None, r"1 of 5 rows of split 'train' have no label .* \(rows 4, counted from 0 within the split\)"),
 ])
 def test_what_is_no_soft_label(tmp_path, row, message):
     with pytest.raises(TrainError, match=message):

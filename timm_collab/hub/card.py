@@ -257,9 +257,10 @@ def opening(data: DataSummary, bit_depth: int) -> list[str]:
 
 def _opened(data: DataSummary) -> str:
     """Two sentences on how the images of a run were opened, if that is more than decoding them; else empty."""
-    facts = [(data.turned, 'turned upright by their EXIF orientation'),
+    whose = 'its' if data.turned == 1 else 'their'
+    facts = [(data.turned, f'turned upright by {whose} EXIF orientation'),
              (data.sixteen_bit, 'scaled from 16 bits per value to 8')]
-    counted = ' and '.join(f'{count:,} were {what}' for count, what in facts if count)
+    counted = ' and '.join(f'{count:,} {"was" if count == 1 else "were"} {what}' for count, what in facts if count)
     return f'Of the images examined in training, {counted}. The lines above do it; timm does not.' if counted else ''
 
 

@@ -144,7 +144,8 @@ def test_the_only_column_of_a_type_is_found_by_default(tmp_path, parquet_folder)
     (dict(image_column='img'), "no column 'img', the data has image, label"),
     (dict(label_column='lable'), "no column 'lable', the data has image, label; did you mean 'label'"),
     (dict(image_column='label'), "column 'label' of split 'train' contains .*, not images"),
-    (dict(train_split='trian'), "has no split 'trian', it has train, test; did you mean 'train'"),
+    (dict(train_split='base'), "it has 'train', 'test': write --data.train_split with one of them"),
+    (dict(train_split='trian'), "has no split 'trian', it has 'train', 'test'; did you mean 'train'"),
     (dict(val_split='val'), "data.val_split: .* has no split 'val'"),
     (dict(val_split='test'), "twice: 'test' would be both val and test split; write --data.test_split null to do"),
     (dict(val_split='train'), "twice: 'train' would be both train and val split; write --data.val_split null to hold"),
@@ -232,7 +233,7 @@ def test_a_file_in_two_splits_of_tables_of_paths_is_refused(tmp_path, image_fold
     with pytest.raises(TrainError, match=r"dog/1\.png' of split 'test' is the same file"):
         load_source(save(train=paths[:6], test=paths[5:7]))
     notes = load_source(save(train=[*paths[:6], paths[0], paths[1]], test=paths[6:])).notes
-    assert [note for note in notes if "2 images of split 'train' are files that it has already" in note]
+    assert [note for note in notes if "images of split 'train' repeating a file: 2, such as" in note]
 
 
 def test_two_splits_for_one_purpose_and_splits_without_one(tmp_path):

@@ -124,6 +124,17 @@ def table(path: Path, **columns) -> Path:
     return path
 
 
+def test_missing_labels_are_no_distinct_values(tmp_path):
+    for number in range(4):
+        noise(seed=number).save(tmp_path / f'{number}.png')
+    for labels in ([0, 1, -1, None], [0.0, 1.0, float('nan'), -1.0], ['a', 'b', '', '-1']):
+        rows = [{'image': f'{number}.png', 'label': label} for number, label in enumerate(labels)]
+        (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+        found = inspect_data(DataConfig(path=str(tmp_path / 'a.jsonl'), on_missing_label='skip'))
+        kind = {int: 'whole numbers', float: 'numbers', str: 'text'}[type(labels[0])]
+        assert found.label_columns == [LabelColumn('label', kind, 2, True)]
+
+
 def test_label_columns_and_classes_without_names(tmp_path):
     path = table(tmp_path / 'train.parquet', label=[0, 1, 1, 2], fine=['a', 'b', 'c', None], score=[.5, .5, .1, .2],
                  tags=[[0, 5], [], [5], [7]])

@@ -64,8 +64,10 @@ def test_classes_of_different_size_are_named(counts, line):
 
 def test_reasons_are_counted_and_the_rest_summed_up():
     left_out = {'hidden': 1200, 'broken link': 3, 'not an image (.txt)': 1}
-    assert left_out_line(left_out) == '1,204 (1,200 hidden, 3 broken link, 1 not an image (.txt))'
-    assert left_out_line(left_out, 1) == '1,204 (1,200 hidden, 2 other reasons)'
+    assert left_out_line(left_out) == '1,204 (hidden: 1,200, broken link: 3, not an image (.txt): 1)'
+    assert left_out_line(left_out, 1) == '1,204 (hidden: 1,200, 2 other reasons)'
+    assert left_out_line(left_out, 2) == '1,204 (hidden: 1,200, broken link: 3, 1 other reason)'
+    assert left_out_line({'no label': 11}) == '11 (no label)'
 
 
 def test_the_header_is_repeated():

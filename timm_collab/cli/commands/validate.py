@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'\n{confused}')
     absent = [row['name'] or row['label'] for row in result['per_class'] if not row['count']]
     if absent:
-        print(f'no image of {len(absent)} classes: {listed(absent)}')
+        print(f"no image of {len(absent)} {'class' if len(absent) == 1 else 'classes'}: {listed(absent)}")
     print(f'\nwritten to {saved.path / VALIDATION}')
     return 0
 

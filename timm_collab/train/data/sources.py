@@ -21,7 +21,7 @@ from .decoding.image_split import ImageSplit
 from .files.folders import SPLITS
 from .files.readers import Opened, Streams, download_split, open_splits, open_streams
 from .labels.class_names import LabelForm, listed
-from .labels.label_column import Labels, Mask, check_column, classes_in, hard_labels, read_labels
+from .labels.label_column import Labels, Mask, check_column, classes_in, hard_labels, read_labels, tie_notes
 from .labels.label_form import find_form, given_form, number_notes, stream_form
 from .loading.streaming import StreamSplit
 
@@ -94,7 +94,11 @@ def load_source(
         [found[name] for name in chosen.values() if name in found], config.image_column, config.bit_depth)
     splits = {role: _image_split(found[name], name, config, form, depth, role)
               for role, name in chosen.items() if name in found}
-    notes = (*notes, *_shared_files(splits.values()))
+    ties = [note for role, split in splits.items() if role != 'train'
+            for note in tie_notes(split.labels, f"split '{split.name}'")]
+    splits = {role: split if role == 'train' else split.with_labels(hard_labels(split.labels))
+              for role, split in splits.items()}
+    notes = (*notes, *ties, *_shared_files(splits.values()))
     columns = {f"split '{name}'": found[name].features[config.label_column]
                for name in chosen.values() if name in found}
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
@@ -147,7 +151,8 @@ def load_split(
     rows = download_split(opened, name, config) if isinstance(opened, Streams) else opened.splits[name]
     form = find_form(rows, config, given_form(config, num_classes, class_names))
     depth = number_depth([rows], config.image_column, config.bit_depth)
-    return _image_split(rows, name, config, form, depth), form.names
+    split = _image_split(rows, name, config, form, depth)
+    return split.with_labels(hard_labels(split.labels)), form.names
 
 
 def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
@@ -219,8 +224,10 @@ def _existing(name: str, available: Iterable[str]) -> str:
 
 
 def _check_split(name: str, key: str, available: Mapping[str, Any], config: DataConfig) -> None:
-    require(name in available, f"{key}: '{config.path}' has no split '{name}', it has {', '.join(available)}"
-                               f'{nearest(name, available)}')
+    option = f'--{key.removeprefix("--")}'
+    remedy = f'{option} {next(iter(available), "")}' if len(available) == 1 else f'{option} with one of them'
+    require(name in available, f"{key}: '{config.path}' has no split '{name}', it has {', '.join(map(repr, available))}"
+                               + (nearest(name, available) or f': write {remedy}'))
 
 
 def _image_split(
@@ -231,7 +238,7 @@ def _image_split(
         depth: int,
         role: str = 'test',
 ) -> ImageSplit:
-    """The images of a split that have a label; evaluation takes the most probable class of soft labels."""
+    """The images of a split that have a label."""
     require(len(rows) > 0, f"split '{name}' of data.path '{config.path}' is empty")
     labels, missing_N = read_labels(rows, name, config, form)
     row_N = np.flatnonzero(~missing_N)
@@ -246,7 +253,7 @@ def _image_split(
         image_column=config.image_column,
         mode='L' if config.in_chans == 1 else 'RGB',
         row_N=row_N,
-        labels=(labels if role == 'train' else hard_labels(labels))[row_N],
+        labels=labels[row_N],
         bit_depth=config.bit_depth,
     )
 
@@ -281,8 +288,7 @@ def _shared_files(splits: Iterable[ImageSplit]) -> list[str]:
                         f"'{path}' of split '{split.name}' is the same file as '{before[1]}' of split '{before[0]}', so"
                         ' that scores would be too good: remove it from one of them')
         if repeated:
-            notes.append(f"{len(repeated):,} images of split '{split.name}' are files that it has already, such as"
-                         f" '{repeated[0]}'")
+            notes.append(f"images of split '{split.name}' repeating a file: {len(repeated):,}, such as '{repeated[0]}'")
     return notes
 
 
@@ -297,8 +303,8 @@ def _check_missing(
     """Raise an error for rows without a label, unless the recipe skips them and there are others."""
     require(len(row_M) < count, f"no row of split '{split}' has a label in {column}{if_none}")
     require(config.on_missing_label == 'skip' or len(row_M) == 0,
-            f"{len(row_M)} of {count} rows of split '{split}' have no label in {column} (rows {listed(row_M)}): write"
-            ' --data.on_missing_label skip to leave them out')
+            f"{len(row_M)} of {count} rows of split '{split}' have no label in {column} (rows {listed(row_M)}, counted"
+            ' from 0 within the split): write --data.on_missing_label skip to leave them out')
 
 
 def _absent_classes(splits: Mapping[str, ImageSplit], form: LabelForm) -> list[str]:

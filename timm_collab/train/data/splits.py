@@ -12,7 +12,7 @@ import numpy as np
 from ..config import TrainConfig
 from ..errors import TrainError, require
 from .decoding.image_split import ImageSplit
-from .labels.label_column import Labels, hard_labels, outside, padded, strata
+from .labels.label_column import Labels, hard_labels, outside, padded, strata, tie_notes
 from .labels.noise import apply_noise, realised_rate
 from .loading.streaming import StreamSplit
 from .random_streams import Purpose, generator
@@ -93,12 +93,14 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     val, test = (
         None if split is None else _checked(split, num_classes, config) for split in (source.val, source.test)
     )
-    clean, origin, left_out = None, '', dict(source.left_out)
+    clean, origin, left_out, notes = None, '', dict(source.left_out), source.notes
     if isinstance(train, StreamSplit):
         assert val is not None
     else:
         if val is None:
             train, val, origin = _held_out(train, config)
+            notes = (*notes, *tie_notes(val.labels, 'the validation data'))
+            val = val.with_labels(hard_labels(val.labels))
         if source.not_given is not None and (dropped_N := source.not_given[train.row_N]).any():
             left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
             train = train.take(np.flatnonzero(~dropped_N))
@@ -122,7 +124,7 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         clean=clean,
         val_origin=origin or f"split '{val.name}'",
         left_out=left_out,
-        notes=source.notes,
+        notes=notes,
     )
 
 
@@ -133,7 +135,6 @@ def _held_out(train: ImageSplit, config: TrainConfig) -> tuple[ImageSplit, Image
                                     ' validation: set data.val_split')
     data, part = config.data, f'{config.data.val_fraction:g}'
     train, val = train.take(np.flatnonzero(~held_out_N)), train.take(np.flatnonzero(held_out_N))
-    val = val.with_labels(hard_labels(val.labels))
     most = data.max_val_samples
     if most is None and data.max_train_samples is not None and data.max_train_samples < len(train):
         most = round(data.max_train_samples * data.val_fraction / (1 - data.val_fraction))

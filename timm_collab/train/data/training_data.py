@@ -111,7 +111,7 @@ class TrainingData:
             found.append((each.split, each.contents))
         if self.splits.clean is not None:
             found[0] = found[0][0].with_labels(self.splits.clean), found[0][1]
-        return duplicates(found)
+        return duplicates(found, self.splits.label_names)
 
     def _notes(self, config: TrainConfig) -> list[str]:
         """What the user should know about the images, a sentence each."""

@@ -19,10 +19,11 @@ from ..data.counts import ROLES, SplitCounts, all_left_out, class_names, count_l
 from ..data.decoding.contents import Contents, Duplicates, duplicates, examine
 from ..data.decoding.image_split import BadImage, ImageSplit
 from ..data.files.readers import BUILTIN, TIMM, Opened, Streams, open_splits, open_streams
+from ..data.labels.class_names import label_of
 from ..data.labels.label_column import Labels
 from ..data.loading.streaming import StreamSplit
 from ..data.sources import Source, load_source, load_split, with_columns
-from ..errors import TrainError, require
+from ..errors import TrainError, one_line, require
 
 _KINDS = {
     **dict.fromkeys(('string', 'large_string'), 'text'),
@@ -138,7 +139,7 @@ def inspect_data(config: DataConfig, num_classes: int | None = None, progress: b
         notes.append(f"there is no validation split: a run holds out {config.val_fraction:g} of split"
                      f" '{source.train.name}' (data.val_fraction)")
     contents = Contents.joined([each.contents for each in read.values()])
-    same = duplicates([(each.split, each.contents) for each in read.values()])
+    same = duplicates([(each.split, each.contents) for each in read.values()], classes)
     bad = [each for part in read.values() for each in part.bad]
     train_rows = opened.splits[source.train.name]
     return Inspection(
@@ -269,13 +270,15 @@ def _label_columns(rows: datasets.Dataset | datasets.IterableDataset, config: Da
     for name, feature in (rows.features or {}).items():
         inner = getattr(feature, 'feature', feature)  # of every type of list
         kind = 'class labels' if isinstance(inner, datasets.ClassLabel) else _KINDS.get(getattr(inner, 'dtype', ''))
+        used, is_list = name == config.label_column, inner is not feature
+        if kind is None and used:
+            kind = 'numbers' if getattr(inner, 'dtype', '').startswith(('float', 'decimal')) else one_line(inner)
         if kind is not None and name != config.image_column:
-            is_list = inner is not feature
             found.append(LabelColumn(
                 name=name,
                 kind=f'lists of {kind}' if is_list else kind,
                 distinct=_distinct(rows, name, is_list),
-                used=name == config.label_column,
+                used=used,
             ))
     return found
 
@@ -285,4 +288,13 @@ def _distinct(rows: datasets.Dataset | datasets.IterableDataset, column: str, is
         return None
     chunks = rows.select_columns([column]).with_format('arrow')[:][column].chunks
     flat = [chunk.flatten() for chunk in chunks] if is_list else chunks
-    return len({value for chunk in flat for value in chunk.unique().to_pylist()} - {None})
+    values = {value for chunk in flat for value in chunk.unique().to_pylist()}
+    return sum(not _is_missing(value) for value in values)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value of a column of labels means that there is none."""
+    try:
+        return label_of(value, None) is None
+    except ValueError:  # no label, but a value
+        return False

@@ -56,13 +56,18 @@ def imbalance(counts: SplitCounts, least: float = 1.5) -> str:
     if high <= least * low:
         return ''
     ratio = f', {high / low:.1f} times as many' if low else ''
-    return f"smallest '{smallest}' with {low:,} training images, largest '{largest}' with {high:,}{ratio}"
+    images = 'image' if low == 1 else 'images'
+    return f"smallest '{smallest}' with {low:,} training {images}, largest '{largest}' with {high:,}{ratio}"
 
 
 def left_out_line(left_out: Mapping[str, int], most: int | None = None) -> str:
-    """Number of what was left out, and the most frequent reasons."""
-    reasons = [f'{count:,} {reason}' for reason, count in left_out.items()]
-    more = [] if most is None or len(reasons) <= most else [f'{len(reasons) - most} other reasons']
+    """Number of what was left out, and the most frequent reasons, each with its number if there are several."""
+    if len(left_out) == 1:
+        [(reason, count)] = left_out.items()
+        return f'{count:,} ({reason})'
+    reasons = [f'{reason}: {count:,}' for reason, count in left_out.items()]
+    rest = 0 if most is None else max(len(reasons) - most, 0)
+    more = [f'{rest} other reason{"" if rest == 1 else "s"}'] if rest else []
     return f'{sum(left_out.values()):,} ({", ".join(reasons[:most] + more)})'
 
 

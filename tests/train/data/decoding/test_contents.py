@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -91,16 +92,49 @@ def test_duplicates_are_what_they_are_called(splits: list[list[tuple[str, int]]]
     assert found.across == sum(
         any(letter in other for other_place, other in enumerate(letters) if other_place != place)
         for place, each in enumerate(letters) if place > 0 for letter in each)
+    images = [(split, *image) for split, each in enumerate(splits) for image in each]
     assert found.contradicting == sum(
-        len({other_label for other, other_label in images if other == letter}) > 1
-        for images in splits for letter, _ in images)
+        any(letter == other and label != other_label for _, other, other_label in images)
+        for _, letter, label in images)
+    assert found.across_contradicting == sum(
+        any(split != other_split and letter == other and label != other_label
+            for other_split, other, other_label in images)
+        for split, letter, label in images if split > 0)
     assert len(found.examples) == min(found.across, 3) and len(found.contradictions) == min(found.contradicting, 3)
     for image, copy in found.examples:
         assert image.split('/')[0] != copy.split('/')[0] and image.split('/')[1][0] == copy.split('/')[1][0]
-    for image, copy in found.contradictions:
-        assert image.split('/')[0] == copy.split('/')[0] and image.split('/')[1][0] == copy.split('/')[1][0]
-        where, rows = int(image.split('/')[0]), [int(each.split('/')[1][1:]) for each in (image, copy)]
-        assert len({splits[where][row][1] for row in rows}) == 2
+    for pair in found.contradictions:
+        (letter, label), (other, other_label) = (_described(splits, each) for each in pair)
+        assert letter == other and label != other_label
+
+
+def _described(splits: list[list[tuple[str, int]]], image: str) -> tuple[str, int]:
+    """The image that an example describes, which must be as it says."""
+    found = re.fullmatch(r"'(\d+)/(\w)(\d+)' \(row (\d+) of split '(\d+)', label (\d+)\)", image)
+    assert found and found[1] == found[5] and found[3] == found[4]
+    letter, label = splits[int(found[1])][int(found[3])]
+    assert (letter, label) == (found[2], int(found[6]))
+    return letter, label
+
+
+def test_copies_in_another_split_with_another_label_count_as_such() -> None:
+    training, test = [(letter, 0) for letter in 'abcdefgh'], [*((letter, 1) for letter in 'abcde'), ('f', 0), ('g', 0)]
+    found = duplicates([part('train', training), part('test', test)], ['cat', 'dog'])
+    assert (found.within, found.across, found.contradicting, found.across_contradicting) == (0, 7, 10, 5)
+    across, contradicting = found.notes()
+    assert across.endswith('; scores on them are too good, except for 5 with another label there')
+    assert contradicting == (
+        "warning: images that have a copy with another label: 10, such as 'train/a0' (row 0 of split 'train', label"
+        " cat) and 'test/a0' (row 0 of split 'test', label dog); at least one label of each pair is wrong")
+    found = duplicates([part('train', training), part('test', test[:5])])
+    assert 'they have another label there, so scores on them mean nothing' in found.notes()[0]
+
+
+def test_a_file_with_two_labels_is_told_by_row_and_label() -> None:
+    split, contents = part('train', [('a', 0), ('a', 2)])
+    split.file = lambda index: 'x.jpg'
+    [pair] = {*duplicates([(split, contents)]).contradictions[:1]}
+    assert pair == ("'x.jpg' (row 0 of split 'train', label 0)", "'x.jpg' (row 1 of split 'train', label 2)")
 
 
 def test_duplicates_of_rows_of_labels(folder: Path) -> None:
@@ -108,9 +142,10 @@ def test_duplicates_of_rows_of_labels(folder: Path) -> None:
     examined = examine(split, skip=True)
     split = split.take(examined.kept_N)
     found = duplicates([(split, examined.contents)])
-    pair = {str(folder / 'cat' / '0.png'), str(folder / 'dog' / '1.png')}
+    files = {folder / 'cat' / '0.png', folder / 'dog' / '1.png'}
     assert (found.within, found.across, found.contradicting) == (1, 0, 2)
-    assert [set(each) for each in found.contradictions] == [pair, pair]
+    for pair in found.contradictions:
+        assert {Path(each.split("'")[1]) for each in pair} == files
     one_hot = split.with_labels(np.eye(2, dtype=np.uint8)[split.labels])
     assert duplicates([(one_hot, examined.contents)]) == found
     assert duplicates([(split.with_labels(0 * split.labels), examined.contents)]).contradicting == 0

@@ -13,7 +13,7 @@ from PIL import Image
 
 from timm_collab.train.config import DataConfig
 from timm_collab.train.data.files.readers import open_splits
-from timm_collab.train.data.sources import load_source
+from timm_collab.train.data.sources import Source, load_source
 from timm_collab.train.errors import TrainError
 
 
@@ -54,7 +54,12 @@ def test_json_lines(root: Path) -> None:
 @pytest.mark.parametrize(('labels', 'expected'), [
     (['3', '0', '-1'], [3, 0, -1]), (['3', '', '1'], [3, None, 1]), (['3', 'a', ''], ['3', 'a', None]),
     (['007', '7', '8'], ['007', '7', '8']), (['1' * 21, '7', '8'], ['1' * 21, '7', '8']),
-    (['9' * 18, '-' + '9' * 18, '8'], [10 ** 18 - 1, 1 - 10 ** 18, 8]), (['1.0', '2.0', '1.0'], ['1.0', '2.0', '1.0']),
+    (['9' * 18, '-' + '9' * 18, '8'], [10 ** 18 - 1, 1 - 10 ** 18, 8]), (['1.0', '2.0', '1.0'], [1, 2, 1]),
+    (['0.0', '', '12'], [0, None, 12]), (['0.5', '1.0', '2'], ['0.5', '1.0', '2']),
+    (['1.', '2', '3'], ['1.', '2', '3']),
+    (['-1.0', '01.0', '2'], ['-1.0', '01.0', '2']), (['1.0', '9' * 16, '2'], ['1.0', '9' * 16, '2']),
+    (['3', 'NaN', '1'], [3, None, 1]), (['3.0', 'N/A', '<NA>'], [3, None, None]),
+    (['a', 'NaN', ''], ['a', 'NaN', None]),
 ])
 def test_labels_are_integers_only_if_all_are(root: Path, labels: list[str], expected: list[Any]) -> None:
     lines = [f'images/{number}.png,{label}' for number, label in enumerate(labels)]
@@ -65,6 +70,47 @@ def test_labels_are_integers_only_if_all_are(root: Path, labels: list[str], expe
     (root / 'a.csv').write_text('\n'.join(['image,label,split', *lines]))
     found = read(root / 'a.csv')
     assert [label for split in ('train', 'validation') for _, label in found[split]] == expected
+
+
+def test_whole_decimals_and_markers_of_missing_labels_are_said(root: Path) -> None:
+    def source(*labels: str) -> Source:
+        lines = [f'images/{number}.png,{label}' for number, label in enumerate(labels)]
+        (root / 'a.csv').write_text('\n'.join(['image,label', *lines]))
+        return load_source(DataConfig(path=str(root / 'a.csv'), on_missing_label='skip'))
+
+    found = source('0.0', '1.0', '', '1.0', 'NaN')
+    assert found.train.labels.tolist() == [0, 1, 1] and found.label_names is None
+    [note] = found.notes
+    assert note == "data.label_column 'label' contains decimal numbers, all of them whole: they were read as integers"
+    assert found.left_out == {'no label': 2}
+    found = source('ship', 'None', 'None')
+    assert found.label_names == ['None', 'ship']
+    assert found.notes[0] == ("data.label_column 'label' has 2 cells 'None', which is read as the name of a class:"
+                              ' leave the cell empty where there is no label')
+
+
+def test_a_missing_label_column_is_told_with_the_names_of_the_file(root: Path) -> None:
+    (root / 'a.csv').write_text('file,class\nimages/0.png,a\n')
+    with pytest.raises(TrainError, match=r"no column 'label', '.*a.csv' has file, class: write --data.label_column "):
+        load_source(DataConfig(path=str(root / 'a.csv')))
+
+
+def test_a_class_that_only_another_split_has_is_told_with_a_file(root: Path) -> None:
+    lines = ['image,label,split', 'images/0.png,a,train', 'images/1.png,b,train', 'images/2.png,zoo,val']
+    (root / 'a.csv').write_text('\n'.join(lines))
+    message = (r"label 'zoo' in row 0 of split 'validation' \(.*/images/2.png\) is none of the 2 classes of split"
+               r" 'train' \('a', 'b'\): remove such images, or list all classes in a file for --data.classes")
+    with pytest.raises(TrainError, match=message):
+        load_source(DataConfig(path=str(root / 'a.csv')))
+
+
+def test_nan_in_json_lines_is_no_label(root: Path) -> None:
+    for labels, names in ((['ship', 'car', float('nan')], ['car', 'ship']), ([1, 0, float('nan')], None)):
+        rows = [{'image': f'images/{number}.png', 'label': label} for number, label in enumerate(labels)]
+        (root / 'a.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+        found = load_source(DataConfig(path=str(root / 'a.jsonl'), on_missing_label='skip'))
+        assert (found.train.labels.tolist(), found.label_names) == ([1, 0], names)
+        assert found.left_out == {'no label': 1}
 
 
 @pytest.mark.parametrize('column', ['image', 'file_name', 'filename', 'path', 'file', 'picture'])

@@ -122,7 +122,8 @@ def test_lists_in_files_of_tables(tmp_path):
 def test_a_name_that_only_another_split_has(tmp_path):
     train = table(['cat', 'dog'], classes('cat', 'dog'))
     config = save(tmp_path / 'a', train=train, test=table(['dog', 'elk', 'gnu'], classes('dog', 'elk', 'gnu')))
-    with refuses("label 'elk' in row 1 of split 'test' is none of the 2 classes of split 'train', nor are 'gnu'"):
+    with refuses("label 'elk' in row 1 of split 'test' is none of the 2 classes of split 'train' ('cat', 'dog'),"
+                 " nor are 'gnu'"):
         load_source(config)
     config = save(tmp_path / 'b', train=train, test=table(['dog'], classes('elk', 'dog')))  # declared, not used
     assert named(load_source(config))['test'] == ['dog']
@@ -177,14 +178,15 @@ def test_numbers_of_another_split(tmp_path):
     config = save(tmp_path / 'a', train=table([3, 17, 90, 17]), test=table(['90', '3']))
     assert named(load_source(config)) == {'train': ['3', '17', '90', '17'], 'test': ['90', '3']}
     config = save(tmp_path / 'b', train=table([3, 17, 90]), test=table([17, 18, 120]))
-    with refuses("label 18 in row 1 of split 'test' is none of the 3 classes of split 'train', nor are 120: if these"
-                 ' numbers are class indices write --model.num_classes 121'):
+    with refuses("label 18 in row 1 of split 'test' is none of the 3 classes of split 'train' ('3', '17', '90'), nor"
+                 ' are 120: if these numbers are class indices write --model.num_classes 121'):
         load_source(config)
     source = load_source(config, num_classes=121)
     assert source.label_names is None and source.train.labels.tolist() == [3, 17, 90]
     assert source.test.labels.tolist() == [17, 18, 120]
     config = save(tmp_path / 'd', train=table([1, 2, 3, 4]), test=table([0, 1, 2, 3]))
-    with refuses("label 0 in row 0 of split 'test' is none of the 4 classes of split 'train': the classes of split"
+    with refuses("label 0 in row 0 of split 'test' is none of the 4 classes of split 'train' ('1', '2', '3', '4'): the"
+                 " classes of split"
                  " 'train' are numbered from 1, and those of this split from 0; number them alike, or if these numbers"
                  ' are class indices write --model.num_classes 5 or more'):
         load_source(config)
@@ -257,8 +259,8 @@ MISSING = [
 @pytest.mark.parametrize(('labels', 'feature'), MISSING)
 def test_rows_without_a_label(tmp_path, labels, feature):
     config = save(tmp_path / 'a', train=table(labels, feature), test=table(labels, feature))
-    with refuses("2 of 4 rows of split 'train' have no label in data.label_column 'label' (rows 1, 3): write"
-                 ' --data.on_missing_label skip to leave them out'):
+    with refuses("2 of 4 rows of split 'train' have no label in data.label_column 'label' (rows 1, 3, counted"
+                 ' from 0 within the split): write --data.on_missing_label skip to leave them out'):
         load_source(config)
     source = load_source(dataclasses.replace(config, on_missing_label='skip'))
     for split in (source.train, source.test):
@@ -280,7 +282,7 @@ def test_splits_without_any_label(tmp_path):
 
 def test_several_labels_that_are_missing(tmp_path):
     config = dataclasses.replace(save(tmp_path / 'a', train=table([[0, 1], [], None, [1]])), multi_label=True)
-    with refuses("1 of 4 rows of split 'train' have no label", '(rows 2)'):
+    with refuses("1 of 4 rows of split 'train' have no label", '(rows 2, counted from 0 within'):
         load_source(config)
     train = load_source(dataclasses.replace(config, on_missing_label='skip')).train
     assert train.row_N.tolist() == [0, 1, 3] and train.labels.tolist() == [[1, 1], [0, 0], [0, 1]]
@@ -291,7 +293,7 @@ def test_a_noise_column_that_lacks_labels(tmp_path):
     config = save(tmp_path / 'a', train=train, validation=table([0, 1]))
     with refuses("noise.column: label 9 in row 2 of split 'train' is none of the 2 classes"):
         load_source(save(tmp_path / 'b', train=table([0, 1, 0], guess=[0, 1, 9])), 'guess')
-    with refuses("1 of 16 rows of split 'train' have no label in noise.column 'guess' (rows 1)"):
+    with refuses("1 of 16 rows of split 'train' have no label in noise.column 'guess' (rows 1, counted"):
         load_source(config, 'guess')
     config = dataclasses.replace(config, on_missing_label='skip')
     recipe = TrainConfig(batch_size=4, model=ModelConfig(name='collab_resnet18'), data=config,
@@ -329,13 +331,14 @@ def test_numbers_of_a_split_for_a_model_need_a_file(tmp_path):
     (tmp_path / 'names.txt').write_text('owl\ndog\ncat\n')
     known = ['cat', 'dog', 'owl']
     config = save(tmp_path / 'a', test=table([0, 1, 2, 0]))
-    with refuses("label 0 in row 0 of split 'test' is none of the 3 classes of the run, nor are 1, 2, which have names:"
-                 ' write --data.classes with a file of them in the order of these numbers'):
+    with refuses("label 0 in row 0 of split 'test' is none of the 3 classes of the run ('cat', 'dog', 'owl'), nor are"
+                 ' 1, 2, which have names: write --data.classes with a file of them in the order of these numbers'):
         load_split(config, 'test', 3, known)
     with_file = dataclasses.replace(config, classes=str(tmp_path / 'names.txt'))
     assert load_split(with_file, 'test', 3, known)[0].labels.tolist() == [2, 1, 0, 2]
     assert load_split(config, 'test', 3, ['0', '1', '2'])[0].labels.tolist() == [0, 1, 2, 0]
-    with refuses('label 2 in row 2', "none of the 2 classes of the run, data.classes has the name 'cat' for it"):
+    with refuses('label 2 in row 2', "none of the 2 classes of the run ('dog', 'owl'), data.classes has the"
+                 " name 'cat' for it"):
         load_split(with_file, 'test', 2, ['dog', 'owl'])
     (tmp_path / 'names.txt').write_text('owl\ncat\n')
     with refuses('label 2 in row 2', 'data.classes has no name for it'):
@@ -368,8 +371,8 @@ def test_numbers_beside_names_are_said(tmp_path):
     assert source.notes == ("split 'test' has numbers without names: they are taken for indices of the classes of split"
                             " 'train', 0 for 'dog'",)
     config = save(tmp_path / 'd', train=table(['cat', 'dog'], classes('dog', 'cat')), test=table([0, 5]))
-    with refuses("label 5 in row 1 of split 'test' is none of the 2 classes of split 'train': if these numbers are"
-                 ' class indices write --model.num_classes 6 or more'):
+    with refuses("label 5 in row 1 of split 'test' is none of the 2 classes of split 'train' ('dog', 'cat'): if these"
+                 ' numbers are class indices write --model.num_classes 6 or more'):
         load_source(config)
     train = table(['0', '1', '2', '3'], classes('3', '1', '2', '0')).add_column('guess', [3, 2, 1, 0])
     source = load_source(save(tmp_path / 'b', train=train, test=table([3, 1, 2, 0])), 'guess')

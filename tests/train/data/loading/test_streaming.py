@@ -265,12 +265,12 @@ def test_single_split(shards):
     assert len(split) == 48
     assert names == ['dark', 'bright']
     assert np.asarray(split.image(7))[0, 0, 0] == 7
-    with pytest.raises(TrainError, match=r"split: .* has no split 'trian', it has train, validation"):
+    with pytest.raises(TrainError, match=r"split: .* has no split 'trian', it has 'train', 'validation'"):
         load_split(config, 'trian')
 
 
 @pytest.mark.parametrize(('keys', 'message'), [
-    (dict(train_split='trian'), "has no split 'trian', it has train, validation"),
+    (dict(train_split='trian'), "has no split 'trian', it has 'train', 'validation'"),
     (dict(val_split='test'), "has no split 'test'"),
     (dict(image_column='img'), "there is no column 'img'"),
     (dict(label_column='lable'), "there is no column 'lable'"),

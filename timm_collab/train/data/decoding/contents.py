@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import TrainError, require
-from ..labels.label_column import Labels
+from ..labels.label_column import Labels, hard_labels, padded
 from .image_split import BadImage, BadImageError, Encoded, Found, ImageSplit, Rows
 
 DIGEST_SIZE = 16
@@ -206,14 +206,16 @@ class Duplicates:
         within: Number of images that occurred before in the same split, over all splits.
         across: Number of images of the splits to evaluate on that are also in another split. Images that were held out
             of the training split count as well, where a copy of them stayed there.
-        contradicting: Number of images of which the same split has a copy with another label.
+        contradicting: Number of images that have a copy with another label, in any split.
+        across_contradicting: Number of those of `across` that have another label in another split.
         examples: Files of a few pairs across splits: the image, and its copy in the other split.
-        contradictions: Files of a few pairs with two labels.
+        contradictions: A few pairs with two labels: the file of each, with its row, split and label.
     """
 
     within: int
     across: int
     contradicting: int = 0
+    across_contradicting: int = 0
     examples: list[tuple[str, str]] = field(default_factory=list)
     contradictions: list[tuple[str, str]] = field(default_factory=list)
 
@@ -222,20 +224,27 @@ class Duplicates:
         notes = []
         if self.across:
             image, copy = self.examples[0]
+            effect = 'scores on them are too good'
+            if self.across_contradicting == self.across:
+                effect = 'they have another label there, so scores on them mean nothing'
+            elif self.across_contradicting:
+                effect += f', except for {self.across_contradicting:,} with another label there'
             notes.append('warning: images to evaluate on that are byte for byte in another split, too:'
-                         f" {self.across:,}, such as '{image}' and '{copy}'; scores on them are too good")
+                         f" {self.across:,}, such as '{image}' and '{copy}'; {effect}")
         if self.contradicting:
             image, copy = self.contradictions[0]
-            notes.append(f'warning: images that have a copy with another label in their split: {self.contradicting:,},'
-                         f" such as '{image}' and '{copy}'; at least one label of each pair is wrong")
+            notes.append(f'warning: images that have a copy with another label: {self.contradicting:,}, such as'
+                         f' {image} and {copy}; at least one label of each pair is wrong')
         return notes
 
 
-def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
+def duplicates(
+        splits: Sequence[tuple[ImageSplit, Contents]], class_names: Sequence[str] | None = None) -> Duplicates:
     """Find images with equal encoded bytes.
 
     Args:
         splits: Splits with their true labels, and their contents; the first is the training split.
+        class_names: Names of the classes, for examples; their numbers by default.
     """
     # From here on N counts the images of all splits. Equal images have equal numbers.
     digest_N = np.concatenate([contents.digest_N for _, contents in splits])
@@ -244,18 +253,22 @@ def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
         return Duplicates(0, 0)
     starts = np.cumsum([0, *(len(contents) for _, contents in splits)])
     split_N = np.repeat(np.arange(len(splits)), np.diff(starts))
-    parts = [slice(*ends) for ends in pairwise(starts)]
-    in_split = [np.bincount(number_N[part], minlength=len(different)) > 0 for part in parts]  # by number
+    in_split = [np.bincount(number_N[slice(*ends)], minlength=len(different)) > 0 for ends in pairwise(starts)]
     across_N = (np.sum(in_split, axis=0)[number_N] > 1) & (split_N > 0)
-    contradicts_N = np.concatenate([
-        _contradicting(number_N[part], split.labels) for (split, _), part in zip(splits, parts, strict=True)])
+    labels = _together([split.labels for split, _ in splits])
+    contradicts_N = _contradicting(number_N, labels)
 
     def name(place: int) -> str:
         split, index = splits[split_N[place]][0], int(place - starts[split_N[place]])
         return split.file(index) or f"row {split.row_N[index]} of split '{split.name}'"
 
-    def label(place: int) -> Labels:
-        return splits[split_N[place]][0].labels[place - starts[split_N[place]]]
+    def described(place: int) -> str:
+        split, index = splits[split_N[place]][0], int(place - starts[split_N[place]])
+        row = f"row {split.row_N[index]} of split '{split.name}'"
+        classes = np.flatnonzero(labels[place]).tolist() if labels.ndim == 2 else [int(labels[place])]
+        label = ' + '.join(class_names[each] if class_names else str(each) for each in classes) or 'none'
+        file = split.file(index)
+        return f"'{file}' ({row}, label {label})" if file else f'{row} (label {label})'
 
     examples = []
     for place in np.flatnonzero(across_N)[:_EXAMPLES].tolist():
@@ -263,20 +276,33 @@ def duplicates(splits: Sequence[tuple[ImageSplit, Contents]]) -> Duplicates:
         examples.append((name(place), name(int(copy))))
     contradictions = []
     for place in np.flatnonzero(contradicts_N)[:_EXAMPLES].tolist():
-        copies = np.flatnonzero((number_N == number_N[place]) & (split_N == split_N[place])).tolist()
-        copy = next(each for each in copies if (label(each) != label(place)).any())
-        contradictions.append((name(place), name(copy)))
+        copies = np.flatnonzero(number_N == number_N[place]).tolist()
+        copy = next(each for each in copies if (labels[each] != labels[place]).any())
+        contradictions.append((described(place), described(copy)))
+    found: defaultdict[int, set[tuple[int, bytes]]] = defaultdict(set)  # splits and labels of contradicting images
+    for place in np.flatnonzero(contradicts_N).tolist():
+        found[number_N[place]].add((split_N[place], labels[place].tobytes()))
     return Duplicates(
         within=len(number_N) - int(np.sum(in_split)),
         across=int(across_N.sum()),
         contradicting=int(contradicts_N.sum()),
+        across_contradicting=sum(
+            any(other != split_N[place] and label != labels[place].tobytes() for other, label in found[number_N[place]])
+            for place in np.flatnonzero(across_N & contradicts_N).tolist()),
         examples=examples,
         contradictions=contradictions,
     )
 
 
+def _together(parts: Sequence[Labels]) -> Labels:
+    """The labels of all splits, of soft ones the class, as evaluation takes them."""
+    hard = [hard_labels(labels) for labels in parts]
+    width = max((labels.shape[1] for labels in hard if labels.ndim == 2), default=0)
+    return np.concatenate([padded(labels, width) for labels in hard])
+
+
 def _contradicting(number_N: np.ndarray, labels: Labels) -> np.ndarray:
-    """Mask [N] of the images of a split that occur with two labels."""
+    """Mask [N] of the images that occur with two labels."""
     order_N = np.argsort(number_N, kind='stable')
     same = number_N[order_N][1:] == number_N[order_N][:-1]
     sorted_labels = labels[order_N].reshape(len(labels), -1)

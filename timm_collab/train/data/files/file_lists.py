@@ -21,6 +21,9 @@ LISTS = ('.csv', '.tsv', '.jsonl')
 
 _FILE_COLUMNS = ('image', 'file_name', 'filename', 'path', 'file')
 _INTEGER = re.compile(r'0|-?[1-9]\d{0,17}')  # of 64 bits; 007 is a name
+_WHOLE = re.compile(r'(?:0|-?[1-9]\d{0,14})(?:\.0+)?')  # pandas writes integers with gaps as 1.0; exact as a float64
+_MISSING = ('NaN', 'nan', 'NA', 'N/A', '<NA>', 'null', 'NULL', 'None')
+"""What programs write for a missing number. In a column of text each may be the name of a class."""
 _SHOWN = 3
 Row = dict[str, Any]
 
@@ -37,10 +40,12 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
         TrainError: A list can't be read, or it names a file that doesn't exist.
     """
     splits: defaultdict[str, list[Row]] = defaultdict(list)
-    left_out, words = Counter[str](), dict[str, str]()
+    left_out, words, own = Counter[str](), dict[str, str](), dict[str, None]()
     for split, files in files_by_split.items():
         for file in files:
-            for row in _images(file, config):
+            rows, header = _images(file, config)
+            own |= header
+            for row in rows:
                 if config.label_column == 'split' or 'split' not in row:
                     splits[split].append(row)
                     continue
@@ -54,25 +59,41 @@ def open_lists(files_by_split: Mapping[str, Sequence[str]], config: DataConfig) 
                 require(word == named.lower(), f"'{file}': the values '{word}' and '{named.lower()}' of column 'split'"
                                                f" both mean the split '{canonical}': write one of them")
                 splits[canonical].append(row)
+    require(config.label_column in own,
+            f"data.label_column: there is no column '{config.label_column}', '{config.path}' has {', '.join(own)}"
+            + (nearest(config.label_column, own) or ': write --data.label_column with one of them'))
     together = [row for rows in splits.values() for row in rows]
     columns = dict.fromkeys(column for row in together for column in row)
     is_text = all(file.lower().endswith(('.csv', '.tsv')) for files in files_by_split.values() for file in files)
-    integers = [] if not is_text else [
-        column for column in columns if all(_INTEGER.fullmatch(row.get(column) or '0') for row in together)]
+    numbers = {} if not is_text else {
+        column: kind for column in columns if (kind := _number(row.get(column) for row in together))}
     mixed = [] if is_text else [
         column for column in columns if not _is_of_one_type(row.get(column) for row in together)]
     require(config.label_column not in mixed, f"data.label_column '{config.label_column}' of '{config.path}' has values"
                                               ' of several types, or too large for 64 bits: write text in all rows')
     notes = [f"column '{column}' has values of several types, or too large for 64 bits, and isn't read"
              for column in mixed]
+    if is_text and config.label_column in columns and config.label_column not in numbers:
+        found = Counter(row.get(config.label_column) for row in together)
+        notes += [f"data.label_column '{config.label_column}' has {found[word]:,} cells '{word}', which is read as the"
+                  ' name of a class: leave the cell empty where there is no label'
+                  for word in _MISSING if found[word]]
     tables = {}
     for split, rows in splits.items():
         cells: dict[str, list[Any]] = {column: [row.get(column) for row in rows] for column in columns
                                        if column not in mixed}
-        for column in integers:
-            cells[column] = [int(cell) if cell else None for cell in cells[column]]
+        for column, kind in numbers.items():
+            cells[column] = [None if cell is None or cell in _MISSING else kind(cell) for cell in cells[column]]
         tables[split] = datasets.Dataset.from_dict(cells).cast_column(config.image_column, datasets.Image())
     return Opened(tables, dict(left_out), tuple(notes))
+
+
+def _number(cells: Iterable[str | None]) -> type[int] | type[float] | None:
+    """The type of a column of text in which all cells that aren't missing are whole numbers; None for other columns."""
+    given = {cell for cell in cells if cell is not None} - {*_MISSING}
+    if all(map(_INTEGER.fullmatch, given)):
+        return int
+    return float if all(map(_WHOLE.fullmatch, given)) else None
 
 
 def _is_of_one_type(cells: Iterable[Any]) -> bool:
@@ -84,8 +105,8 @@ def _is_of_one_type(cells: Iterable[Any]) -> bool:
     return True
 
 
-def _images(file: str, config: DataConfig) -> list[Row]:
-    """The rows of a list, with the path of the image in the column of the recipe."""
+def _images(file: str, config: DataConfig) -> tuple[list[Row], dict[str, None]]:
+    """The rows of a list, with the path of the image in the column of the recipe; and its own columns."""
     numbered = list(_read(file))
     columns = dict.fromkeys(column for _, row in numbered for column in row)
     column = image_column(columns, config)
@@ -106,7 +127,7 @@ def _images(file: str, config: DataConfig) -> list[Row]:
     require(not missing, f"'{file}': {len(missing)} of {len(numbered)} images don't exist:"
                          f' {", ".join(missing[:_SHOWN])}{", ..." if len(missing) > _SHOWN else ""}; write paths that'
                          ' are relative to the folder of the file, or absolute')
-    return rows
+    return rows, columns
 
 
 def image_column(columns: Iterable[str], config: DataConfig) -> str | None:
@@ -152,7 +173,7 @@ def _json_rows(file: str, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=lambda word: None if word == 'NaN' else float(word))
         except ValueError:
             row = None
         require(isinstance(row, dict), f"'{file}', line {number}: not a JSON object: write one object per line")

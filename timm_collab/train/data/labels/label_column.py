@@ -5,7 +5,8 @@ class indices [N], zeros and ones [N, C], or probabilities [N, C].
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import datasets
@@ -47,7 +48,7 @@ def read_labels(rows: datasets.Dataset, split: str, config: DataConfig, form: La
             f"data.label_column '{config.label_column}' contains {feature} in split '{split}', unlike the training"
             ' split')
     labels, place_L, row_L = labels_in(rows, split, config.label_column)
-    class_L = _find(labels, place_L, row_L, split, form)
+    class_L = _find(labels, place_L, row_L, f"split '{split}'", form, partial(_file, rows, config.image_column))
     if not config.multi_label:
         return np.maximum(class_L, 0), class_L < 0
     missing_N = ~_column(rows, config.label_column).is_valid().to_numpy(zero_copy_only=False)
@@ -72,13 +73,27 @@ def _in_order(labels: Labels, form: LabelForm) -> Labels:
     return found
 
 
-def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str, form: LabelForm) -> Ints:
+def _file(rows: datasets.Dataset, column: str, row: int) -> str | None:
+    """The file of the image in a row, if it has one of its own."""
+    feature = (rows.features or {}).get(column)
+    cell = cells_in(rows.select([row]), column)[0] if isinstance(feature, datasets.Image) else None
+    return None if cell is None or cell['bytes'] is not None else cell['path']
+
+
+def _find(
+        labels: list[str | int | None],
+        place_L: Ints,
+        row_L: Ints,
+        split: str,
+        form: LabelForm,
+        file_of: Callable[[int], str | None],
+) -> Ints:
     """Class index of each label [L] from the distinct ones; -1 for none."""
     index = form.index
     classes = [-1 if label is None else index.find(label) for label in labels]
     unknown = [label for label, found in zip(labels, classes, strict=True) if found is None]
     if unknown:
-        row = row_L[np.argmax(place_L == labels.index(unknown[0]))]
+        row = int(row_L[np.argmax(place_L == labels.index(unknown[0]))])
         others = f', nor are {listed(map(repr, unknown[1:]))}' if unknown[1:] else ''
         hint = nearest(str(unknown[0]), form.names or ())
         numbers = [label for label in unknown if isinstance(label, int)]
@@ -96,8 +111,16 @@ def _find(labels: list[str | int | None], place_L: Ints, row_L: Ints, split: str
                         f' {min(numbers)}; number them alike, or{hint[1:]}')
         elif not form.names:
             hint = ', which are numbered from 0: write --data.classes with a file of their names in that order'
-        raise TrainError(f"label {unknown[0]!r} in row {row} of split '{split}' is none of the {form.count or 0}"
-                         f' classes of {form.origin}{others}{hint}')
+        elif not hint:
+            hint = ': remove such images'
+            if form.origin.startswith('data.classes'):
+                hint += ', or add their class to the file'
+            elif form.origin != 'the run':
+                hint += ', or list all classes in a file for --data.classes'
+        where = f"row {row} of {split}{f' ({file})' if (file := file_of(row)) else ''}"
+        known_names = f' ({listed(map(repr, form.names))})' if form.names else ''
+        raise TrainError(f'label {unknown[0]!r} in {where} is none of the {form.count or 0}'
+                         f' classes of {form.origin}{known_names}{others}{hint}')
     return np.array([*classes, -1], dtype=np.int64)[place_L]
 
 
@@ -131,7 +154,7 @@ def check_column(rows: datasets.Dataset | datasets.IterableDataset, column: str,
     """Raise an error if there is no such column."""
     require(column in rows.column_names,
             f"{key}: there is no column '{column}', the data has {', '.join(rows.column_names)}"
-            f'{nearest(column, rows.column_names)}')
+            + (nearest(column, rows.column_names) or f': write --{key} with one of them'))
 
 
 def padded(labels: Labels, num_classes: int) -> Labels:
@@ -152,6 +175,15 @@ def outside(labels: Labels, num_classes: int) -> tuple[int, int] | None:
 def hard_labels(labels: Labels) -> Labels:
     """The class with the largest probability, of equals the first; other labels as they are."""
     return labels.argmax(axis=1) if labels.dtype == np.float32 else labels
+
+
+def tie_notes(labels: Labels, split: str) -> list[str]:
+    """A sentence on soft labels of a split to evaluate on that have several largest probabilities; none without any."""
+    if labels.dtype != np.float32:
+        return []
+    ties = int(((labels == labels.max(axis=1, keepdims=True)).sum(axis=1) > 1).sum())
+    where = f'1 soft label of {split} has' if ties == 1 else f'{ties:,} soft labels of {split} have'
+    return [f'{where} several largest values: evaluation takes the first class of these'] if ties else []
 
 
 def classes_in(labels: Labels, num_classes: int) -> Mask:
