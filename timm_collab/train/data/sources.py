@@ -4,10 +4,8 @@ Array names end in their shape: N examples, M some of them.
 """
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import datasets
@@ -18,6 +16,7 @@ from ..config import DataConfig
 from ..errors import TrainError, nearest, require
 from .decoding.image_column import image_rows, number_depth
 from .decoding.image_split import ImageSplit
+from .decoding.stored import shared_files
 from .files.folders import SPLITS
 from .files.readers import Opened, Streams, download_split, open_splits, open_streams
 from .labels.class_names import LabelForm, listed
@@ -98,7 +97,7 @@ def load_source(
             for note in tie_notes(split.labels, f"split '{split.name}'")]
     splits = {role: split if role == 'train' else split.with_labels(hard_labels(split.labels))
               for role, split in splits.items()}
-    notes = (*notes, *ties, *_shared_files(splits.values()))
+    notes = (*notes, *ties, *shared_files(splits.values()))
     columns = {f"split '{name}'": found[name].features[config.label_column]
                for name in chosen.values() if name in found}
     unlabelled = sum(len(split.rows) - len(split) for split in splits.values())
@@ -256,40 +255,6 @@ def _image_split(
         labels=labels[row_N],
         bit_depth=config.bit_depth,
     )
-
-
-def _shared_files(splits: Iterable[ImageSplit]) -> list[str]:
-    """Refuse a file that is in two splits, by whatever links; a sentence for each split that has a file twice.
-
-    Raises:
-        TrainError: There is one.
-    """
-    real_folder = cache(os.path.realpath)
-
-    def real(path: str) -> str:
-        folder, name = os.path.split(path)
-        file = os.path.join(real_folder(folder), name)
-        if not os.path.islink(file):
-            return file
-        target = os.path.realpath(file)
-        # The cache of the Hub stores files by content: equal images of two splits are one file there.
-        return file if os.path.basename(os.path.dirname(target)) == 'blobs' else target
-
-    first: dict[str, tuple[str, str]] = {}
-    notes = []
-    for split in splits:
-        repeated = []
-        for path in split.paths()[1]:
-            here = split.name, path
-            before = first.setdefault(real(path), here)
-            if before is not here:
-                repeated.append(path)
-                require(before[0] == split.name,
-                        f"'{path}' of split '{split.name}' is the same file as '{before[1]}' of split '{before[0]}', so"
-                        ' that scores would be too good: remove it from one of them')
-        if repeated:
-            notes.append(f"images of split '{split.name}' repeating a file: {len(repeated):,}, such as '{repeated[0]}'")
-    return notes
 
 
 def _check_missing(

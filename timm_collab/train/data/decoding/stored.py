@@ -1,17 +1,19 @@
-"""What tells whether the images of a run have changed between two stops, without reading any that the run does not.
+"""What files tell of images without reading them: whether they have changed between two stops, or are in two splits.
 
 Array names end in their shape: N examples.
 """
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
+from ...errors import require
 from .contents import Contents, digest
 from .image_split import ImageSplit, Rows
 
@@ -90,3 +92,37 @@ def _sizes_and_times(split: ImageSplit) -> tuple[Rows, Rows]:
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(measure, range(0, len(paths), _FILES)))
     return size_N, time_N
+
+
+def shared_files(splits: Iterable[ImageSplit]) -> list[str]:
+    """Refuse a file that is in two splits, by whatever links; a sentence for each split that has a file twice.
+
+    Raises:
+        TrainError: There is one.
+    """
+    real_folder = cache(os.path.realpath)
+
+    def real(path: str) -> str:
+        folder, name = os.path.split(path)
+        file = os.path.join(real_folder(folder), name)
+        if not os.path.islink(file):
+            return file
+        target = os.path.realpath(file)
+        # The cache of the Hub stores files by content: equal images of two splits are one file there.
+        return file if os.path.basename(os.path.dirname(target)) == 'blobs' else target
+
+    first: dict[str, tuple[str, str]] = {}
+    notes = []
+    for split in splits:
+        repeated = []
+        for path in split.paths()[1]:
+            here = split.name, path
+            before = first.setdefault(real(path), here)
+            if before is not here:
+                repeated.append(path)
+                require(before[0] == split.name,
+                        f"'{path}' of split '{split.name}' is the same file as '{before[1]}' of split '{before[0]}', so"
+                        ' that scores would be too good: remove it from one of them')
+        if repeated:
+            notes.append(f"images of split '{split.name}' repeating a file: {len(repeated):,}, such as '{repeated[0]}'")
+    return notes
