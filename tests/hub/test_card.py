@@ -42,6 +42,8 @@ def card_of_run(path, folder, **options) -> ModelCard:
     ({'kind': 'gated'}, 'on-the-fly-native-ensemble',
      ('On-the-Fly Native Ensemble', 'the ensemble of all heads, weighted by a gate'), 'lan2018ensemble'),
     ({'beta': 1.0}, None, ('as one of several heads', 'from the labels alone'), None),
+    ({'hard': 'elr'}, 'collaborative-learning', ('from the labels (early-learning regularisation) and, with a weight',),
+     'song2018collaborative'),
 ])
 def test_the_card_names_the_method(make_run, tmp_path, objective, tag, said, cites) -> None:
     path = make_run()

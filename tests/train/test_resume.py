@@ -32,6 +32,8 @@ SETTINGS = {
     ],
     'balance': ['--data.sampling=balanced', '--data.class_weights={"3": 2}', '--augment.no_aug=false',
                 '--augment.crop=pad', '--augment.repeats=2', '--noise.rate=0.4', '--checkpoint.every_updates=3'],
+    'image targets': ['--objective.hard=elr', '--objective.targets=others', '--noise.rate=0.4', '--grad_accum_steps=2',
+                      '--checkpoint.every_updates=3'],
     'lookahead': ['--optim.name=lookahead_rmsproptf', '--optim.lr=1e-3', '--checkpoint.every_updates=1'],
     'low precision': ['--mixed_precision=bf16', '--channels_last=true', '--data.img_size=32'],
 }

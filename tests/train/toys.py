@@ -55,5 +55,5 @@ def make_trainer(
         CachedImages(*data), config.batch_size, 0, config.seed, balanced=config.data.sampling == 'balanced')
     val = evaluation_loader(TensorDataset(data[0][:20], data[1][:20]), 8, 0)
     accelerator = accelerator or Accelerator(cpu=True)
-    loaders = Loaders(train_loader, sampler, val, None, clean)
+    loaders = Loaders(train_loader, sampler, val, None, clean, data[1])
     return Trainer(config, model, loaders, accelerator, Callbacks(on_epoch), class_weights=class_weights)

@@ -186,7 +186,8 @@ def _trained(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
 
 def _how(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
     if summary.num_heads == 1:
-        return f'this is the network without a tree of heads, which learnt from the labels{_taught(summary, recipe)}.'
+        return (f'this is the network without a tree of heads, which learnt from the labels{_loss(recipe)}'
+                f'{_taught(summary, recipe)}.')
     objective = recipe['objective']
     soft = 1 - objective['beta']
     if objective.get('full_labels'):
@@ -196,11 +197,25 @@ def _how(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
         'mutual': 'the prediction of each other head',
         'gated': 'the ensemble of all heads, weighted by a gate',
     }[objective.get('kind', 'collaborative')]
-    learn = ('from the labels alone' if objective['beta'] == 1 else
-             f'from the labels and, with a weight of {soft:g}, from {source}'
+    labels = f'the labels{_loss(recipe)}'
+    learn = (f'from {labels} alone' if objective['beta'] == 1 else
+             f'from {labels} and, with a weight of {soft:g}, from {source}'
              f' (temperature {objective["temperature"]:g})')
     return (f'{summary.num_heads} heads grew on a tree (`{summary.tree}`), each learning {learn}; one of them was'
             ' kept, which is this network.')
+
+
+def _loss(recipe: Mapping[str, Any]) -> str:
+    """Name the loss for the labels; empty for cross-entropy."""
+    name = {
+        'gce': 'generalised cross-entropy',
+        'sce': 'symmetric cross-entropy',
+        'nce_rce': 'normalised and reverse cross-entropy',
+        'elr': 'early-learning regularisation',
+        'selc': 'self-ensemble label correction',
+        'small_loss': 'the labels of small loss',
+    }.get(recipe['objective'].get('hard', 'ce'))
+    return '' if name is None else f' ({name})'
 
 
 def _taught(summary: RunSummary, recipe: Mapping[str, Any]) -> str:

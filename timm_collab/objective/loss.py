@@ -16,6 +16,7 @@ Shapes: H heads, B batch, C classes.
 """
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import timm.loss
@@ -51,16 +52,14 @@ class WeightedCrossEntropy(nn.CrossEntropyLoss):
         label_smoothing: See `nn.CrossEntropyLoss`.
     """
 
-    weight: Tensor
-
     def __init__(self, weight_C: Tensor, label_smoothing: float = 0.0) -> None:
         super().__init__(weight_C, label_smoothing=label_smoothing)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of logits [B, C] and class indices [B] or class probabilities [B, C], one number."""
         logits_BC = at_least_float32(input)
-        loss_B = F.cross_entropy(
-            logits_BC, target, self.weight.to(logits_BC.dtype), reduction='none', label_smoothing=self.label_smoothing)
+        weight_C = self.get_buffer('weight').to(logits_BC.dtype)
+        loss_B = F.cross_entropy(logits_BC, target, weight_C, reduction='none', label_smoothing=self.label_smoothing)
         return loss_B.mean()
 
 
@@ -87,6 +86,20 @@ def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
     return (logits_HBC.sum(dim=0, keepdim=True) - logits_HBC) / (num_heads - 1)
 
 
+class HeadsCriterion(nn.Module, ABC):
+    """Base of hard losses that see all heads at once, or that need to know which images a batch has."""
+
+    @abstractmethod
+    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+        """Compute the hard term of each head [H].
+
+        Args:
+            logits_HBC: Logits of the heads, [H, B, C].
+            target: Class indices [B].
+            index_B: Index of each example in the training data [B].
+        """
+
+
 class CollaborativeLoss(nn.Module):
     """Sum over heads of a hard loss on the target and a soft loss on the consensus of the other heads.
 
@@ -107,8 +120,8 @@ class CollaborativeLoss(nn.Module):
     equal to `criterion.ignore_index`, if the criterion has it, are valid: they skip the hard term only.
 
     Args:
-        criterion: Hard loss of one head, which maps [B, C] logits and the target to one number. Defaults to
-            `nn.CrossEntropyLoss()`, which takes class indices and class probabilities.
+        criterion: Hard loss of one head, which maps [B, C] logits and the target to one number, or a `HeadsCriterion`.
+            Defaults to `nn.CrossEntropyLoss()`, which takes class indices and class probabilities.
         temperature: T, which divides the logits on both sides of the soft term.
         beta: Weight of the hard term; the soft term has 1 - beta. 1 trains every head on the target alone.
         scale_by_t2: Multiply the soft term by T^2, so that the size of its gradient doesn't depend on T
@@ -170,24 +183,31 @@ class CollaborativeLoss(nn.Module):
         """Weight of the soft terms."""
         return (1. - self.beta) / self.beta if self.full_labels else 1. - self.beta
 
-    def forward(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
         """Compute the training loss, one number.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
+            index_B: Index of each example in the training data [B], for criteria that need it.
 
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        return self.evaluate(logits_HBC, target)[0]
+        return self.evaluate(logits_HBC, target, index_B)[0]
 
-    def evaluate(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the training loss and its terms.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
+            index_B: Index of each example in the training data [B], for criteria that need it.
 
         Returns:
             The loss, one number, and the hard and soft terms [H] of `terms`, detached.
@@ -195,15 +215,16 @@ class CollaborativeLoss(nn.Module):
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        hard_H, soft_H = self.terms(logits_HBC, target)
+        hard_H, soft_H = self.terms(logits_HBC, target, index_B)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
 
-    def terms(self, logits_HBC: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def terms(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute each head's hard and soft term, before they are weighted.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
+            index_B: Index of each example in the training data [B], for criteria that need it.
 
         Returns:
             Hard terms [H], and soft terms [H] with the factor T^2 if `scale_by_t2`. The soft terms are zeros if they
@@ -217,7 +238,10 @@ class CollaborativeLoss(nn.Module):
         if len(logits_HBC) > 1:
             logits_HBC = at_least_float32(logits_HBC)
             target = at_least_float32(target) if target.is_floating_point() else target
-        hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
+        if isinstance(self.criterion, HeadsCriterion):
+            hard_H = self.criterion(logits_HBC, target, index_B)
+        else:
+            hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
         if len(hard_H) == 1 or self.beta == 1.:
             return hard_H, torch.zeros_like(hard_H)
         soft_HB = self._soft_terms(logits_HBC)

@@ -97,13 +97,13 @@ class CollaborativeTask(ClassificationTask):
                 f'would be ignored: set them in the CollaborativeLoss that is passed as criterion.'
             )
         super().__init__(model, objective, device=device, dtype=dtype, verbose=False)
-        self._compiled_objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
+        self._compiled_objective: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
         self.criterion.to(device=self.device)
         self.verbose = verbose
         if verbose:
             _logger.info(f'{type(self).__name__}: criterion={self.criterion}')
 
-    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
         """Run every head and compute the objective.
 
         In eval mode the objective is still that of all heads, although `get_eval_model()` computes only one.
@@ -111,6 +111,7 @@ class CollaborativeTask(ClassificationTask):
         Args:
             input: Images, [B, in_chans, height, width].
             target: Class indices [B], or class probabilities or binary labels [B, C].
+            index: Index of each image in the training data [B], for objectives that need it.
 
         Returns:
             Dictionary containing:
@@ -125,7 +126,7 @@ class CollaborativeTask(ClassificationTask):
         """
         logits_HBC = self._forward_heads(input)
         evaluate = self._compiled_objective or self.criterion.evaluate
-        loss, hard_H, soft_H = evaluate(logits_HBC, target)
+        loss, hard_H, soft_H = evaluate(logits_HBC, target, index)
         return {
             'loss': loss,
             'output': logits_HBC[getattr(self._unwrapped(), 'kept_head', 0)],

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from ..model import CollabModel
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
+from ..objective.image_targets import EarlyLearningRegularization, SelfEnsembleLabelCorrection
 from ..objective.loss import CollaborativeLoss, WeightedCrossEntropy
+from ..objective.robust import (
+    GeneralizedCrossEntropy,
+    NormalizedCrossEntropy,
+    SmallLossSelection,
+    SymmetricCrossEntropy,
+)
 from ..tree import PREFIX
 from .config import (
     AugmentConfig,
@@ -93,6 +100,7 @@ def build_criterion(
         num_classes: int,
         mixes: bool,
         class_weights: Tensor | None = None,
+        labels: Tensor | None = None,
 ) -> CollaborativeLoss:
     """The objective; labels that are mixed are smoothed as they are mixed.
 
@@ -102,20 +110,49 @@ def build_criterion(
         num_classes: Number of classes, C.
         mixes: Whether images are mixed.
         class_weights: Weight of each class in the loss against the labels, [C].
+        labels: Labels of the training images [N], for objectives that remember each image.
     """
     smoothing = 0.0 if mixes else config.smoothing
-    hard: nn.Module = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    hard = _hard_loss(config, num_heads, num_classes, smoothing, labels)
     if class_weights is not None:
         hard = WeightedCrossEntropy(class_weights, smoothing)
-    if config.hard == 'bce':
-        hard = timm.loss.BinaryCrossEntropy(
-            smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)
     options: dict[str, Any] = {
         'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2,
         'full_labels': config.full_labels}
     if config.kind == 'gated' and num_heads > 1:
         return GatedEnsembleLoss(num_heads, num_classes, hard, **options)
     return (MutualLearningLoss if config.kind == 'mutual' else CollaborativeLoss)(hard, **options)
+
+
+def _hard_loss(
+        config: ObjectiveConfig,
+        num_heads: int,
+        num_classes: int,
+        smoothing: float,
+        labels: Tensor | None,
+) -> nn.Module:
+    if config.hard == 'ce':
+        return nn.CrossEntropyLoss(label_smoothing=smoothing)
+    if config.hard == 'bce':
+        return timm.loss.BinaryCrossEntropy(
+            smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)
+    if config.hard == 'gce':
+        return GeneralizedCrossEntropy(config.gce_q)
+    if config.hard == 'sce':
+        return SymmetricCrossEntropy(0.1 if config.alpha is None else config.alpha, config.reverse)
+    if config.hard == 'nce_rce':
+        return NormalizedCrossEntropy(1.0 if config.alpha is None else config.alpha, config.reverse)
+    if config.hard == 'small_loss':
+        assert config.noise_rate is not None
+        return SmallLossSelection(config.noise_rate)
+    assert labels is not None
+    view = config.targets if num_heads > 1 else 'own'
+    if config.hard == 'selc':
+        momentum = 0.9 if config.targets_momentum is None else config.targets_momentum
+        return SelfEnsembleLabelCorrection(labels, num_classes, num_heads, momentum, view)
+    momentum = 0.7 if config.targets_momentum is None else config.targets_momentum
+    return EarlyLearningRegularization(
+        len(labels), num_classes, num_heads, momentum, view, weight=config.elr_weight)
 
 
 def check_compile(config: TrainConfig) -> None:

@@ -344,4 +344,5 @@ def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelera
         val=evaluation_loader(data.val, config.batch_size, config.data.workers),
         test=None if data.test is None else evaluation_loader(data.test, config.batch_size, config.data.workers),
         clean=torch.from_numpy(labels[0]) if labels and data.splits.noise_rate else None,
+        labels=torch.from_numpy(labels[1]) if labels else None,
     )

@@ -104,7 +104,8 @@ if accelerator.is_main_process:
 
 @pytest.mark.parametrize('keys', [
     [], ['--data.class_weights={"0": 2}', '--grad_accum_steps=2'], ['--data.sampling=balanced'],
-], ids=['plain', 'class weights', 'balanced'])
+    ['--objective.hard=elr', '--objective.targets=others', '--grad_accum_steps=2'],
+], ids=['plain', 'class weights', 'balanced', 'image targets'])
 def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path, keys: list[str]) -> None:
     (tmp_path / 'train.py').write_text(FLOAT64)
     for processes in (1, 2):

@@ -16,7 +16,7 @@ from ..errors import require
 from .data import AugmentConfig, DataConfig, NoiseConfig
 from .key import KeyGroup, key
 from .model import ModelConfig
-from .objective import ObjectiveConfig, TeacherConfig
+from .objective import PER_IMAGE, ObjectiveConfig, TeacherConfig
 from .optim import EmaConfig, OptimConfig, SchedConfig
 
 __all__ = [
@@ -107,6 +107,7 @@ class TrainConfig(KeyGroup):
         self._check_single_head()
         if self.data.multi_label:
             self._check_multi_label()
+        self._check_robust()
         require(self.data.class_weights is None or self.objective.hard == 'ce',
                 'data.class_weights weighs the cross-entropy: leave it out, or write --objective.hard ce')
         if self.data.soft_labels:
@@ -144,6 +145,23 @@ class TrainConfig(KeyGroup):
         require(self.noise.kind in ('none', 'column') or (self.noise.rate == 0 and self.noise.matrix is None),
                 f'data.multi_label: noise.kind {self.noise.kind} replaces the one class of an image: leave out noise,'
                 ' or write --noise.kind column and name a column with other labels')
+
+    def _check_robust(self) -> None:
+        """Check what losses for wrong labels need of the rest."""
+        hard = self.objective.hard
+        if hard in ('ce', 'bce'):
+            return
+        require(not self.data.soft_labels, f'data.soft_labels: objective.hard {hard} is for class indices')
+        require(not self.teacher.given, f'teacher: timm distils with the cross-entropy, got objective.hard {hard}')
+        if hard in PER_IMAGE:
+            require(not self.data.streaming,
+                    f'objective.hard {hard} remembers each image by its number, which streamed images lack: leave out'
+                    ' data.streaming')
+            require(not self.augment.mixes, f'objective.hard {hard} remembers each image, and mixed images are two:'
+                                            ' leave out augment.mixup and augment.cutmix')
+        require(hard != 'small_loss' or not self.augment.mixes,
+                'objective.hard small_loss selects images by their label, and mixed images have two: leave out'
+                ' augment.mixup and augment.cutmix')
 
     def _check_soft_labels(self) -> None:
         require(self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column'),

@@ -7,6 +7,21 @@ from typing import Literal
 from ..errors import require
 from .key import KeyGroup, key
 
+PER_IMAGE = ('elr', 'selc')
+"""Values of `objective.hard` that remember each training image."""
+
+_OF_HARD = {
+    'gce_q': ('gce',),
+    'alpha': ('sce', 'nce_rce'),
+    'reverse': ('sce', 'nce_rce'),
+    'elr_weight': ('elr',),
+    'targets': PER_IMAGE,
+    'targets_momentum': PER_IMAGE,
+    'selc_epoch': ('selc',),
+    'noise_rate': ('small_loss',),
+    'noise_rate_epochs': ('small_loss',),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig(KeyGroup):
@@ -19,9 +34,30 @@ class ObjectiveConfig(KeyGroup):
     scale_by_t2: bool = key(True, 'multiply the consensus term by the squared temperature')
     full_labels: bool = key(False, 'divide the loss by beta: the labels have weight 1, as without heads, the consensus'
                                    ' has weight (1 - beta) / beta')
-    hard: Literal['ce', 'bce'] = key(
+    hard: Literal['ce', 'bce', 'gce', 'sce', 'nce_rce', 'elr', 'selc', 'small_loss'] = key(
         'ce', 'loss for the labels: cross-entropy (ce), or binary cross-entropy per class (bce), with a consensus per'
-              ' class as well')
+              ' class as well; for wrong labels generalised (gce), symmetric (sce) or normalised and reverse'
+              ' cross-entropy (nce_rce), early-learning regularisation (elr), self-ensemble label correction (selc), or'
+              ' the cross-entropy of the images that the other heads find easy (small_loss)')
+    gce_q: float = key(0.7, 'for hard: gce, the exponent q', gt=0, le=1)
+    alpha: float | None = key(
+        None, 'for hard: sce or nce_rce, weight of the (normalised) cross-entropy; 0.1 for sce and 1 for nce_rce by'
+              ' default', ge=0)
+    reverse: float = key(1.0, 'for hard: sce or nce_rce, weight of the reverse cross-entropy', ge=0)
+    elr_weight: float = key(3.0, 'for hard: elr, weight of the regularisation; much of it may give up a class that is'
+                                 ' easily confused', ge=0)
+    targets: Literal['own', 'mean', 'others'] = key(
+        'own', "for hard: elr or selc, whose predictions are averaged into a head's targets: its own, the mean of all"
+               ' heads, or the mean of the others; the network alone has its own')
+    targets_momentum: float | None = key(
+        None, 'for hard: elr or selc, weight of the old target when a prediction is averaged in; 0.7 for elr and 0.9'
+              ' for selc by default', ge=0, lt=1)
+    selc_epoch: int = key(0, 'for hard: selc, epoch, counted from 0, from which targets take the place of labels: the'
+                             ' epoch in which the network begins to memorise', ge=0)
+    noise_rate: float | None = key(
+        None, 'for hard: small_loss, share of the images that is left out: the share of wrong labels', gt=0, lt=1)
+    noise_rate_epochs: float = key(
+        10.0, 'for hard: small_loss, epochs in which the share that is left out rises from 0', ge=0)
     smoothing: float = key(0.0, 'label smoothing', ge=0, lt=1)
     bce_target_threshold: float | None = key(
         None, 'for hard: bce, set targets above this value to 1 and others to 0, such as 0.2 with mixup', ge=0, lt=1)
@@ -45,10 +81,27 @@ class ObjectiveConfig(KeyGroup):
         require(self.beta > 0 or not self.full_labels, 'objective.full_labels divides by objective.beta, which is 0')
         require((self.temperature_from is None) == (self.temperature_epochs == 0),
                 'a temperature schedule needs both objective.temperature_from and objective.temperature_epochs')
-        require(self.hard == 'ce' or self.kind == 'collaborative',
-                f'objective.kind {self.kind} compares distributions over classes: it needs objective.hard ce')
+        require(self.hard != 'bce' or self.kind == 'collaborative',
+                f'objective.kind {self.kind} compares distributions over classes: objective.hard bce has none')
+        self._check_robust()
         require(self.hard == 'bce' or (self.bce_target_threshold is None and not self.bce_sum),
                 'objective.bce_target_threshold and objective.bce_sum need objective.hard bce')
+
+    def _check_robust(self) -> None:
+        """Check the keys of the losses for wrong labels."""
+        for name, hards in _OF_HARD.items():
+            default = type(self).__dataclass_fields__[name].default
+            require(self.hard in hards or getattr(self, name) == default,
+                    f'objective.{name} is for objective.hard {" or ".join(hards)}, got {self.hard}')
+        require(self.hard != 'small_loss' or self.noise_rate is not None,
+                'objective.hard small_loss leaves out the share of wrong labels: write --objective.noise_rate')
+        require(self.hard in ('ce', 'bce') or self.smoothing == 0,
+                f'objective.smoothing is for objective.hard ce or bce, got {self.hard}')
+        require(self.hard not in PER_IMAGE or self.kind != 'gated',
+                f'objective.hard {self.hard} has a target for each head, and objective.kind gated trains an ensemble as'
+                ' well: choose another kind')
+        require(self.hard not in ('sce', 'nce_rce') or self.reverse > 0 or self.alpha != 0,
+                'objective.alpha and objective.reverse are both 0: the labels would have no weight')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ...objective.image_targets import SelfEnsembleLabelCorrection
 from ...objective.loss import CollaborativeLoss
+from ...objective.robust import SmallLossSelection
 from ..config import ObjectiveConfig
 
 SHAPES: MappingProxyType[str, Callable[[float], float]] = MappingProxyType({
@@ -55,6 +57,11 @@ def temperature_schedule(config: ObjectiveConfig) -> Schedule:
 
 
 def schedule_objective(criterion: CollaborativeLoss, config: ObjectiveConfig, epochs: float) -> None:
-    """Set the objective's weight and temperature to their values after a number of epochs, which may be a fraction."""
+    """Set what changes of the objective to its value after a number of epochs, which may be a fraction."""
     criterion.beta = beta_schedule(config).at(epochs)
     criterion.temperature = temperature_schedule(config).at(epochs)
+    hard = criterion.criterion
+    if isinstance(hard, SelfEnsembleLabelCorrection):
+        hard.correcting = epochs >= config.selc_epoch
+    elif isinstance(hard, SmallLossSelection):
+        hard.keep = Schedule(1.0, 1.0 - hard.noise_rate, config.noise_rate_epochs, 'linear').at(epochs)

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ...model import CollabModel
+from ...objective.image_targets import ImageTargets
 from ...objective.loss import CollaborativeLoss
 from ...objective.task import CollaborativeTask
 from ..build import build_criterion, build_mixup
@@ -51,6 +52,7 @@ class TrainState:
         accelerator: Where and how to run.
         teacher: Teacher to distill from, if any.
         class_weights: Weight of each class in the loss against the labels, [C].
+        labels: Labels of the training images [N], for objectives that remember each image.
 
     Attributes:
         model: The head tree, as given.
@@ -67,6 +69,7 @@ class TrainState:
             accelerator: Accelerator,
             teacher: Teacher | None = None,
             class_weights: Tensor | None = None,
+            labels: Tensor | None = None,
     ) -> None:
         self.config = config
         self.model = model
@@ -80,7 +83,7 @@ class TrainState:
         self._configure_model()
         self.ema = self._make_ema()
         criterion = build_criterion(
-            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights)
+            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights, labels)
         optimizer = build_optimizer(model, config.optim, criterion)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
         self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
@@ -170,7 +173,15 @@ class TrainState:
         self.task.train()
         self.frozen_trunk.begin_epoch(epoch)
 
-    def train_step(self, images: Tensor, given: Tensor, clean: Tensor, epoch: int, step: int) -> Tensor:
+    def train_step(
+            self,
+            images: Tensor,
+            given: Tensor,
+            clean: Tensor,
+            epoch: int,
+            step: int,
+            index: Tensor | None = None,
+    ) -> Tensor:
         """Make one step of the optimizer.
 
         Args:
@@ -179,6 +190,7 @@ class TrainState:
             clean: Labels before noise was added, to measure by.
             epoch: The epoch, from 0.
             step: Number of steps made before in this epoch.
+            index: Index of each image in the training data [B], where `needs_index`.
 
         Returns:
             A row [3 + 2 H], see `LossMeter.add`.
@@ -198,8 +210,10 @@ class TrainState:
                 each.chunk(parts)[part] if parts > 1 else each for each in (images, target, given, clean))
             # Processes average their gradients in the last backward pass only.
             with nullcontext() if part == parts - 1 else accelerator.no_sync(self.task.trainable_module):
-                result = self.task(images_part, target_part)
+                index_part = index if index is None or parts == 1 else index.chunk(parts)[part]
+                result = self.task(images_part, target_part, index_part)
                 accelerator.backward(result['loss'] / parts if parts > 1 else result['loss'])
+            self._remember(result['logits'], index_part)
             rows.append(self._measure(result, given_part, given_part if clean is given else clean_part))
 
         self._finish_gradients()
@@ -210,6 +224,21 @@ class TrainState:
         if self.scheduler is not None:
             self.scheduler.step_update(updates + 1)
         return torch.stack(rows).mean(dim=0) if parts > 1 else rows[0]
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether the objective needs to know which images a batch has."""
+        return isinstance(self.task.criterion.criterion, ImageTargets)
+
+    def _remember(self, logits_HBC: Tensor, index_B: Tensor | None) -> None:
+        """Store the targets of the images that this and all other processes have computed."""
+        targets = self.task.criterion.criterion
+        if index_B is not None and isinstance(targets, ImageTargets):
+            updated_HBC = targets.updated(logits_HBC, index_B)
+            if self.accelerator.num_processes > 1:
+                index_B = gather(index_B)
+                updated_HBC = gather(updated_HBC.transpose(0, 1).contiguous()).transpose(0, 1)
+            targets.store(index_B, updated_HBC)
 
     def _mix(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Mix the images where the recipe says so; targets are then probabilities [B, C]."""

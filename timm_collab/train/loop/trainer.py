@@ -43,6 +43,7 @@ class Loaders:
         val: Validation batches.
         test: Test batches, if there is a test split.
         clean: The labels of each training example before noise, where noise changed some.
+        labels: The labels of each training example that are learned; None for a stream.
     """
 
     train: DataLoader
@@ -50,6 +51,7 @@ class Loaders:
     val: DataLoader
     test: DataLoader | None
     clean: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Trainer:
         self.clean = loaders.clean
         self.metric = metric_for(config.data.multi_label)
         self.updates_per_epoch = len(loaders.train)
-        self.state = TrainState(config, model, self.updates_per_epoch, accelerator, teacher, class_weights)
+        self.state = TrainState(
+            config, model, self.updates_per_epoch, accelerator, teacher, class_weights, loaders.labels)
         self.train_loader, self.val_loader = accelerator.prepare(loaders.train, loaders.val)
         self.test_loader = None if loaders.test is None else accelerator.prepare(loaders.test)
         self.rows: list[dict[str, Any]] = []
@@ -115,6 +118,7 @@ class Trainer:
         self.stopping = False
         self.seconds = 0.0
         self.lr = self.state.lr
+        self._needs_index = self.clean is not None or self.state.needs_index
         self._keys: Iterator[Any] = iter(())
         self._started = time.perf_counter()
 
@@ -159,8 +163,10 @@ class Trainer:
         first, start = self.step, time.perf_counter()
         with self._progress_bar() as bar:
             for images, given in self.waiting.timed(self.train_loader):
-                clean = self._clean_labels(given)
-                self.meter.add(self.state.train_step(images, given, clean, self.epoch, self.step))
+                index = self._batch_index() if self._needs_index else None
+                clean = given if self.clean is None else self.clean[index].to(given.device)
+                index = index if index is None else index.to(given.device)
+                self.meter.add(self.state.train_step(images, given, clean, self.epoch, self.step, index))
                 if self._is_check_due():
                     # Signals reach processes at different moments; all of them learn of one in the same check.
                     self.stopping = self.meter.check(self.stop.requested)
@@ -259,7 +265,7 @@ class Trainer:
         self.sampler.epoch = self.epoch
         self.sampler.skip = self.step * self.config.batch_size
         self.state.begin_epoch(self.epoch)
-        if self.clean is not None:
+        if self._needs_index:
             self._keys = iter(self.sampler)
         if self.step == 0:
             self.lr = self.state.lr
@@ -300,13 +306,11 @@ class Trainer:
     def _save(self, score: float | None = None) -> None:
         self.callbacks.on_checkpoint(self.state_dict(), self.num_updates, score)
 
-    def _clean_labels(self, given: Tensor) -> Tensor:
-        """Labels before noise of this process's part of the current batch; the given ones where there is no noise."""
-        if self.clean is None:
-            return given
+    def _batch_index(self) -> Tensor:
+        """Indices into the training data of this process's part of the current batch, [B]."""
         size = self.config.batch_size // self.accelerator.num_processes
         keys = list(islice(self._keys, self.config.batch_size))[self.accelerator.process_index * size:][:size]
-        return self.clean[used_indices(self.images, keys)].to(given.device)
+        return torch.tensor(used_indices(self.images, keys))
 
     def _longest_wait(self) -> float:
         """Seconds that the processes waited for their loaders in this epoch, of the one that waited longest."""

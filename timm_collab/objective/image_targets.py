@@ -1,0 +1,213 @@
+"""Objectives that remember what the network predicted for each training image, and hold it to that.
+
+Networks learn what images have in common before they memorise wrong labels. A running average of the predictions of an
+image, its target, is therefore right more often than a wrong label.
+
+Shapes: H heads, B batch, C classes, N training images. p = softmax(z), y the label, sg = no gradient.
+"""
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .loss import HeadsCriterion, at_least_float32
+from .robust import cross_entropy
+
+View = Literal['own', 'mean', 'others']
+
+
+class ImageTargets(HeadsCriterion):
+    """Base of hard losses with a running target for each training image.
+
+    A loss is computed in two steps, because several processes share the targets. `forward` takes the targets with this
+    batch's predictions in them, and leaves the stored ones as they are. `store` writes the result of `updated`, of the
+    images of all processes.
+
+    Args:
+        num_images: Number of training images, N.
+        num_classes: Number of classes, C.
+        num_heads: Number of heads, H.
+        momentum: Weight of the old target in an update, in [0, 1).
+        view: Whose predictions make the target of a head: its own, the mean of all heads, or the mean of the others.
+        dtype: Of the stored targets. bfloat16 would lose updates of less than 0.4 % of a target.
+
+    Attributes:
+        targets: The stored targets: [H, N, C], or [1, N, C] for the view `mean`.
+
+    Raises:
+        ValueError: The momentum is out of range, or a single head has no others.
+    """
+
+    targets: Tensor
+
+    def __init__(
+            self,
+            num_images: int,
+            num_classes: int,
+            num_heads: int = 1,
+            momentum: float = 0.7,
+            view: View = 'own',
+            dtype: torch.dtype = torch.float16,
+    ) -> None:
+        super().__init__()
+        if not 0. <= momentum < 1.:
+            raise ValueError(f'momentum is {momentum}; it must lie in [0, 1).')
+        if view == 'others' and num_heads < 2:
+            raise ValueError("The view 'others' needs at least 2 heads.")
+        self.momentum = momentum
+        self.view = view
+        stored = 1 if view == 'mean' else num_heads
+        self.register_buffer('targets', torch.zeros(stored, num_images, num_classes, dtype=dtype))
+
+    @torch.no_grad()
+    def updated(self, logits_HBC: Tensor, index_B: Tensor) -> Tensor:
+        """Targets of a batch with its predictions in them, in float32: [H, B, C], or [1, B, C] for the view `mean`."""
+        predicted_HBC = self._predicted(at_least_float32(logits_HBC.detach()))
+        if self.view == 'mean':
+            predicted_HBC = predicted_HBC.mean(dim=0, keepdim=True)
+        old_HBC = self.targets[:, index_B].to(predicted_HBC.dtype)
+        return self.momentum * old_HBC + (1. - self.momentum) * predicted_HBC
+
+    @torch.no_grad()
+    def store(self, index_B: Tensor, updated_HBC: Tensor) -> None:
+        """Store targets; of an image that occurs several times in a batch, their mean."""
+        image_M, place_B, count_M = index_B.unique(return_inverse=True, return_counts=True)
+        sum_HMC = updated_HBC.new_zeros(len(updated_HBC), len(image_M), updated_HBC.shape[-1])
+        mean_HMC = sum_HMC.index_add_(1, place_B, updated_HBC) / count_M[:, None]
+        self.targets[:, image_M] = mean_HMC.to(self.targets.dtype)
+
+    def seen(self, updated_HBC: Tensor, num_heads: int) -> Tensor:
+        """The target of each head [H, B, C], by the view."""
+        if self.view == 'others':  # the average over time is linear, so that of the others is the others' average
+            return (updated_HBC.sum(dim=0, keepdim=True) - updated_HBC) / (len(updated_HBC) - 1)
+        return updated_HBC.expand(num_heads, -1, -1)
+
+    def _predicted(self, logits_HBC: Tensor) -> Tensor:
+        """What a target is averaged from."""
+        return logits_HBC.softmax(dim=-1)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'momentum={self.momentum}, view={self.view!r}'
+
+
+class EarlyLearningRegularization(ImageTargets):
+    """Cross-entropy, and a term that keeps predictions near what they were early in training.
+
+    Paper: `Early-Learning Regularization Prevents Memorization of Noisy Labels` - https://arxiv.org/abs/2007.00151,
+    eq. 6 and 8; predictions are clamped to [1e-4, 1 - 1e-4] as in the authors' code
+
+        t <- momentum * t + (1 - momentum) * sg(p / sum p)
+        L = CE(y, p) + weight * mean_i log(1 - <t_i, p_i>)
+
+    The targets start at 0, where the term has no effect.
+
+    Args:
+        num_images: Number of training images, N.
+        num_classes: Number of classes, C.
+        num_heads: Number of heads, H.
+        momentum: See `ImageTargets`; the paper uses 0.7 on CIFAR-10, 0.9 for asymmetric noise and on CIFAR-100.
+        view: See `ImageTargets`.
+        dtype: See `ImageTargets`.
+        weight: Weight of the term, lambda; the paper uses 3 on CIFAR-10 (1 for asymmetric noise) and 7 on CIFAR-100. A
+            large weight may give up a class that is easily confused.
+
+    Raises:
+        ValueError: The weight is negative, or an argument of `ImageTargets` is out of range.
+    """
+
+    def __init__(
+            self,
+            num_images: int,
+            num_classes: int,
+            num_heads: int = 1,
+            momentum: float = 0.7,
+            view: View = 'own',
+            dtype: torch.dtype = torch.float16,
+            weight: float = 3.0,
+    ) -> None:
+        super().__init__(num_images, num_classes, num_heads, momentum, view, dtype)
+        if not 0. <= weight < math.inf:
+            raise ValueError(f'weight is {weight}; it must be at least 0, the paper uses 3.')
+        self.weight = weight
+
+    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+        """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
+        index_B = _given(index_B)
+        logits_HBC = at_least_float32(logits_HBC)
+        target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
+        p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
+        kept_HB = torch.log1p(-(target_HBC * p_HBC).sum(dim=-1))
+        return cross_entropy(logits_HBC, target).mean(dim=-1) + self.weight * kept_HB.mean(dim=-1)
+
+    def _predicted(self, logits_HBC: Tensor) -> Tensor:
+        p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
+        return p_HBC / p_HBC.sum(dim=-1, keepdim=True)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'weight={self.weight}, {super().extra_repr()}'
+
+
+class SelfEnsembleLabelCorrection(ImageTargets):
+    """Cross-entropy with the labels at first, then with targets into which the predictions are averaged.
+
+    Paper: `SELC: Self-Ensemble Label Correction Improves Learning with Noisy Labels` - https://arxiv.org/abs/2205.01156,
+    eq. 4 and 5
+
+        t <- momentum * t + (1 - momentum) * sg(p), from one-hot labels
+        L = -mean_i sum_k t_ik log p_ik
+
+    Args:
+        labels_N: Labels of the training images, where the targets start, [N].
+        num_classes: Number of classes, C.
+        num_heads: Number of heads, H.
+        momentum: See `ImageTargets`; the paper uses 0.9.
+        view: See `ImageTargets`.
+        dtype: See `ImageTargets`.
+
+    Attributes:
+        correcting: Whether targets are learned and updated, or labels are learned. The caller sets it at the epoch when
+            the network begins to memorise.
+
+    Raises:
+        ValueError: An argument of `ImageTargets` is out of range.
+    """
+
+    def __init__(
+            self,
+            labels_N: Tensor,
+            num_classes: int,
+            num_heads: int = 1,
+            momentum: float = 0.9,
+            view: View = 'own',
+            dtype: torch.dtype = torch.float16,
+    ) -> None:
+        super().__init__(len(labels_N), num_classes, num_heads, momentum, view, dtype)
+        self.targets[:] = F.one_hot(labels_N, num_classes).to(dtype)
+        self.correcting = False
+
+    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+        """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
+        index_B = _given(index_B)
+        logits_HBC = at_least_float32(logits_HBC)
+        if not self.correcting:
+            return cross_entropy(logits_HBC, target).mean(dim=-1)
+        target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
+        return -(target_HBC * logits_HBC.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
+
+    @torch.no_grad()
+    def store(self, index_B: Tensor, updated_HBC: Tensor) -> None:
+        """Store targets, once they are learned."""
+        if self.correcting:
+            super().store(index_B, updated_HBC)
+
+
+def _given(index_B: Tensor | None) -> Tensor:
+    if index_B is None:
+        raise ValueError('This objective has a target for each training image: pass the index of each image.')
+    return index_B

@@ -1,0 +1,183 @@
+"""Losses for class labels of which some are wrong, each a drop-in for `nn.CrossEntropyLoss`.
+
+They limit how much a label that the network doesn't believe can pull at it: the gradient of cross-entropy grows with
+the loss of an example, so that late in training the wrong labels lead. Those of one head take class indices or class
+probabilities; for probabilities, such as those of mixup or annotators, they are the expected loss over classes.
+
+Shapes: H heads, B batch, C classes. p = softmax(z), y the label, t the target's probabilities.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .loss import HeadsCriterion, at_least_float32
+
+_LOG_ZERO = math.log(1e-4)  # of the probability that a label gives to other classes, in the reverse cross-entropy
+
+
+class GeneralizedCrossEntropy(nn.Module):
+    """Between cross-entropy (q -> 0) and mean absolute error (q = 1).
+
+    Paper: `Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels` -
+    https://arxiv.org/abs/1805.07836, eq. 6, without truncation
+
+        L = (1 - p_y^q) / q
+
+    Args:
+        q: Exponent, in (0, 1]; the paper uses 0.7.
+
+    Raises:
+        ValueError: q is out of range.
+    """
+
+    def __init__(self, q: float = 0.7) -> None:
+        super().__init__()
+        if not 0. < q <= 1.:
+            raise ValueError(f'q is {q}; it must lie in (0, 1], the paper uses 0.7.')
+        self.q = q
+
+    def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
+        """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
+        # exp(q log p) has a finite gradient where p underflows, p ** q does not.
+        loss_BC = -torch.expm1(self.q * logits_BC.log_softmax(dim=-1)) / self.q
+        return _expected(loss_BC, target)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'q={self.q}'
+
+
+class SymmetricCrossEntropy(nn.Module):
+    """Cross-entropy and the reverse cross-entropy, in which label and prediction change places.
+
+    Paper: `Symmetric Cross Entropy for Robust Learning with Noisy Labels` - https://arxiv.org/abs/1908.06112, eq. 7
+
+        L = alpha * CE + beta * RCE,    RCE = -sum_k p_k log t_k = A (1 - p_y),    A = -log 1e-4
+
+    Args:
+        alpha: Weight of the cross-entropy; the paper uses 0.1 on CIFAR-10 and 6 on CIFAR-100.
+        beta: Weight of the reverse cross-entropy; the paper uses 1 on CIFAR-10 and 0.1 on CIFAR-100.
+
+    Raises:
+        ValueError: A weight is negative, or both are 0.
+    """
+
+    def __init__(self, alpha: float = 0.1, beta: float = 1.0) -> None:
+        super().__init__()
+        _check_weights(alpha, beta)
+        self.alpha = alpha
+        self.beta = beta
+
+    def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
+        """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
+        log_p_BC = logits_BC.log_softmax(dim=-1)
+        return _expected(-self.alpha * log_p_BC + self.beta * _reverse(log_p_BC), target)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'alpha={self.alpha}, beta={self.beta}'
+
+
+class NormalizedCrossEntropy(nn.Module):
+    """Normalised cross-entropy, a robust loss that learns actively, and reverse cross-entropy, one that does passively.
+
+    Paper: `Normalized Loss Functions for Deep Learning with Noisy Labels` - https://arxiv.org/abs/2006.13554, eq. 5 and
+    12, "NCE+RCE"
+
+        L = alpha * NCE + beta * RCE,    NCE = log p_y / sum_k log p_k
+
+    Args:
+        alpha: Weight of the normalised cross-entropy; the paper uses 1 on CIFAR-10 and 10 on CIFAR-100.
+        beta: Weight of the reverse cross-entropy; the paper uses 1 on CIFAR-10 and 0.1 on CIFAR-100.
+
+    Raises:
+        ValueError: A weight is negative, or both are 0.
+    """
+
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0) -> None:
+        super().__init__()
+        _check_weights(alpha, beta)
+        self.alpha = alpha
+        self.beta = beta
+
+    def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
+        """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
+        log_p_BC = logits_BC.log_softmax(dim=-1)
+        normalised_BC = log_p_BC / log_p_BC.sum(dim=-1, keepdim=True)
+        return _expected(self.alpha * normalised_BC + self.beta * _reverse(log_p_BC), target)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'alpha={self.alpha}, beta={self.beta}'
+
+
+class SmallLossSelection(HeadsCriterion):
+    """Cross-entropy of the examples of a batch that the other heads find easy.
+
+    Paper: `Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels` -
+    https://arxiv.org/abs/1804.06872, algorithm 1, with the heads of a tree for its two networks
+
+        R_h = the keep * B examples with the smallest mean_{j != h} CE(y, z_j)
+        L_h = mean over R_h of CE(y, z_h)
+
+    A head alone selects by its own loss. The selection is made in the part of a batch that a process has.
+
+    Args:
+        noise_rate: Share of wrong labels, the share of the examples that is left out in the end.
+
+    Attributes:
+        keep: Share of the examples that is kept. The caller lowers it from 1 to 1 - noise_rate, as wrong labels have
+            large losses only after the first epochs.
+
+    Raises:
+        ValueError: The noise rate is outside [0, 1).
+    """
+
+    def __init__(self, noise_rate: float) -> None:
+        super().__init__()
+        if not 0. <= noise_rate < 1.:
+            raise ValueError(f'noise_rate is {noise_rate}; it must lie in [0, 1).')
+        self.noise_rate = noise_rate
+        self.keep = 1.
+
+    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+        """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
+        loss_HB = cross_entropy(at_least_float32(logits_HBC), target)
+        difficulty_HB = loss_HB.detach()
+        if len(loss_HB) > 1:
+            difficulty_HB = (difficulty_HB.sum(dim=0, keepdim=True) - difficulty_HB) / (len(loss_HB) - 1)
+        kept = max(1, round(self.keep * loss_HB.shape[1]))
+        easiest_HK = difficulty_HB.topk(kept, dim=1, largest=False).indices
+        return loss_HB.gather(1, easiest_HK).mean(dim=1)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'noise_rate={self.noise_rate}'
+
+
+def cross_entropy(logits_HBC: Tensor, target_B: Tensor) -> Tensor:
+    """Cross-entropy of each head and example, [H, B]."""
+    heads = len(logits_HBC)
+    loss_N = F.cross_entropy(logits_HBC.flatten(0, 1), target_B.repeat(heads), reduction='none')
+    return loss_N.unflatten(0, (heads, -1))
+
+
+def _reverse(log_p_BC: Tensor) -> Tensor:
+    """Reverse cross-entropy of each class as the label, [B, C]."""
+    return -_LOG_ZERO * -torch.expm1(log_p_BC)
+
+
+def _expected(loss_BC: Tensor, target: Tensor) -> Tensor:
+    """Mean over the batch of the loss of the labelled class, or of the expectation over class probabilities."""
+    if target.ndim == 1:
+        return F.nll_loss(-loss_BC, target)
+    return (loss_BC * target).sum(dim=-1).mean()
+
+
+def _check_weights(alpha: float, beta: float) -> None:
+    if not (0. <= alpha < math.inf and 0. <= beta < math.inf and alpha + beta > 0.):
+        raise ValueError(f'alpha is {alpha} and beta {beta}: weights must be at least 0, and one of them positive.')
