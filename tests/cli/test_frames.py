@@ -16,13 +16,13 @@ def test_frames_from_the_command_to_the_objective(tmp_path, monkeypatch):
     frames: list[str] = []
     evaluate = CollaborativeLoss.evaluate
 
-    def record(self, logits_HBC, target):
+    def record(self, logits_HBC, target, index_B):
         if not frames:
             for frame in reversed(inspect.stack(context=0)[1:]):
                 path = Path(frame.filename)
                 if path.is_relative_to(PACKAGE):
                     frames.append(f'{path.relative_to(PACKAGE).as_posix()}: {frame.function}')
-        return evaluate(self, logits_HBC, target)
+        return evaluate(self, logits_HBC, target, index_B)
 
     monkeypatch.setattr(CollaborativeLoss, 'evaluate', record)
     assert main(['train', '--config=quickstart', '--epochs=1', '--compare_single=false', '--plots=false',

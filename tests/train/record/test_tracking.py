@@ -117,7 +117,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_training(recipe, tmp_
 
 @pytest.mark.parametrize(('argv', 'message'), [
     (['--track=[tensorboard, tensorboard]'], 'track names a tracker twice'),
-    (['--track=[clipboard]'], 'track: '),
+    (['--track=[clipboard]'], 'track must be a list of tensorboard, .* or .*, got clipboard'),
     (['--track=[tensorboard]', '--project='], 'project'),
 ])
 def test_bad_trackers_are_refused(recipe, argv, message):

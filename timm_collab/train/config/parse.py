@@ -78,8 +78,8 @@ def _explain(error: Exception) -> str:
     if match := _WRONG_TYPE.search(message):
         name, value = match.groups()
         hint = next((hint for known, hint, _ in _keys(TrainConfig) if known == name), None)
-        choices = [str(each) for kind in (hint, *typing.get_args(hint))
-                   if typing.get_origin(kind) is typing.Literal for each in typing.get_args(kind)]
+        choices = [each for kind in (hint, *typing.get_args(hint)) for each in typing.get_args(kind)
+                   if isinstance(each, str)]
         message = f'{name} must be {_type_text(hint)}, got {value}{nearest(value, choices)}'
         if re.search(r'^\{.*:\S', value):
             message += '; YAML needs a space after a colon, as in {name: 1}'
@@ -94,8 +94,10 @@ def _type_text(hint: Any) -> str:
         *first, last = map(str, inner)
         return ' or '.join([', '.join(first), last] if first else [last])
     if origin is list:
-        return {int: 'a list of integers such as [1, 2]', float: 'a list of numbers such as [0.5, 1]'}.get(
-            inner[0], 'a list of lists such as [[1, 0], [0, 1]]')
+        if typing.get_origin(inner[0]) is list:
+            return 'a list of lists such as [[1, 0], [0, 1]]'
+        examples = {int: 'integers such as [1, 2]', float: 'numbers such as [0.5, 1]'}
+        return f'a list of {examples.get(inner[0]) or _type_text(inner[0])}'
     if origin in (Union, UnionType):
         return ' or '.join(_type_text(each) for each in inner if each is not NoneType)
     if dict in (hint, origin):
