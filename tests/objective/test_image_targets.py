@@ -64,7 +64,7 @@ def test_self_ensemble_label_correction_is_its_formula(view):
     labels_N = torch.empty(N, dtype=torch.long)
     for _, labels, index in data:
         labels_N[index] = labels
-    criterion = SelfEnsembleLabelCorrection(labels_N, C, H, momentum, view, torch.float64)
+    criterion = SelfEnsembleLabelCorrection(labels_N, C, H, momentum, view=view, dtype=torch.float64)
     logits, labels, index = data[0]
     plain = -logits.log_softmax(dim=-1)[:, range(B), labels].mean(dim=1)
     assert torch.allclose(criterion(logits, labels, index), plain, rtol=1e-10)

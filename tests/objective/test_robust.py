@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from timm_collab.objective.baselines import GatedEnsembleLoss
 from timm_collab.objective.loss import CollaborativeLoss
 from timm_collab.objective.robust import (
     GeneralizedCrossEntropy,
@@ -90,6 +91,11 @@ def test_small_losses_are_selected_by_the_other_heads():
         assert hard.item() == pytest.approx(loss[head, others.argsort()[:2]].mean().item(), rel=1e-12)
     alone = criterion(logits[:1], labels)
     assert alone.item() == pytest.approx(loss[0].sort().values[:2].mean().item(), rel=1e-12)
+
+
+def test_a_gated_ensemble_refuses_it():
+    with pytest.raises(ValueError, match='SmallLossSelection does not know; use a criterion of one head'):
+        GatedEnsembleLoss(3, 5, SmallLossSelection(0.4))
 
 
 @pytest.mark.parametrize(('kind', 'settings'), [

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .loss import CollaborativeLoss, at_least_float32, leave_one_out_consensus
+from .loss import CollaborativeLoss, HeadsCriterion, at_least_float32, leave_one_out_consensus, mean_of_others
 
 
 class MutualLearningLoss(CollaborativeLoss):
@@ -39,8 +39,7 @@ class MutualLearningLoss(CollaborativeLoss):
         # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j minus the mean entropy of p_j.
         peers_HBC = leave_one_out_consensus(p_HBC)
         entropy_HB = -(p_HBC * log_p_HBC.detach()).sum(dim=-1)
-        entropy_of_peers_HB = (entropy_HB.sum(dim=0, keepdim=True) - entropy_HB) / (len(entropy_HB) - 1)
-        return -(peers_HBC * log_p_HBC).sum(dim=-1) - entropy_of_peers_HB
+        return -(peers_HBC * log_p_HBC).sum(dim=-1) - mean_of_others(entropy_HB)
 
 
 class GatedEnsembleLoss(CollaborativeLoss):
@@ -70,14 +69,19 @@ class GatedEnsembleLoss(CollaborativeLoss):
         **kwargs: For `CollaborativeLoss`.
 
     Raises:
-        ValueError: The temperature is not positive and finite, beta is outside [0, 1], or labels are independent
-            (`multi_label`), which the paper does not cover.
+        ValueError: The temperature is not positive and finite, beta is outside [0, 1], labels are independent
+            (`multi_label`), which the paper does not cover, or the criterion is a `HeadsCriterion`.
     """
 
     def __init__(self, num_heads: int, num_classes: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.multi_label:
             raise ValueError('A gated ensemble predicts a class distribution: it does not support independent labels.')
+        if isinstance(self.criterion, HeadsCriterion):
+            raise ValueError(
+                f'A gated ensemble learns from the labels as one more head, which {type(self.criterion).__name__} does '
+                f'not know; use a criterion of one head.'
+            )
         self.gate = nn.Linear(num_heads * num_classes, num_heads)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)

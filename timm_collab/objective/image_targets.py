@@ -8,14 +8,13 @@ Shapes: H heads, B batch, C classes, N training images. p = softmax(z), y the la
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .loss import HeadsCriterion, at_least_float32
-from .robust import cross_entropy
+from .loss import HeadsCriterion, at_least_float32, cross_entropy, mean_of_others
 
 View = Literal['own', 'mean', 'others']
 
@@ -63,6 +62,11 @@ class ImageTargets(HeadsCriterion):
         stored = 1 if view == 'mean' else num_heads
         self.register_buffer('targets', torch.zeros(stored, num_images, num_classes, dtype=dtype))
 
+    @property
+    def is_updating(self) -> bool:
+        """Whether `store` stores anything at present."""
+        return True
+
     @torch.no_grad()
     def updated(self, logits_HBC: Tensor, index_B: Tensor) -> Tensor:
         """Targets of a batch with its predictions in them, in float32: [H, B, C], or [1, B, C] for the view `mean`."""
@@ -74,7 +78,9 @@ class ImageTargets(HeadsCriterion):
 
     @torch.no_grad()
     def store(self, index_B: Tensor, updated_HBC: Tensor) -> None:
-        """Store targets; of an image that occurs several times in a batch, their mean."""
+        """Store targets where `is_updating`; of an image that occurs several times in a batch, their mean."""
+        if not self.is_updating:
+            return
         image_M, place_B, count_M = index_B.unique(return_inverse=True, return_counts=True)
         sum_HMC = updated_HBC.new_zeros(len(updated_HBC), len(image_M), updated_HBC.shape[-1])
         mean_HMC = sum_HMC.index_add_(1, place_B, updated_HBC) / count_M[:, None]
@@ -83,7 +89,7 @@ class ImageTargets(HeadsCriterion):
     def seen(self, updated_HBC: Tensor, num_heads: int) -> Tensor:
         """The target of each head [H, B, C], by the view."""
         if self.view == 'others':  # the average over time is linear, so that of the others is the others' average
-            return (updated_HBC.sum(dim=0, keepdim=True) - updated_HBC) / (len(updated_HBC) - 1)
+            return mean_of_others(updated_HBC)
         return updated_HBC.expand(num_heads, -1, -1)
 
     def _predicted(self, logits_HBC: Tensor) -> Tensor:
@@ -107,30 +113,18 @@ class EarlyLearningRegularization(ImageTargets):
     The targets start at 0, where the term has no effect.
 
     Args:
-        num_images: Number of training images, N.
-        num_classes: Number of classes, C.
-        num_heads: Number of heads, H.
-        momentum: See `ImageTargets`; the paper uses 0.7 on CIFAR-10, 0.9 for asymmetric noise and on CIFAR-100.
-        view: See `ImageTargets`.
-        dtype: See `ImageTargets`.
+        *args: For `ImageTargets`. The paper uses a momentum of 0.7 on CIFAR-10, and 0.9 for asymmetric noise and on
+            CIFAR-100.
         weight: Weight of the term, lambda; the paper uses 3 on CIFAR-10 (1 for asymmetric noise) and 7 on CIFAR-100. A
             large weight may give up a class that is easily confused.
+        **kwargs: For `ImageTargets`.
 
     Raises:
         ValueError: The weight is negative, or an argument of `ImageTargets` is out of range.
     """
 
-    def __init__(
-            self,
-            num_images: int,
-            num_classes: int,
-            num_heads: int = 1,
-            momentum: float = 0.7,
-            view: View = 'own',
-            dtype: torch.dtype = torch.float16,
-            weight: float = 3.0,
-    ) -> None:
-        super().__init__(num_images, num_classes, num_heads, momentum, view, dtype)
+    def __init__(self, *args: Any, weight: float = 3.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         if not 0. <= weight < math.inf:
             raise ValueError(f'weight is {weight}; it must be at least 0, the paper uses 3.')
         self.weight = weight
@@ -142,7 +136,8 @@ class EarlyLearningRegularization(ImageTargets):
         target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
         p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
         kept_HB = torch.log1p(-(target_HBC * p_HBC).sum(dim=-1))
-        return cross_entropy(logits_HBC, target).mean(dim=-1) + self.weight * kept_HB.mean(dim=-1)
+        hard_HB = cross_entropy(logits_HBC, target.expand(len(logits_HBC), -1))
+        return hard_HB.mean(dim=-1) + self.weight * kept_HB.mean(dim=-1)
 
     def _predicted(self, logits_HBC: Tensor) -> Tensor:
         p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
@@ -167,8 +162,7 @@ class SelfEnsembleLabelCorrection(ImageTargets):
         num_classes: Number of classes, C.
         num_heads: Number of heads, H.
         momentum: See `ImageTargets`; the paper uses 0.9.
-        view: See `ImageTargets`.
-        dtype: See `ImageTargets`.
+        **kwargs: For `ImageTargets`.
 
     Attributes:
         correcting: Whether targets are learned and updated, or labels are learned. The caller sets it at the epoch when
@@ -184,27 +178,25 @@ class SelfEnsembleLabelCorrection(ImageTargets):
             num_classes: int,
             num_heads: int = 1,
             momentum: float = 0.9,
-            view: View = 'own',
-            dtype: torch.dtype = torch.float16,
+            **kwargs: Any,
     ) -> None:
-        super().__init__(len(labels_N), num_classes, num_heads, momentum, view, dtype)
-        self.targets[:] = F.one_hot(labels_N, num_classes).to(dtype)
+        super().__init__(len(labels_N), num_classes, num_heads, momentum, **kwargs)
+        self.targets[:] = F.one_hot(labels_N, num_classes).to(self.targets.dtype)
         self.correcting = False
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether targets are learned, and no longer labels."""
+        return self.correcting
 
     def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
         index_B = _given(index_B)
         logits_HBC = at_least_float32(logits_HBC)
         if not self.correcting:
-            return cross_entropy(logits_HBC, target).mean(dim=-1)
+            return cross_entropy(logits_HBC, target.expand(len(logits_HBC), -1)).mean(dim=-1)
         target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
         return -(target_HBC * logits_HBC.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
-
-    @torch.no_grad()
-    def store(self, index_B: Tensor, updated_HBC: Tensor) -> None:
-        """Store targets, once they are learned."""
-        if self.correcting:
-            super().store(index_B, updated_HBC)
 
 
 def _given(index_B: Tensor | None) -> Tensor:

@@ -82,8 +82,7 @@ def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
     num_heads = logits_HBC.shape[0]
     if num_heads < 2:
         raise ValueError('The consensus of the other heads needs logits of at least 2 heads, got 1.')
-    logits_HBC = at_least_float32(logits_HBC.detach())
-    return (logits_HBC.sum(dim=0, keepdim=True) - logits_HBC) / (num_heads - 1)
+    return mean_of_others(at_least_float32(logits_HBC.detach()))
 
 
 class HeadsCriterion(nn.Module, ABC):
@@ -281,9 +280,7 @@ class CollaborativeLoss(nn.Module):
             soft_HBC = F.binary_cross_entropy_with_logits(logits_HBC, consensus_HBC.sigmoid(), reduction='none')
             return soft_HBC.sum(dim=-1) if self._sum_classes else soft_HBC.mean(dim=-1)
         # Summed over classes, like the cross-entropy of the hard term.
-        consensus_HBC = consensus_HBC.softmax(dim=-1)
-        soft_N = F.cross_entropy(logits_HBC.flatten(0, 1), consensus_HBC.flatten(0, 1), reduction='none')
-        return soft_N.unflatten(0, logits_HBC.shape[:2])
+        return cross_entropy(logits_HBC, consensus_HBC.softmax(dim=-1))
 
     def _checked_target(self, logits_HBC: Tensor, target: Tensor) -> Tensor:
         """Check the target, and convert class indices to int64: smaller types may lack some classes or ignore_index."""
@@ -322,6 +319,17 @@ class CollaborativeLoss(nn.Module):
             f'temperature={self.temperature}, beta={self.beta}, scale_by_t2={self.scale_by_t2}, '
             f'multi_label={self.multi_label}, full_labels={self.full_labels}'
         )
+
+
+def mean_of_others(values: Tensor) -> Tensor:
+    """Average, for each of at least two heads, the values of all other heads, [H, ...]."""
+    return (values.sum(dim=0, keepdim=True) - values) / (len(values) - 1)
+
+
+def cross_entropy(logits_HBC: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each head and example [H, B], with class indices [H, B] or probabilities [H, B, C]."""
+    loss_N = F.cross_entropy(logits_HBC.flatten(0, 1), target.flatten(0, 1), reduction='none')
+    return loss_N.unflatten(0, logits_HBC.shape[:2])
 
 
 def _check_logits(logits_HBC: Tensor) -> None:

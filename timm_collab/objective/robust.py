@@ -1,4 +1,4 @@
-"""Losses for class labels of which some are wrong, each a drop-in for `nn.CrossEntropyLoss`.
+"""Losses for class labels of which some are wrong, in place of `nn.CrossEntropyLoss`.
 
 They limit how much a label that the network doesn't believe can pull at it: the gradient of cross-entropy grows with
 the loss of an example, so that late in training the wrong labels lead. Those of one head take class indices or class
@@ -9,12 +9,13 @@ Shapes: H heads, B batch, C classes. p = softmax(z), y the label, t the target's
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .loss import HeadsCriterion, at_least_float32
+from .loss import HeadsCriterion, at_least_float32, cross_entropy, mean_of_others
 
 _LOG_ZERO = math.log(1e-4)  # of the probability that a label gives to other classes, in the reverse cross-entropy
 
@@ -51,7 +52,32 @@ class GeneralizedCrossEntropy(nn.Module):
         return f'q={self.q}'
 
 
-class SymmetricCrossEntropy(nn.Module):
+class _WithReverseCrossEntropy(nn.Module, ABC):
+    """Weighted sum of a loss and the reverse cross-entropy, `A (1 - p_y)` with `A = -log 1e-4`."""
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        super().__init__()
+        if not (0. <= alpha < math.inf and 0. <= beta < math.inf and alpha + beta > 0.):
+            raise ValueError(f'alpha is {alpha} and beta {beta}: weights must be at least 0, and one of them positive.')
+        self.alpha = alpha
+        self.beta = beta
+
+    @abstractmethod
+    def _active(self, log_p_BC: Tensor) -> Tensor:
+        """The other loss, of each class as the label [B, C]."""
+
+    def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
+        """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
+        log_p_BC = logits_BC.log_softmax(dim=-1)
+        reverse_BC = -_LOG_ZERO * -torch.expm1(log_p_BC)
+        return _expected(self.alpha * self._active(log_p_BC) + self.beta * reverse_BC, target)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'alpha={self.alpha}, beta={self.beta}'
+
+
+class SymmetricCrossEntropy(_WithReverseCrossEntropy):
     """Cross-entropy and the reverse cross-entropy, in which label and prediction change places.
 
     Paper: `Symmetric Cross Entropy for Robust Learning with Noisy Labels` - https://arxiv.org/abs/1908.06112, eq. 7
@@ -67,22 +93,13 @@ class SymmetricCrossEntropy(nn.Module):
     """
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0) -> None:
-        super().__init__()
-        _check_weights(alpha, beta)
-        self.alpha = alpha
-        self.beta = beta
+        super().__init__(alpha, beta)
 
-    def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
-        """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
-        log_p_BC = logits_BC.log_softmax(dim=-1)
-        return _expected(-self.alpha * log_p_BC + self.beta * _reverse(log_p_BC), target)
-
-    def extra_repr(self) -> str:
-        """Return the settings, for printing the module."""
-        return f'alpha={self.alpha}, beta={self.beta}'
+    def _active(self, log_p_BC: Tensor) -> Tensor:
+        return -log_p_BC
 
 
-class NormalizedCrossEntropy(nn.Module):
+class NormalizedCrossEntropy(_WithReverseCrossEntropy):
     """Normalised cross-entropy, a robust loss that learns actively, and reverse cross-entropy, one that does passively.
 
     Paper: `Normalized Loss Functions for Deep Learning with Noisy Labels` - https://arxiv.org/abs/2006.13554, eq. 5 and
@@ -99,20 +116,10 @@ class NormalizedCrossEntropy(nn.Module):
     """
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0) -> None:
-        super().__init__()
-        _check_weights(alpha, beta)
-        self.alpha = alpha
-        self.beta = beta
+        super().__init__(alpha, beta)
 
-    def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
-        """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
-        log_p_BC = logits_BC.log_softmax(dim=-1)
-        normalised_BC = log_p_BC / log_p_BC.sum(dim=-1, keepdim=True)
-        return _expected(self.alpha * normalised_BC + self.beta * _reverse(log_p_BC), target)
-
-    def extra_repr(self) -> str:
-        """Return the settings, for printing the module."""
-        return f'alpha={self.alpha}, beta={self.beta}'
+    def _active(self, log_p_BC: Tensor) -> Tensor:
+        return log_p_BC / log_p_BC.sum(dim=-1, keepdim=True)
 
 
 class SmallLossSelection(HeadsCriterion):
@@ -146,10 +153,10 @@ class SmallLossSelection(HeadsCriterion):
 
     def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
-        loss_HB = cross_entropy(at_least_float32(logits_HBC), target)
+        loss_HB = cross_entropy(at_least_float32(logits_HBC), target.expand(len(logits_HBC), -1))
         difficulty_HB = loss_HB.detach()
         if len(loss_HB) > 1:
-            difficulty_HB = (difficulty_HB.sum(dim=0, keepdim=True) - difficulty_HB) / (len(loss_HB) - 1)
+            difficulty_HB = mean_of_others(difficulty_HB)
         kept = max(1, round(self.keep * loss_HB.shape[1]))
         easiest_HK = difficulty_HB.topk(kept, dim=1, largest=False).indices
         return loss_HB.gather(1, easiest_HK).mean(dim=1)
@@ -159,25 +166,8 @@ class SmallLossSelection(HeadsCriterion):
         return f'noise_rate={self.noise_rate}'
 
 
-def cross_entropy(logits_HBC: Tensor, target_B: Tensor) -> Tensor:
-    """Cross-entropy of each head and example, [H, B]."""
-    heads = len(logits_HBC)
-    loss_N = F.cross_entropy(logits_HBC.flatten(0, 1), target_B.repeat(heads), reduction='none')
-    return loss_N.unflatten(0, (heads, -1))
-
-
-def _reverse(log_p_BC: Tensor) -> Tensor:
-    """Reverse cross-entropy of each class as the label, [B, C]."""
-    return -_LOG_ZERO * -torch.expm1(log_p_BC)
-
-
 def _expected(loss_BC: Tensor, target: Tensor) -> Tensor:
     """Mean over the batch of the loss of the labelled class, or of the expectation over class probabilities."""
     if target.ndim == 1:
         return F.nll_loss(-loss_BC, target)
     return (loss_BC * target).sum(dim=-1).mean()
-
-
-def _check_weights(alpha: float, beta: float) -> None:
-    if not (0. <= alpha < math.inf and 0. <= beta < math.inf and alpha + beta > 0.):
-        raise ValueError(f'alpha is {alpha} and beta {beta}: weights must be at least 0, and one of them positive.')

@@ -138,21 +138,21 @@ def _hard_loss(
             smoothing=smoothing, target_threshold=config.bce_target_threshold, sum_classes=config.bce_sum)
     if config.hard == 'gce':
         return GeneralizedCrossEntropy(config.gce_q)
+    alpha = {} if config.alpha is None else {'alpha': config.alpha}
     if config.hard == 'sce':
-        return SymmetricCrossEntropy(0.1 if config.alpha is None else config.alpha, config.reverse)
+        return SymmetricCrossEntropy(beta=config.reverse, **alpha)
     if config.hard == 'nce_rce':
-        return NormalizedCrossEntropy(1.0 if config.alpha is None else config.alpha, config.reverse)
+        return NormalizedCrossEntropy(beta=config.reverse, **alpha)
     if config.hard == 'small_loss':
         assert config.noise_rate is not None
         return SmallLossSelection(config.noise_rate)
     assert labels is not None
-    view = config.targets if num_heads > 1 else 'own'
+    options: dict[str, Any] = {'view': config.targets if num_heads > 1 else 'own'}
+    if config.targets_momentum is not None:
+        options['momentum'] = config.targets_momentum
     if config.hard == 'selc':
-        momentum = 0.9 if config.targets_momentum is None else config.targets_momentum
-        return SelfEnsembleLabelCorrection(labels, num_classes, num_heads, momentum, view)
-    momentum = 0.7 if config.targets_momentum is None else config.targets_momentum
-    return EarlyLearningRegularization(
-        len(labels), num_classes, num_heads, momentum, view, weight=config.elr_weight)
+        return SelfEnsembleLabelCorrection(labels, num_classes, num_heads, **options)
+    return EarlyLearningRegularization(len(labels), num_classes, num_heads, weight=config.elr_weight, **options)
 
 
 def check_compile(config: TrainConfig) -> None:

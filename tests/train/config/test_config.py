@@ -74,6 +74,7 @@ from timm_collab.tree import PATTERNS
     (lambda: ObjectiveConfig(hard='small_loss'), 'leaves out the share of wrong labels: write --objective.noise_rate'),
     (lambda: ObjectiveConfig(hard='elr', smoothing=0.1), 'is for objective.hard ce or bce, got elr'),
     (lambda: ObjectiveConfig(hard='selc', kind='gated'), 'objective.kind gated trains an ensemble as well'),
+    (lambda: ObjectiveConfig(hard='small_loss', noise_rate=0.4, kind='gated'), 'kind gated trains an ensemble as well'),
     (lambda: ObjectiveConfig(temperature=0.0), 'objective.temperature must be greater than 0, got 0.0'),
     (lambda: CheckpointConfig(keep_last=0), 'checkpoint.keep_last must be at least 1, got 0'),
     (lambda: EmaConfig(decay=1.0), r'ema.decay must lie in \[0, 1\), got 1.0'),

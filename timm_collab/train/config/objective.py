@@ -97,9 +97,9 @@ class ObjectiveConfig(KeyGroup):
                 'objective.hard small_loss leaves out the share of wrong labels: write --objective.noise_rate')
         require(self.hard in ('ce', 'bce') or self.smoothing == 0,
                 f'objective.smoothing is for objective.hard ce or bce, got {self.hard}')
-        require(self.hard not in PER_IMAGE or self.kind != 'gated',
-                f'objective.hard {self.hard} has a target for each head, and objective.kind gated trains an ensemble as'
-                ' well: choose another kind')
+        require(self.hard not in (*PER_IMAGE, 'small_loss') or self.kind != 'gated',
+                f'objective.hard {self.hard} is for heads alone, and objective.kind gated trains an ensemble as well:'
+                ' choose another kind')
         require(self.hard not in ('sce', 'nce_rce') or self.reverse > 0 or self.alpha != 0,
                 'objective.alpha and objective.reverse are both 0: the labels would have no weight')
 

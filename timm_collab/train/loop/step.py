@@ -233,7 +233,7 @@ class TrainState:
     def _remember(self, logits_HBC: Tensor, index_B: Tensor | None) -> None:
         """Store the targets of the images that this and all other processes have computed."""
         targets = self.task.criterion.criterion
-        if index_B is not None and isinstance(targets, ImageTargets):
+        if index_B is not None and isinstance(targets, ImageTargets) and targets.is_updating:
             updated_HBC = targets.updated(logits_HBC, index_B)
             if self.accelerator.num_processes > 1:
                 index_B = gather(index_B)
