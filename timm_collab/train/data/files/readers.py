@@ -23,10 +23,10 @@ from PIL import Image
 
 from ...config import DataConfig
 from ...errors import TrainError, one_line, require
-from ..labels.class_names import join_files
 from .file_lists import is_list, open_lists
 from .folders import Folder, Opened, open_files, open_images, scan, split_folders
-from .tables import Tables, card_tables, find_data, make_builders, num_rows
+from .shards import join_shards
+from .tables import Tables, card_tables, find_data, make_builders
 from .timm_readers import TIMM, open_timm
 from .webdataset import with_labels
 
@@ -56,10 +56,10 @@ def open_splits(config: DataConfig) -> Opened:
         if found.is_lists:
             opened = open_lists(found.files, config)
         else:
+            built = make_builders(found, same_names=False)
             opened = Opened({
-                split: with_labels(rows, config) if found.extension == '.tar' else join_files(rows, found.files[split])
-                for builder in make_builders(found, same_names=False).values()
-                for split, rows in _prepared(builder).items()})
+                split: with_labels(join_shards(_prepared(builder)[split], shards), config)
+                for split, (builder, shards) in built.items()})
     return Opened(opened.splits, {**found.left_out, **opened.left_out}, found.notes + opened.notes)
 
 
@@ -145,12 +145,12 @@ def open_streams(config: DataConfig) -> Streams:
         if isinstance(found, Opened) or found.is_lists:
             kind = 'folder' if isinstance(found, Opened) else 'list'
             raise TrainError(f"data.streaming: '{path}' is a {kind} of images,{in_place}")
-        builders = make_builders(found, same_names=True)
+        built = make_builders(found, same_names=True)
         splits = {split: with_labels(builder.as_streaming_dataset(split=split), config)
-                  for split, builder in builders.items()}
-        digest = ' '.join(f'{builder.hash} {builder.config_id}' for builder in builders.values())
-        lengths = {split: count for split, files in found.files.items()
-                   if (count := num_rows(files, found.extension)) is not None}
+                  for split, (builder, _) in built.items()}
+        digest = ' '.join(f'{builder.hash} {builder.config_id}' for builder, _ in built.values())
+        lengths = {split: sum(map(len, shards)) for split, (_, shards) in built.items()
+                   if all(shard.num_rows is not None for shard in shards)}
     return Streams(splits, digest, lengths, found.left_out, found.notes)
 
 

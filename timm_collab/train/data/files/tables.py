@@ -12,18 +12,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
-import pyarrow
-import pyarrow.parquet
 from PIL import Image
 
 from ...config import DataConfig
-from ...errors import TrainError, one_line, require
+from ...errors import require
 from .file_lists import LISTS, first_row, image_column, image_path, is_list
 from .folders import SPLITS, Folder, Opened, canonical_split, open_images, scan, split_folders
-from .webdataset import check_end
+from .shards import Shard, read_shards
 
 BUILDERS = {'.parquet': 'parquet', '.arrow': 'arrow', '.tar': 'webdataset'}
 """The builder of `datasets` for each type of table that contains images."""
@@ -239,8 +236,8 @@ def _leading_word(name: str) -> str | None:
     return word[0].lower() if word and canonical_split(word[0]) else None
 
 
-def make_builders(tables: Tables, same_names: bool) -> dict[str, datasets.DatasetBuilder]:
-    """Make a builder of `datasets` for each split, so that each keeps the classes of its own files.
+def make_builders(tables: Tables, same_names: bool) -> dict[str, tuple[datasets.DatasetBuilder, list[Shard]]]:
+    """Make a builder of `datasets` for each split, so that each keeps the classes of its own files; and read these.
 
     Args:
         tables: The files.
@@ -249,73 +246,16 @@ def make_builders(tables: Tables, same_names: bool) -> dict[str, datasets.Datase
     Raises:
         TrainError: A shard is damaged, or the shards of a split differ in their columns.
     """
-    builders = {}
+    builders: dict[str, tuple[datasets.DatasetBuilder, list[Shard]]] = {}
     for split, files in tables.files.items():
         for file in files:
             require('::' not in file, f"'{file}': '::' in a path stands for a file in an archive: rename it")
-        own = _check_shards(files, tables.extension, f"the files of split '{split}'", same_names)
-        features = tables.features
-        if features and own and any(isinstance(own.get(column), datasets.ClassLabel) and own[column] != feature
+        shards = read_shards(files, tables.extension, f"the files of split '{split}'", same_names)
+        own, features = shards[0].features, tables.features
+        if features and any(isinstance(own.get(column), datasets.ClassLabel) and own[column] != feature
                                     for column, feature in features.items()):
             features = None  # the names that the files give to their numbers count
         escaped = [glob.escape(file) for file in files]  # `datasets` takes brackets for a pattern
         builders[split] = datasets.load_dataset_builder(
-            BUILDERS[tables.extension], data_files={split: escaped}, features=features)
+            BUILDERS[tables.extension], data_files={split: escaped}, features=features), shards
     return builders
-
-
-def _check_shards(
-        files: Sequence[str], extension: str, which: str, same_names: bool) -> datasets.Features | None:
-    """The columns that shards declare; raise an error if one is damaged, or differs in its columns from the first."""
-    if extension == '.tar':
-        for file in files:
-            check_end(file)
-        return None
-    first: datasets.Features | None = None
-    for file in files:
-        try:
-            schema = pyarrow.parquet.read_schema(file) if extension == '.parquet' else _arrow_schema(file)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise TrainError(f"'{file}' can't be read ({one_line(error)}): it is damaged or no {extension[1:]} file,"
-                             ' copy it again or remove it') from error
-        twice = [name for name, count in Counter(schema.names).items() if count > 1]
-        require(not twice, f"'{file}' has several columns of one name, {', '.join(twice)}: rename all but one")
-        require(num_rows([file], extension) != 0, f"'{file}' has no rows: remove it")
-        features = datasets.Features.from_arrow_schema(schema)
-        first = first or features
-        for column in [*first, *features]:
-            mine, other = features.get(column), first.get(column)
-            if mine == other:
-                continue
-            declared = None not in (_names(mine), _names(other))
-            remedy = ('leave out data.streaming, then classes are joined by name' if declared else
-                      'write them with the same columns')
-            require(declared and not same_names,
-                    f"{which} differ in column '{column}': {_short(other)} in '{os.path.basename(files[0])}',"
-                    f" {_short(mine)} in '{os.path.basename(file)}': {remedy}")
-    return first
-
-
-def _names(feature: Any) -> list[str] | None:
-    """Names of a column of class labels, or of lists of them."""
-    return getattr(getattr(feature, 'feature', feature), 'names', None)
-
-
-def _short(feature: Any) -> str:
-    text = 'missing' if feature is None else one_line(feature)
-    return text if len(text) < 100 else f'{text[:97]}...'
-
-
-def _arrow_schema(file: str) -> pyarrow.Schema:
-    with open(file, 'rb') as opened:
-        try:
-            return pyarrow.ipc.open_stream(opened).schema
-        except pyarrow.ArrowInvalid:
-            return pyarrow.ipc.open_file(opened).schema
-
-
-def num_rows(files: Sequence[str], extension: str) -> int | None:
-    """Number of rows of files that store it, which are parquet files."""
-    if extension != '.parquet':
-        return None
-    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)

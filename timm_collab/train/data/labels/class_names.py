@@ -1,21 +1,18 @@
-"""Names of classes: which are the same, the class that a label names, and files that list them in another order.
+"""Names of classes: which are the same, and the class that a label names.
 
 Classes are joined by name. Numbers mean something only together with the names that their own column declares.
 """
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ...errors import TrainError, one_line, require
 
@@ -192,60 +189,3 @@ def are_numbers(names: Sequence[str] | None) -> bool:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit() and str(int(name)) == name
-
-
-def join_files(rows: datasets.Dataset, files: Sequence[str]) -> datasets.Dataset:
-    """Read the numbers of each file of a split by the names that this file declares for them.
-
-    `datasets` takes the names of all files, of all splits, from the first one.
-
-    Args:
-        rows: The rows of the files, in their order.
-        files: Local parquet or arrow files.
-
-    Returns:
-        The rows; columns whose names differ are numbered anew by all names of the split.
-    """
-    found = [_schema(file) for file in files]
-    for column, feature in (rows.features or {}).items():
-        known = _names_in(feature)
-        named = [(_names_in(features.get(column)) or known, count) for features, count in found]
-        if known is None or all(names == known for names, _ in named):
-            continue
-        together = list(dict.fromkeys(name for names, _ in named for name in names or ()))
-        cells = iter(rows.select_columns([column]).with_format('arrow')[:][column].to_pylist())
-        anew = [_by_names(cell, names or known, together)
-                for names, count in named for cell in itertools.islice(cells, count)]
-        label: Any = datasets.ClassLabel(names=together)
-        if not isinstance(feature, datasets.ClassLabel):
-            label = datasets.List(label)
-        order = rows.column_names
-        rows = rows.remove_columns(column).add_column(column, anew, feature=label).select_columns(order)
-    return rows
-
-
-def _by_names(cell: Any, names: Sequence[str], together: Sequence[str]) -> Any:
-    """A number, or a list of them, by the place of its name among all names; what has no name stays as it is."""
-    if isinstance(cell, list):
-        return [_by_names(each, names, together) for each in cell]
-    return together.index(names[cell]) if cell is not None and 0 <= cell < len(names) else cell
-
-
-def _names_in(feature: Any) -> list[str] | None:
-    """Names of a column of class labels, or of lists of them."""
-    inner = getattr(feature, 'feature', feature)
-    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
-
-
-def _schema(file: str) -> tuple[Mapping[str, Any], int]:
-    """The columns that a file declares, and its number of rows."""
-    if file.endswith('.parquet'):
-        metadata = pq.read_metadata(file)
-        return datasets.Features.from_arrow_schema(metadata.schema.to_arrow_schema()), metadata.num_rows
-    with pa.memory_map(file) as source:
-        try:
-            table = pa.ipc.open_stream(source).read_all()
-        except pa.ArrowInvalid:  # Arrow has another format for files
-            source.seek(0)
-            table = pa.ipc.open_file(source).read_all()
-    return datasets.Features.from_arrow_schema(table.schema), len(table)
