@@ -58,6 +58,7 @@ def load_source(
         noise_column: str | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        opened: Streams | Opened | None = None,
 ) -> Source:
     """Open the dataset of a recipe and check its splits, columns and labels.
 
@@ -68,11 +69,13 @@ def load_source(
         noise_column: Another column with labels of the training split.
         num_classes: Number of classes, if the recipe gives it.
         class_names: Names of the classes in the order of their indices, if a model has them already.
+        opened: The dataset, if it is open already.
 
     Raises:
         TrainError: A split or column doesn't exist or doesn't contain what its key says.
     """
-    opened, available = _open(config)
+    opened = opened or open_data(config)
+    available: Mapping[str, Any] = opened.splits
     chosen = _choose_splits(config, available)
     config = replace(config, train_split=chosen['train'])
     config = with_columns(config, available[config.train_split])
@@ -129,6 +132,7 @@ def load_split(
         name: str,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        opened: Streams | Opened | None = None,
 ) -> tuple[ImageSplit, list[str] | None]:
     """Load any one split for evaluation, and the names of its classes.
 
@@ -137,11 +141,13 @@ def load_split(
         name: Name of the split.
         num_classes: Number of classes, if a model has it.
         class_names: Names of the classes of the model.
+        opened: The dataset, if it is open already.
 
     Raises:
         TrainError: As `load_source`.
     """
-    opened, available = _open(config)
+    opened = opened or open_data(config)
+    available: Mapping[str, Any] = opened.splits
     name = _existing(name, available)
     if name == _SPLIT_NAMES['test'][0] and name not in available and len(available) == 1:
         name = next(iter(available))  # a test set of its own has no need to say so
@@ -154,13 +160,13 @@ def load_split(
     return split.with_labels(hard_labels(split.labels)), form.names
 
 
-def _open(config: DataConfig) -> tuple[Streams | Opened, Mapping[str, Any]]:
-    """The dataset that `data.path` names, and its splits by name."""
-    if config.streaming:
-        streams = open_streams(config)
-        return streams, streams.splits
-    opened = open_splits(config)
-    return opened, opened.splits
+def open_data(config: DataConfig) -> Streams | Opened:
+    """Open the dataset that `data.path` names, streamed or not.
+
+    Raises:
+        TrainError: There is no such data, or it can't be read.
+    """
+    return open_streams(config) if config.streaming else open_splits(config)
 
 
 def with_columns(config: DataConfig, rows: datasets.Dataset | datasets.IterableDataset) -> DataConfig:

@@ -18,11 +18,11 @@ from ..config import DataConfig
 from ..data.counts import ROLES, SplitCounts, all_left_out, class_names, count_labels
 from ..data.decoding.contents import Contents, Duplicates, duplicates, examine
 from ..data.decoding.image_split import BadImage, ImageSplit
-from ..data.files.readers import BUILTIN, TIMM, Opened, Streams, open_splits, open_streams
+from ..data.files.readers import BUILTIN, TIMM, Opened, Streams
 from ..data.labels.class_names import label_of
 from ..data.labels.label_column import Labels
 from ..data.loading.streaming import StreamSplit
-from ..data.sources import Source, load_source, load_split, with_columns
+from ..data.sources import Source, load_source, load_split, open_data, with_columns
 from ..errors import TrainError, one_line, require
 
 _KINDS = {
@@ -126,8 +126,8 @@ def inspect_data(config: DataConfig, num_classes: int | None = None, progress: b
     """
     if not progress:
         datasets.disable_progress_bars()
-    source = load_source(config, None, num_classes)
-    opened = open_streams(config) if config.streaming else open_splits(config)
+    opened = open_data(config)
+    source = load_source(config, None, num_classes, opened=opened)
     read = {role: _read(split, progress) for role in ROLES if (split := getattr(source, role)) is not None}
     found = (_num_classes(each.split.labels) for each in read.values())
     classes = class_names(source.label_names, num_classes or max(found))
@@ -236,7 +236,7 @@ def _read_further(
     for name in opened.splits:
         if name not in used:
             try:
-                split, _ = load_split(config, name, len(classes), source.label_names)
+                split, _ = load_split(config, name, len(classes), source.label_names, opened)
                 found[name if name not in ROLES else f"split '{name}'"] = _read(split, progress)
             except TrainError as error:
                 notes.append(f"split '{name}', which a run wouldn't use, isn't counted: {error}")

@@ -9,6 +9,7 @@ from ..config import TrainConfig
 from ..data.counts import all_left_out, class_names, count_splits
 from ..data.labels.noise import confusion
 from ..data.training_data import TrainingData
+from ..metrics.by_class import MATRIX_CLASSES
 from ..metrics.metric import Scores, metric_for
 from .progress import peak_memory
 from .provenance import hardware, versions
@@ -23,8 +24,6 @@ from .summary import (
     RunSummary,
     TeacherSummary,
 )
-
-CONFUSION_CLASSES = 100  # beyond, the counts would fill the summary; train_labels.csv has them all
 
 
 def summarize(
@@ -62,7 +61,8 @@ def summarize(
     val = rows[-1]['val']
     measured = val if test is None else test.row(model.kept_head)
     counts = None
-    if splits.labels and splits.num_classes <= CONFUSION_CLASSES and not config.data.multi_label:
+    if splits.labels and splits.num_classes <= MATRIX_CLASSES and not config.data.multi_label:
+        # train_labels.csv has those of more classes
         counts = confusion(*splits.labels, splits.num_classes).tolist()
     return RunSummary(
         network=network_name(config.model),

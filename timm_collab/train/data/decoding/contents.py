@@ -180,7 +180,7 @@ def examine(
     parts: list[Contents] = []
     bad: dict[int, BadImage] = {}
     bar = tqdm(total=len(split), desc=f'decoding {split.name}', unit='img', delay=1, leave=False, disable=not progress)
-    pool = ThreadPoolExecutor(_threads())
+    pool = ThreadPoolExecutor(num_cores())
     try:
         with bar:
             for chunk_M, (part, bad_here) in zip(chunks, pool.map(read, chunks), strict=True):
@@ -310,5 +310,6 @@ def _contradicting(number_N: np.ndarray, labels: Labels) -> np.ndarray:
     return np.isin(number_N, number_N[order_N][1:][same & differs])
 
 
-def _threads() -> int:
+def num_cores() -> int:
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

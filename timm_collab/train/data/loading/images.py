@@ -23,7 +23,7 @@ from ..decoding.cache import cache_folder
 from ..decoding.contents import Contents
 from ..decoding.decoded import Decoded, SizesDifferError, decode_list, decode_tensor, probe
 from ..decoding.image_split import BadImage, BadImageError, ImageSplit, Rows
-from ..labels.label_column import as_target
+from ..labels.label_column import as_target, hard_labels
 from ..random_streams import Draws, Key, Purpose, keyed_randomness
 from ..transfer import to_device
 from .sampler import EpochSampler
@@ -277,11 +277,7 @@ def training_loader(
         repeats: See `EpochSampler`.
         balanced: Draw every class equally often; soft labels count as their largest.
     """
-    class_N = None
-    if balanced:
-        labels = dataset.split.labels
-        class_N = labels if labels.ndim == 1 else labels.argmax(axis=1)
-    sampler = EpochSampler(len(dataset), seed, repeats, class_N)
+    sampler = EpochSampler(len(dataset), seed, repeats, hard_labels(dataset.split.labels) if balanced else None)
     return _loader(dataset, batch_size, workers, sampler=sampler, drop_last=True), sampler
 
 

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..decoding.contents import num_cores
+
 Workers = int | Literal['auto']
 """Number of worker processes, or `auto`."""
 
@@ -53,7 +55,7 @@ def stream_workers(num_images: int, asked: Workers) -> int:
 
 def spare_cores() -> int:
     """Cores that this process may use for workers: its share of the machine, less one for itself, at most 16."""
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    cores: float = num_cores()
     if CPU_QUOTA.is_file():
         quota, period = CPU_QUOTA.read_text().split()
         cores = cores if quota == 'max' else min(cores, int(quota) / int(period))
