@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import timm
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from timm_collab.train.config import AugmentConfig, DataConfig
-from timm_collab.train.data.augment.preprocess import make_preprocessing
+from timm_collab.train.data.augment.preprocess import make_preprocessing, posterize
+from timm_collab.train.data.random_streams import keyed_randomness
 from timm_collab.train.errors import TrainError
 
 
@@ -173,3 +176,25 @@ def test_pad_crop_only_shifts_the_image(model):
 def test_unknown_policy(model):
     with pytest.raises(TrainError, match='create_transform refuses'):
         make(model, auto_augment='rand-q9')
+
+
+@pytest.mark.parametrize('policy', ['rand-m9-mstd0.5-inc1', 'augmix-m9-w3', 'original', 'v0', '3a'])
+def test_policies_posterize_to_black_where_no_bit_is_kept(model, image, policy):
+    pipeline = make(model, auto_augment=policy).training
+    ops = [op for step in pipeline.transforms
+           for op in (*getattr(step, 'ops', ()), *chain.from_iterable(getattr(step, 'policy', ())))]
+    assert ops and timm.data.auto_augment.posterize not in [op.aug_fn for op in ops]
+    found = [op for op in ops if op.aug_fn is posterize]
+    assert policy == '3a' or found  # which has none
+    for op in found:
+        assert np.asarray(op.aug_fn(image, 0)).max() == 0 and op.aug_fn(image, 0).size == image.size
+        for bits in range(1, 9):
+            expected = timm.data.auto_augment.posterize(image, bits)
+            assert (np.asarray(op.aug_fn(image, bits)) == np.asarray(expected)).all()
+
+
+def test_a_usual_policy_draws_no_bits_and_goes_on(model, image):
+    pipeline = make(model, auto_augment='rand-m10-mstd0.5-inc1').training
+    for seed in range(200):
+        with keyed_randomness(seed):
+            assert pipeline(image).shape == (3, 32, 32)

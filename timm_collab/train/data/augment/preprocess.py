@@ -4,11 +4,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import timm.data
 import torch.nn as nn
 from PIL import Image
+from timm.data.auto_augment import posterize as timm_posterize
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
 from torchvision import transforms
@@ -147,6 +149,10 @@ def _training_transform(data_config: dict[str, Any], augment: AugmentConfig) -> 
         auto_augment=augment.auto_augment,
         re_prob=augment.re_prob,
     )
+    for step in pipeline.transforms:
+        for op in (*getattr(step, 'ops', ()), *chain.from_iterable(getattr(step, 'policy', ()))):  # of timm's policies
+            if op.aug_fn is timm_posterize:
+                op.aug_fn = posterize
     if crop == 'pad' and not augment.no_aug:
         # timm has no such crop: it replaces the random resized crop at the start of the pipeline.
         size = data_config['input_size'][-2:]
@@ -155,3 +161,11 @@ def _training_transform(data_config: dict[str, Any], augment: AugmentConfig) -> 
             transforms.RandomCrop(size, padding=augment.crop_padding),
         ])
     return pipeline
+
+
+def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """timm's `posterize`, with black images for 0 bits as of Pillow before version 12; newer ones refuse that.
+
+    timm's increasing policies, such as `rand-m9-mstd0.5-inc1`, draw 0 bits now and then.
+    """
+    return timm_posterize(image, bits_to_keep) if bits_to_keep > 0 else Image.new(image.mode, image.size)
