@@ -12,6 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from tests.train.killed import kill_before
 from timm_collab.train import TrainConfig
 from timm_collab.train.config.parse import parse_config
 
@@ -129,3 +130,9 @@ def several_labels(tmp_path_factory) -> Path:
         datasets.Dataset.from_dict(table, features=features).to_parquet(str(folder / f'{split}.parquet'))
     shutil.rmtree(folder / 'cache')
     return folder
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Make the process die when it has made a number of updates."""
+    return lambda count: kill_before(monkeypatch, count)

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from tests.train.distributed.test_sharded import assert_same_weights
+from tests.train.killed import KilledError, assert_same_run
 from tests.train.sharded import settings
-from tests.train.test_resume import KilledError, assert_same_run, kill_at
 from timm_collab.train.run import train
 
-__all__ = ['kill_at']
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 ROOT = Path(__file__).parents[2]
 KEYS = [

@@ -4,22 +4,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
+from tests.train.killed import KEYS, KilledError, assert_same_run, kill_before
 from timm_collab.train import TrainError
 from timm_collab.train.__main__ import main
 from timm_collab.train.distributed.signals import StoppedError
 from timm_collab.train.loop.step import TrainState
 from timm_collab.train.record.summary import RunSummary
-from timm_collab.train.run import ModelRun, train
+from timm_collab.train.run import train
 
 SETTINGS = {
     'plain': ['--augment.no_aug=false', '--augment.crop=pad', '--noise.rate=0.4'],
@@ -37,54 +34,6 @@ SETTINGS = {
     'lookahead': ['--optim.name=lookahead_rmsproptf', '--optim.lr=1e-3', '--checkpoint.every_updates=1'],
     'low precision': ['--mixed_precision=bf16', '--channels_last=true', '--data.img_size=32'],
 }
-KEYS = ['--epochs=3', '--max_loss=1e6']  # 4 updates each, 12 in all
-
-
-class KilledError(BaseException):
-    """Nothing that any code of ours catches."""
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / 'tree.safetensors')
-
-
-def log(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    timed = ('images_per_second', 'wait_seconds')
-    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    expected, found = weights(one), weights(other)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
-    assert log(one) == log(other)
-    summaries = [json.loads((folder / 'summary.json').read_text()) for folder in (one, other)]
-    for summary in summaries:
-        del summary['train_seconds'], summary['load'], summary['peak_memory_mb']
-    assert summaries[0] == summaries[1]
-
-
-TRAIN_STEP = TrainState.train_step
-
-
-def kill_before(patch: pytest.MonkeyPatch, count: int) -> None:
-    """Make the process die when it has made a number of updates."""
-    left = [count]
-
-    def dying(self, *args):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KilledError
-        return TRAIN_STEP(self, *args)
-
-    patch.setattr(TrainState, 'train_step', dying)
-
-
-@pytest.fixture
-def kill_at(monkeypatch):
-    """Make the process die when it has made a number of updates."""
-    return lambda count: kill_before(monkeypatch, count)
 
 
 @pytest.mark.parametrize('setting', SETTINGS)
@@ -120,21 +69,6 @@ def test_streamed_data_go_on_in_the_middle_of_their_stream(recipe, tmp_path, kil
     assert_same_run(tmp_path / 'whole', tmp_path / 'run')
     with pytest.raises(TrainError, match=r'data\.shuffle_buffer 64 -> 32'):
         train(recipe(*argv, '--data.shuffle_buffer=32'))
-
-
-def test_a_stream_whose_files_changed_is_not_gone_on_with(recipe, tmp_path, kill_at, digit_shards):
-    shutil.copytree(digit_shards, tmp_path / 'data')
-    argv = [
-        *KEYS, f'--data.path={tmp_path / "data"}', '--data.streaming=true', '--data.max_train_samples=null',
-        '--data.num_train_samples=96', '--checkpoint.every_updates=1',
-    ]
-    kill_at(2)
-    with pytest.raises(KilledError):
-        train(recipe(*argv))
-    shutil.copy(digit_shards / 'test.parquet', tmp_path / 'data' / 'train-00003-of-00004.parquet')
-    kill_at(1000)
-    with pytest.raises(TrainError, match=r'the training data of .* has changed since'):
-        train(recipe(*argv))
 
 
 def test_with_a_teacher_it_ends_the_same(recipe, tmp_path, kill_at):
@@ -318,54 +252,6 @@ def test_whatever_file_is_lost_the_run_ends_the_same(whole, killed, tmp_path, ca
             or 'manifest.json' in err
     if name == 'checkpoints':
         assert 'holds no checkpoint yet: starting from the beginning' in out
-
-
-def test_changed_data_is_refused(recipe, image_folder, kill_at):
-    folder = image_folder(train=20, test=2)
-    argv = [
-        f'--data.path={folder}', '--data.in_chans=3', '--batch_size=8', '--data.max_train_samples=null', '--epochs=3',
-    ]
-    kill_at(6)
-    with pytest.raises(KilledError):
-        train(recipe(*argv))
-    kill_at(1000)
-    (folder / 'train' / 'cat' / '0.png').rename(folder / 'train' / 'dog' / '100.png')
-    with pytest.raises(TrainError, match=r"the training data of '.*run' has changed since: labels or"):
-        train(recipe(*argv))
-
-
-def test_other_versions_are_told(recipe, tmp_path, kill_at, monkeypatch, capsys):
-    kill_at(6)
-    with pytest.raises(KilledError):
-        train(recipe(*KEYS))
-    kill_at(1000)
-    monkeypatch.setattr('timm_collab.train.run.versions', lambda: {'torch': '9.9'})
-    train(recipe(*KEYS))
-    assert "to {'torch': '9.9'}: the run resumes, but its results will not be bit-identical" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(('is_recorded', 'before'), [
-    (True, r"\{'input_size': \(1, 16, 16\), .*\}"), (False, "the architecture's crop")])
-def test_an_evaluation_of_another_version_is_told(
-        recipe, tmp_path, kill_at, monkeypatch, capsys, is_recorded, before):
-    """Older versions cropped in evaluation where training sees whole images; at first they did not record it."""
-    save = ModelRun._save
-
-    def save_without(self, *args):
-        self.origin.pop('evaluation', None)
-        save(self, *args)
-
-    kill_at(6)
-    with monkeypatch.context() as patch:
-        patch.setattr('timm_collab.train.data.augment.preprocess.shows_whole_images', lambda *_: False)
-        if not is_recorded:
-            patch.setattr(ModelRun, '_save', save_without)
-        with pytest.raises(KilledError):
-            train(recipe(*KEYS))
-    kill_at(1000)
-    train(recipe(*KEYS))
-    [told] = [line for line in capsys.readouterr().err.splitlines() if 'evaluation changed' in line]
-    assert re.search(f"warning: evaluation changed from {before} to .*'crop_mode': 'squash'}}: the run resumes", told)
 
 
 def test_an_exploded_loss_names_the_batch_and_keeps_the_last_checkpoint(recipe, tmp_path):

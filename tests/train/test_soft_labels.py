@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from tests.train.distributed.test_two_processes import start
-from tests.train.test_resume import KilledError, assert_same_run, kill_before
+from tests.train.killed import KilledError, assert_same_run, kill_before
 from tests.train.toys import make_data, make_model
 from timm_collab.cli import main
 from timm_collab.train.build import build_criterion

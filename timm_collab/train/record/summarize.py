@@ -17,7 +17,6 @@ from .report import network_name
 from .summary import (
     BestEpoch,
     DataSummary,
-    DuplicateCounts,
     HeadScores,
     NoiseSummary,
     ParameterCounts,
@@ -103,7 +102,7 @@ def summarize(
             classes=class_names(splits.label_names, splits.num_classes),
             splits={role: counts.to_dict() for role, counts in count_splits(splits).items()},
             left_out=all_left_out(splits.left_out, splits.num_skipped),
-            duplicates=None if same is None else DuplicateCounts(same.within, same.across),
+            duplicates=None if same is None else {'within': same.within, 'across': same.across},
         ),
         noise=NoiseSummary(
             kind=config.noise.kind,

@@ -58,19 +58,6 @@ class ParameterCounts:
 
 
 @dataclass(frozen=True)
-class DuplicateCounts:
-    """Numbers of images with exactly the same content as another one.
-
-    Args:
-        within: Those that an image before them in the same split equals.
-        across: Those of the validation and test split that an image of another split equals.
-    """
-
-    within: int
-    across: int
-
-
-@dataclass(frozen=True)
 class DataSummary:
     """The data of a run.
 
@@ -91,7 +78,7 @@ class DataSummary:
         splits: For `train`, `val` and `test`, the split's `name`, its number of `images`, and that of each class,
             `per_class`, before noise; None for a stream.
         left_out: Number of files, rows and images that are in no split, by reason.
-        duplicates: Number of images with the same content as another one; None if they were not all compared.
+        duplicates: Images equal to another one, `within` and `across` splits; None if they were not all compared.
     """
 
     path: str
@@ -109,7 +96,7 @@ class DataSummary:
     classes: list[str] | None = None
     splits: dict[str, dict[str, Any]] | None = None
     left_out: dict[str, int] | None = None
-    duplicates: DuplicateCounts | None = None
+    duplicates: dict[str, int] | None = None
 
     @property
     def data_config(self) -> dict[str, Any]:
