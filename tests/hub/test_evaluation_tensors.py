@@ -27,7 +27,7 @@ from timm_collab.train.data.decoding.image_split import ImageSplit
 from timm_collab.train.data.loading.images import BatchedImages, TransformedImages, make_dataset
 from timm_collab.train.data.sources import load_split
 from timm_collab.train.record.save import save_pruned
-from timm_collab.train.record.summary import DataSummary
+from timm_collab.train.record.summary_parts import DataSummary
 
 ORIENTATION = 0x0112  # of EXIF
 

@@ -16,7 +16,8 @@ from ..pretrained.catalogue import shipped_folder
 from ..train.metrics.metric import MAP
 from ..train.paths import CARD, PLOTS
 from ..train.record.finished_run import Run
-from ..train.record.summary import DataSummary, RunSummary, TeacherSummary
+from ..train.record.summary import RunSummary
+from ..train.record.summary_parts import DataSummary, TeacherSummary
 from ..tree import PREFIX, HeadTree
 from .card_text import limits_text, results_table, training_list
 from .errors import require

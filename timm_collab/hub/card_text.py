@@ -41,15 +41,30 @@ def results_table(summary: RunSummary) -> str:
     if summary.num_heads > 1:
         chosen = 'It was chosen' if head == summary.kept_head else f'Training chose head {summary.kept_head}'
         lines.append(f'{chosen} by the rule: {summary.kept_head_rule}.')
-    best = summary.best_epoch
-    lines.append(
-        f'On the validation data ({summary.data.val_origin}) head {summary.kept_head} had'
-        f' {metric.in_final(metric.kept(summary.val)):.2f} % after the last of {summary.epochs} epochs; the'
-        f' {"highest" if metric is MAP else "lowest"} after any epoch was'
-        f' {metric.in_final(metric.kept(best.val)):.2f} % (epoch {best.epoch + 1}).')
+    lines.append(epochs_text(summary))
     if summary.export.dtype == 'float16':
         lines.append('The figures are those of the float32 weights; they were rounded to float16 afterwards.')
     return '\n'.join(lines)
+
+
+def epochs_text(summary: RunSummary) -> str:
+    """Which epoch was kept, and how the last and the best ones did on validation and test data."""
+    metric, best, last = summary.metric, summary.best_epoch, summary.last
+    score = lambda row: f'{metric.in_final(metric.kept(row)):.2f} %'  # noqa: E731
+    weights = 'the moving average of the weights after' if summary.kept and summary.kept.averaged else 'the weights of'
+    text = (f'This is {weights} epoch {summary.kept_epoch} of {summary.epochs}: on the validation data'
+            f' ({summary.data.val_origin}) head {summary.kept_head} had {score(summary.val)}.')
+    if summary.kept_epoch != best.epoch + 1:
+        highest = 'highest' if metric is MAP else 'lowest'
+        text += f' The {highest} after any epoch was {score(best.val)} (epoch {best.epoch + 1}).'
+    if last is not None and (last.epoch, last.averaged) != (summary.kept_epoch - 1, summary.kept.averaged):  # type: ignore[union-attr]
+        text += f' After the last epoch the best head had {score(last.val)} there'
+        text += '.' if last.test is None else f', and {score(last.test)} on {summary.error_on}.'
+    if (oracle := summary.oracle) is not None and oracle.val_clean is not None:
+        text += (' The validation labels have noise as well; by those before noise, epoch'
+                 f' {oracle.epoch + 1} was the best')
+        text += '.' if oracle.test is None else f', with {score(oracle.test)} on {summary.error_on}.'
+    return text
 
 
 def training_list(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
@@ -61,8 +76,11 @@ def training_list(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
     items.append(
         f'{summary.epochs} epochs, batches of {recipe["batch_size"]}, {optim["name"]} with learning rate'
         f' {optim["lr"]:g} ({sched["name"]}) and weight decay {optim["weight_decay"]:g}, seed {summary.seed}')
-    if recipe.get('ema', {}).get('decay') is not None:
-        items.append(f'running average of the weights, decay {recipe["ema"]["decay"]:g}')
+    ema = recipe.get('ema', {})
+    if ema.get('decay') is not None:
+        items.append(f'moving average of the weights, decay {ema["decay"]:g}')
+    if ema.get('epochs') is not None:
+        items.append(f'moving average of the weights over {ema["epochs"]:g} epochs')
     if recipe['model'].get('pretrained'):
         items.append(f'started from pretrained weights of `{str(recipe["model"]["name"]).removeprefix("collab_")}`')
     if recipe['model'].get('checkpoint_path'):

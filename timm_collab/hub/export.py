@@ -20,7 +20,8 @@ from ..train.config.differences import differences
 from ..train.paths import CONFIG, MODEL_CONFIG, PLOTS, RECIPE, SUMMARY, TREE, WEIGHTS, atomic
 from ..train.record.finished_run import Run, load_run
 from ..train.record.run_folder import check_writable
-from ..train.record.summary import ExportSummary, RunSummary, TeacherSummary
+from ..train.record.summary import RunSummary
+from ..train.record.summary_parts import ExportSummary, TeacherSummary
 from ..tree import PREFIX
 from .card import write_card
 from .check import check_reload, trained_logits

@@ -17,7 +17,8 @@ from ..train.errors import TrainError, require
 from ..train.metrics.metric import shortfall
 from ..train.paths import write_text
 from ..train.record.cost import FORWARDS_PER_STEP, forward_multiply_adds
-from ..train.record.summary import RunSummary, TeacherSummary
+from ..train.record.summary import RunSummary
+from ..train.record.summary_parts import TeacherSummary
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
 

@@ -204,7 +204,7 @@ class ModelRun:
     def finish(self, trainer: Trainer) -> None:
         """Test the trained model, save its best head and the whole tree, and at last the summary."""
         accelerator = self.accelerator
-        test = None if trainer.test_loader is None else trainer.score(trainer.test_loader)
+        tested = trainer.finish()
         bad = gather_object(self.data.bad)  # processes replace different ones while training
         self._with_folder(lambda folder: folder.write_bad_images(bad))
         model = trainer.release()
@@ -214,8 +214,7 @@ class ModelRun:
             model,
             self.data,
             trainer.rows,
-            trainer.val_details,
-            test,
+            tested,
             teacher=teacher,
             num_processes=accelerator.num_processes,
             device=accelerator.device,
@@ -345,4 +344,5 @@ def _make_loaders(config: TrainConfig, data: TrainingData, accelerator: Accelera
         test=None if data.test is None else evaluation_loader(data.test, config.batch_size, config.data.workers),
         clean=torch.from_numpy(labels[0]) if labels and data.splits.noise_rate else None,
         labels=torch.from_numpy(labels[1]) if labels else None,
+        val_clean=None if data.splits.val_clean is None else torch.from_numpy(data.splits.val_clean),
     )

@@ -18,7 +18,7 @@ from timm_collab.train.config import TeacherConfig
 from timm_collab.train.loop.step import TrainState
 from timm_collab.train.loop.teacher import Teacher, load_teacher
 from timm_collab.train.record.cost import forward_multiply_adds
-from timm_collab.train.record.summary import TeacherSummary
+from timm_collab.train.record.summary_parts import TeacherSummary
 from timm_collab.train.run import train
 
 from .. import toys

@@ -10,7 +10,8 @@ import pytest
 from tests.runs import summary_values
 from timm_collab.train.errors import TrainError
 from timm_collab.train.metrics.metric import MAP, TOP1
-from timm_collab.train.record.summary import ExportSummary, RunSummary
+from timm_collab.train.record.summary import RunSummary
+from timm_collab.train.record.summary_parts import ExportSummary
 
 ROOT = Path(__file__).parents[3]
 OLDER = sorted((ROOT / 'hub').glob('*/summary.json'))

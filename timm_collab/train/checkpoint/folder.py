@@ -125,6 +125,19 @@ class Checkpoints:
                                   ' backup, or choose another output to start again')
         return None
 
+    def after_epochs(self) -> dict[int, Path]:
+        """The checkpoints at the end of an epoch that match their manifest, by the number of epochs trained."""
+        found = {}
+        for _, path in self._entries():
+            with suppress(_DamagedError):
+                if _manifest(path)['score'] is not None:
+                    found[_read(path)[0]['progress']['epoch']] = path
+        return found
+
+    def load(self, path: Path) -> tuple[Any, dict[str, Tensor]]:
+        """The state without its tensors, for `unpack`, and the tensors, of a checkpoint that `after_epochs` found."""
+        return _read(path)
+
     def last_name(self) -> str | None:
         """Name of the newest checkpoint, not verified; None if there is none."""
         entries = self._entries()

@@ -29,6 +29,7 @@ __all__ = [
     'ObjectiveConfig',
     'OptimConfig',
     'SchedConfig',
+    'StopConfig',
     'TeacherConfig',
     'TrainConfig',
 ]
@@ -48,6 +49,22 @@ class CheckpointConfig(KeyGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StopConfig(KeyGroup):
+    """When training ends before its last epoch, and what tells which epoch was best."""
+
+    _prefix = 'stop.'
+
+    patience: int | None = key(
+        None, 'stop after this many epochs without a better one; by default all epochs are trained', ge=1)
+    on: Literal['validation', 'predictions'] = key(
+        'validation', 'what tells how good an epoch is: the validation score (validation), or, without any labels, how'
+                      ' few training images have another predicted class than in the epoch before (predictions; Label'
+                      ' Wave, Yuan et al. 2025): the first minimum comes before wrong labels are memorized')
+    smoothing_epochs: int = key(
+        3, 'for on: predictions, number of epochs over which the changes are averaged', ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(KeyGroup):
     """A complete recipe."""
 
@@ -56,6 +73,8 @@ class TrainConfig(KeyGroup):
     seed: int = key(
         0, 'seed of the weights, the order of images, the augmentation, the hold-out and the noise', ge=0, lt=2**32)
     epochs: int = key(100, 'passes over the training data', ge=1)
+    keep: Literal['best', 'last'] = key(
+        'best', 'which weights are kept: those after the best epoch, see stop.on, or after the last')
     batch_size: int = key(128, 'images per update, over all processes together', ge=1)
     compare_single: bool = key(False, 'also train the single network, without a tree, with the same recipe, into'
                                       ' single/ (with one head, the run itself is that)')
@@ -86,6 +105,7 @@ class TrainConfig(KeyGroup):
     sched: SchedConfig = field(default_factory=SchedConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -104,6 +124,7 @@ class TrainConfig(KeyGroup):
                 ' make it a multiple')
         require(self.max_loss > 0, f'max_loss must be greater than 0, got {self.max_loss}')  # may be infinite
         self._check_compile()
+        self._check_stop()
         self._check_single_head()
         if self.data.multi_label:
             self._check_multi_label()
@@ -124,6 +145,20 @@ class TrainConfig(KeyGroup):
         require(self.compile_backend == 'inductor' or self.compile_mode == 'default',
                 f"compile_mode is for the backend inductor, got compile_backend '{self.compile_backend}'")
 
+    def _check_stop(self) -> None:
+        if self.stop.on == 'validation':
+            require(self.stop.smoothing_epochs == 3, 'stop.smoothing_epochs is for stop.on predictions')
+            return
+        require(self.stop.patience is not None,
+                'stop.on predictions looks for the first minimum, as predictions hardly change at the end of any'
+                ' training: write --stop.patience with the epochs to wait for a lower one, such as 5')
+        require(not self.data.streaming, 'stop.on predictions compares each image with the epoch before, and streamed'
+                                         ' images have no number: leave out data.streaming')
+        require(not self.augment.mixes, 'stop.on predictions counts the predicted classes of the training images, and'
+                                        ' mixed images have two: leave out augment.mixup and augment.cutmix')
+        require(not self.data.multi_label, 'stop.on predictions counts images by their one class: data.multi_label has'
+                                           ' several, write --stop.on validation')
+
     def _check_single_head(self) -> None:
         if self.optim.freeze_trunk_epochs:
             freezes = 'optim.freeze_trunk_epochs freezes the layers that all heads share'
@@ -142,6 +177,7 @@ class TrainConfig(KeyGroup):
                                               ' --objective.hard bce')
         require(self.objective.smoothing == 0, 'data.multi_label: objective.smoothing spreads the one class of an image'
                                                f' over the others, leave it out, got {self.objective.smoothing}')
+        require(not self.noise.val, 'data.multi_label: noise.val is for images with one class, leave it out')
         require(self.noise.kind in ('none', 'column') or (self.noise.rate == 0 and self.noise.matrix is None),
                 f'data.multi_label: noise.kind {self.noise.kind} replaces the one class of an image: leave out noise,'
                 ' or write --noise.kind column and name a column with other labels')

@@ -221,7 +221,7 @@ class AugmentConfig(KeyGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig(KeyGroup):
-    """Label noise, in the training data only."""
+    """Label noise, in the training data, and where asked for in the validation data."""
 
     _prefix = 'noise.'
 
@@ -236,6 +236,8 @@ class NoiseConfig(KeyGroup):
     column: str | None = key(
         None, 'for kind: column, the column of the training split with the labels to train on; validation and test use'
               ' data.label_column')
+    val: bool = key(False, 'the validation labels have such noise too, as where nobody has clean ones; the test labels'
+                           ' never have')
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -245,3 +247,9 @@ class NoiseConfig(KeyGroup):
             require(not given or self.kind == name,
                     f'noise.{name} needs noise.kind {name}, got noise.kind {self.kind}')
             require(not given or self.rate == 0, f'noise.kind {name} has its own rate: leave out noise.rate')
+        require(not self.val or self.is_on, 'noise.val: there is no noise to add, set noise.rate, or leave it out')
+
+    @property
+    def is_on(self) -> bool:
+        """Whether labels are changed."""
+        return self.kind in ('matrix', 'column') or (self.kind != 'none' and self.rate > 0)

@@ -77,8 +77,24 @@ class EmaConfig(KeyGroup):
     decay: float | None = key(
         None, 'keep a moving average of the weights with this decay per update, such as 0.9998; none by default',
         ge=0, lt=1)
+    epochs: float | None = key(
+        None, 'instead of decay, number of epochs whose weights the average is of, such as 3: the decay per update is'
+              ' exp(-1 / updates in these epochs), whatever batch size and number of images', gt=0)
     warmup: bool = key(False, 'raise the decay from 0 during the first updates')
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.decay is not None or not self.warmup, 'ema.warmup needs ema.decay')
+        require(self.decay is None or self.epochs is None,
+                'ema.decay and ema.epochs are two lengths of the average: set one of them to null')
+        require(self.is_on or not self.warmup, 'ema.warmup needs ema.decay or ema.epochs')
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a moving average."""
+        return self.decay is not None or self.epochs is not None
+
+    def decay_per_update(self, updates_per_epoch: int) -> float:
+        """The decay, of an average that is on."""
+        if self.epochs is None:
+            return self.decay or 0.0
+        return math.exp(-1 / (self.epochs * updates_per_epoch))

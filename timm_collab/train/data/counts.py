@@ -78,7 +78,8 @@ def count_splits(splits: Splits) -> dict[str, SplitCounts]:
         if isinstance(split, StreamSplit):
             found[role] = SplitCounts(split.name, len(split), None)
         elif split is not None:
-            labels = split.labels if role != 'train' or splits.clean is None else splits.clean
+            before_noise = {'train': splits.clean, 'val': splits.val_clean}.get(role)
+            labels = split.labels if before_noise is None else before_noise
             found[role] = count_labels(split.name, labels, classes)
     return found
 

@@ -40,6 +40,7 @@ class Purpose(Enum):
     BALANCED = 'generator', 7
     SUBSET_HELD_OUT = 'generator', 11
     NOISE = 'generator', 0x6C61626C
+    NOISE_HELD_OUT = 'generator', 12
 
     # `Draws`: drawn per example
     CROP = 'draws', 1

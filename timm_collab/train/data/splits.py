@@ -24,12 +24,13 @@ class Splits:
     """The data of a run.
 
     Args:
-        train: Training data, the only part that may have noisy labels.
-        val: Validation data.
+        train: Training data, whose labels may have noise.
+        val: Validation data, whose labels have noise only with `noise.val`.
         test: Test data, if there is any.
         num_classes: Number of classes.
         label_names: Names of the classes, if known.
         clean: Classes of `train` before noise; None for a stream, whose labels are unknown.
+        val_clean: Classes of `val` before noise; None where they have no noise.
         val_origin: How the validation data was chosen.
         num_skipped: Number of images that could not be decoded and are in no split.
         left_out: Number of files and rows that are in no split, by reason.
@@ -46,6 +47,7 @@ class Splits:
     num_skipped: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    val_clean: Labels | None = None
 
     @property
     def num_images(self) -> int:
@@ -93,7 +95,7 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
     val, test = (
         None if split is None else _checked(split, num_classes, config) for split in (source.val, source.test)
     )
-    clean, origin, left_out, notes = None, '', dict(source.left_out), source.notes
+    clean, val_clean, origin, left_out, notes = None, None, '', dict(source.left_out), source.notes
     if isinstance(train, StreamSplit):
         assert val is not None
     else:
@@ -104,6 +106,8 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         if source.not_given is not None and (dropped_N := source.not_given[train.row_N]).any():
             left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
             train = train.take(np.flatnonzero(~dropped_N))
+            if config.noise.val and origin:
+                val = val.take(np.flatnonzero(~source.not_given[val.row_N]))
         limit = config.data.max_train_samples
         if limit is not None and limit < len(train):
             subset_N = _subset(strata(train.labels), limit, generator(Purpose.SUBSET, config.seed))
@@ -111,6 +115,12 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         _check_variety(train, config)
         clean = hard_labels(train.labels)
         train = train.with_labels(_noisy(train, source, num_classes, config))
+        if config.noise.val:
+            require(config.noise.kind != 'column' or bool(origin),
+                    f"noise.val: column '{config.noise.column}' was read for split '{train.name}' alone: set"
+                    ' data.val_split to null to hold validation images out of it')
+            val_clean = val.labels
+            val = val.with_labels(_noisy(val, source, num_classes, config, Purpose.NOISE_HELD_OUT))
     for split in (val, test):
         _check_labelled(split, config)
     check_batch_size(config, len(train))
@@ -125,6 +135,7 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         val_origin=origin or f"split '{val.name}'",
         left_out=left_out,
         notes=notes,
+        val_clean=val_clean,
     )
 
 
@@ -172,15 +183,22 @@ def _check_labelled(split: ImageSplit | None, config: TrainConfig) -> None:
             f" data.label_column '{config.data.label_column}'")
 
 
-def _noisy(train: ImageSplit, source: Source, num_classes: int, config: TrainConfig) -> Labels:
+def _noisy(
+        split: ImageSplit,
+        source: Source,
+        num_classes: int,
+        config: TrainConfig,
+        purpose: Purpose = Purpose.NOISE,
+) -> Labels:
+    """The labels of a split with noise."""
     if config.noise.kind == 'column':
         assert source.given is not None
-        return _checked(train.with_labels(source.given[train.row_N]), num_classes, config).labels
-    if train.labels.ndim == 2:  # the recipe can't ask for noise then
-        return train.labels
+        return _checked(split.with_labels(source.given[split.row_N]), num_classes, config).labels
+    if split.labels.ndim == 2:  # the recipe can't ask for noise then
+        return split.labels
     try:
         return apply_noise(
-            train.labels, num_classes, config.noise.kind, config.noise.rate, config.seed, config.noise.matrix
+            split.labels, num_classes, config.noise.kind, config.noise.rate, config.seed, config.noise.matrix, purpose
         )
     except ValueError as error:
         raise TrainError(f'noise: {error}') from None

@@ -71,6 +71,7 @@ class TrainingData:
             val=val.split,
             test=None if test is None else test.split,
             clean=None if splits.clean is None or isinstance(train, StreamedImages) else splits.clean[train.kept_N],
+            val_clean=None if splits.val_clean is None else splits.val_clean[val.kept_N],
             num_skipped=splits.num_images - sum(len(each) for each in (train, val, test) if each is not None),
         )
         check_batch_size(config, len(kept.train))
@@ -111,6 +112,8 @@ class TrainingData:
             found.append((each.split, each.contents))
         if self.splits.clean is not None:
             found[0] = found[0][0].with_labels(self.splits.clean), found[0][1]
+        if self.splits.val_clean is not None:
+            found[1] = found[1][0].with_labels(self.splits.val_clean), found[1][1]
         return duplicates(found, self.splits.label_names)
 
     def _notes(self, config: TrainConfig) -> list[str]:

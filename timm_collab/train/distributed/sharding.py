@@ -86,6 +86,14 @@ def shard_model(model: nn.Module, accelerator: Accelerator) -> None:
     fsdp2_prepare_model(accelerator, model)
 
 
+def copy_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy weights by name to host memory; shards are copied where they are."""
+    return {
+        name: tensor.detach().clone() if isinstance(tensor, DTensor) else tensor.detach().to('cpu', copy=True)
+        for name, tensor in state.items()
+    }
+
+
 def gather_state(state: T, keep: bool = True) -> T:
     """Gather every sharded tensor of a nested state on the CPU, one after the other; every process has to call it.
 

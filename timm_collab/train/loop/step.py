@@ -39,6 +39,7 @@ from ..metrics.metric import metric_for
 from .distillation import DistillationTask
 from .objective_schedule import schedule_objective
 from .optim import FrozenTrunk, build_optimizer, build_scheduler, fuse, restore_optimizer
+from .prediction_changes import PredictionChanges
 from .teacher import Teacher
 
 
@@ -57,6 +58,7 @@ class TrainState:
     Attributes:
         model: The head tree, as given.
         ema: Running average of its weights, if the recipe asks for one.
+        changes: Number of predictions that change from epoch to epoch, if the recipe asks for it.
         task: Model and objective as a timm training task; its model is wrapped by Accelerate.
         optimizer: The optimizer, wrapped by Accelerate.
     """
@@ -79,6 +81,9 @@ class TrainState:
         self.metric = metric_for(config.data.multi_label)
         self.mixup = self._make_mixup()
         self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
+        self.changes = None
+        if config.stop.on == 'predictions' and labels is not None:
+            self.changes = PredictionChanges(len(labels), config.stop.smoothing_epochs, accelerator)
 
         self._configure_model()
         self.ema = self._make_ema()
@@ -110,10 +115,11 @@ class TrainState:
     def _make_ema(self) -> ModelEmaV3 | None:
         """Copy the model for the running average, before Accelerate wraps it."""
         config, sharded = self.config.ema, self.accelerator.is_fsdp2
-        if config.decay is None:
+        if not config.is_on:
             return None
+        decay = config.decay_per_update(self.updates_per_epoch)
         # Sharded weights beside unsharded buffers can't be averaged by foreach kernels.
-        ema = ModelEmaV3(self.model, decay=config.decay, use_warmup=config.warmup, foreach=not sharded)
+        ema = ModelEmaV3(self.model, decay=decay, use_warmup=config.warmup, foreach=not sharded)
         if not sharded:  # else the shards are moved
             ema.to(self.accelerator.device)
         return ema
@@ -214,6 +220,8 @@ class TrainState:
                 result = self.task(images_part, target_part, index_part)
                 accelerator.backward(result['loss'] / parts if parts > 1 else result['loss'])
             self._remember(result['logits'], index_part)
+            if self.changes is not None and index_part is not None:
+                self.changes.store(index_part, result['logits'])
             rows.append(self._measure(result, given_part, given_part if clean is given else clean_part))
 
         self._finish_gradients()
@@ -228,7 +236,7 @@ class TrainState:
     @property
     def needs_index(self) -> bool:
         """Whether the objective needs to know which images a batch has."""
-        return isinstance(self.task.criterion.criterion, ImageTargets)
+        return isinstance(self.task.criterion.criterion, ImageTargets) or self.changes is not None
 
     def _remember(self, logits_HBC: Tensor, index_B: Tensor | None) -> None:
         """Store the targets of the images that this and all other processes have computed."""
@@ -291,6 +299,7 @@ class TrainState:
             'optimizer': self.optimizer.optimizer.state_dict(),
             'scaler': None if scaler is None else scaler.state_dict(),
             'criterion': self.task.criterion.state_dict(),
+            'changes': None if self.changes is None else self.changes.state_dict(),
         }, is_main)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -306,6 +315,8 @@ class TrainState:
         if self.accelerator.scaler is not None and state['scaler'] is not None:
             self.accelerator.scaler.load_state_dict(state['scaler'])
         self.task.criterion.load_state_dict(state['criterion'])
+        if self.changes is not None:
+            self.changes.load_state_dict(state['changes'])
 
     def release(self) -> CollabModel:
         """Return the model on the CPU, unwrapped, with the running average of its weights if there is one.

@@ -16,7 +16,7 @@ from ..config import TeacherConfig
 from ..errors import TrainError, one_line, require, unknown_architecture
 from ..record.cost import FORWARDS_PER_STEP, forward_multiply_adds
 from ..record.finished_run import Run, load_run
-from ..record.summary import TeacherSummary
+from ..record.summary_parts import TeacherSummary
 
 
 @dataclass(frozen=True)

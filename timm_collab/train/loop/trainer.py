@@ -24,7 +24,9 @@ from ..data.loading.streaming import StreamSampler
 from ..distributed.signals import StoppedError, StopRequest
 from ..metrics.metric import Scores, metric_for
 from ..record.progress import Progress
+from ..record.summary_parts import TestedEpochs
 from .evaluate import evaluate
+from .kept_epochs import KeptEpochs
 from .meter import LoaderClock, LossMeter
 from .step import TrainState
 from .teacher import Teacher
@@ -44,6 +46,7 @@ class Loaders:
         test: Test batches, if there is a test split.
         clean: The labels of each training example before noise, where noise changed some.
         labels: The labels of each training example that are learned; None for a stream.
+        val_clean: The labels of each validation example before noise, where noise changed some.
     """
 
     train: DataLoader
@@ -52,6 +55,7 @@ class Loaders:
     test: DataLoader | None
     clean: Tensor | None = None
     labels: Tensor | None = None
+    val_clean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Callbacks:
     Args:
         on_epoch: Called with the row of each epoch, for logs and the screen.
         on_checkpoint: Called with what `Trainer.load_state_dict` takes, the number of updates so far, and the
-            validation score of the kept head in percent, None in the middle of an epoch.
+            validation score of the best head in percent, None in the middle of an epoch.
     """
 
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
@@ -83,7 +87,7 @@ class Trainer:
 
     Attributes:
         rows: The row of each epoch.
-        val_details: What a summary has beyond the validation scores of the last row, see `Scores.details`.
+        epochs: The last epoch and the best ones, with their weights.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class Trainer:
         self.epoch = 0
         self.meter = self._new_meter()
         self.waiting = LoaderClock(accelerator.device)
-        self.val_details: dict[str, Any] = {}
+        self.epochs = KeptEpochs(config, self.state, loaders.val_clean)
         self.stopping = False
         self.seconds = 0.0
         self.lr = self.state.lr
@@ -133,9 +137,9 @@ class Trainer:
         return self.epoch * self.updates_per_epoch + self.step
 
     def fit(self) -> list[dict[str, Any]]:
-        """Train to the last epoch. Afterwards the model keeps the head that did best in the last validation.
+        """Train to the last epoch, or until there was no better one for `stop.patience` epochs.
 
-        With a running average of the weights, that average is validated and kept.
+        Afterwards the model still has the weights of the last epoch; `finish` gives it those that are kept.
 
         Returns:
             A row for each epoch, those before a resume included.
@@ -145,13 +149,21 @@ class Trainer:
             StoppedError: The run was asked to stop, and its state was saved through the callbacks.
         """
         self._started = time.perf_counter() - self.seconds
-        while self.epoch < self.config.epochs:
+        while not self.is_finished:
             images_per_second = self.train_one_epoch()
             row = self.validate(images_per_second)
             self._end_epoch(row)
-        self.state.model.kept_head = self.rows[-1]['kept_head']
         self.seconds = time.perf_counter() - self._started
         return self.rows
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no epoch follows."""
+        return self.epoch == self.config.epochs or self.epochs.is_stalled(self.epoch)
+
+    def finish(self) -> TestedEpochs:
+        """Give the trained model the weights and the head that are kept, and test it, see `KeptEpochs.test_all`."""
+        return self.epochs.test_all(lambda: None if self.test_loader is None else self.score(self.test_loader))
 
     def train_one_epoch(self) -> float:
         """Train for what is left of the epoch.
@@ -178,7 +190,7 @@ class Trainer:
         return (self.step - first) * self.config.batch_size / (time.perf_counter() - start)
 
     def validate(self, images_per_second: float) -> dict[str, Any]:
-        """Evaluate after an epoch and choose the head to keep.
+        """Evaluate after an epoch, choose the head to keep, and keep the weights of the best epoch.
 
         Args:
             images_per_second: Speed of training, for the row.
@@ -190,7 +202,8 @@ class Trainer:
         has_ema = self.state.ema is not None
         scores = self.score(self.val_loader) if has_ema else online
         self.state.model.kept_head = scores.best_head
-        self.val_details = scores.details(scores.best_head)
+        changed = None if self.state.changes is None else self.state.changes.end_epoch()
+        last = self.epochs.end_epoch(self.epoch, online, scores if has_ema else None)
         hard_H, soft_H = self.meter.terms()
         row = {
             'epoch': self.epoch,
@@ -203,8 +216,12 @@ class Trainer:
             'images_per_second': images_per_second,
             'wait_seconds': self._longest_wait(),
             'kept_head': scores.best_head,
-            'val': scores.row(scores.best_head),
+            'val': last.val,
         }
+        if last.val_clean is not None:
+            row['val_clean'] = last.val_clean
+        if self.state.changes is not None:
+            row['changed_predictions'] = changed
         if not self.config.augment.mixes:  # mixed images have no single label
             score = self.meter.score
             row[self.metric.train_key] = score if self.clean is not None else {'given': score['given']}
@@ -231,13 +248,12 @@ class Trainer:
             'meter': self.meter.state_dict(),
             'wait_seconds': self.waiting.seconds,
             'rows': self.rows,
-            'val_details': self.val_details,
             'seconds': time.perf_counter() - self._started,
             'lr': self.lr,
         }
         # Evaluation at the end of an epoch averages the processes' statistics.
         buffers_differ = self.accelerator.num_processes > 1 and self.step > 0
-        return {'progress': progress, **self.state.state_dict(buffers_differ)}
+        return {'progress': progress, 'epochs': self.epochs.state_dict(), **self.state.state_dict(buffers_differ)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the state of another run of the same recipe with as many processes."""
@@ -247,7 +263,7 @@ class Trainer:
         self.meter = self._new_meter()
         self.meter.load_state_dict(progress['meter'])
         self.waiting = LoaderClock(self.accelerator.device, progress.get('wait_seconds', 0.0))
-        self.val_details = progress.get('val_details', {})
+        self.epochs.load_state_dict(state.get('epochs'), self.rows)
         self.state.load_state_dict(state)
 
     def batch_indices(self, epoch: int, step: int) -> list[int]:
@@ -256,9 +272,9 @@ class Trainer:
         return self.sampler.indices()[step * self.config.batch_size:][:self.config.batch_size]
 
     def release(self) -> CollabModel:
-        """Return the trained model as it was validated, on the CPU and unwrapped."""
+        """Return the trained model that is kept, on the CPU and unwrapped; call `finish` first."""
         model = self.state.release()
-        model.kept_head = self.rows[-1]['kept_head']
+        model.kept_head = self.epochs.kept.kept_head
         return model
 
     def _begin_epoch(self) -> None:
@@ -277,10 +293,10 @@ class Trainer:
         self.meter = self._new_meter()
         self.waiting = LoaderClock(self.accelerator.device)
         self.callbacks.on_epoch(row)
-        is_last = self.epoch == self.config.epochs
+        is_last = self.is_finished
         due = self.epoch % self.config.checkpoint.every_epochs == 0 or self._is_checkpoint_due()
         if due or is_last or self.stopping:
-            self._save(self.metric.kept(row['val']))
+            self._save(max(self.metric.kept(row[name]) for name in ('val', 'val_without_ema') if name in row))
         if self.stopping and not is_last:
             raise StoppedError(self.stop.signal_number)
 

@@ -37,6 +37,10 @@ class ByClass:
             for target in (self.target_N, self.target_N[is_right_N]))
         return [100.0 * right / count if count else None for right, count in zip(right_C, count_C, strict=True)]
 
+    def accuracy(self, prediction: int) -> float:
+        """Accuracy on all examples, in percent."""
+        return 100.0 * (self.predicted_NK[:, prediction] == self.target_N).double().mean().item()
+
     def row(self, kept: int) -> dict[str, Any]:
         """Balanced accuracy of all predictions and the worst class of the kept head, as a row for logs.
 

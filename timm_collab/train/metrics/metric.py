@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,11 +46,14 @@ class Metric(ABC):
     train_title: str
     decisions: str
 
-    @property
-    def rule(self) -> str:
-        """Rule by which the kept head is chosen."""
-        return (f'highest validation {self.title} after the last epoch; of equals the lowest {self.loss_name}, then the'
-                ' first head')
+    def rule(self, epochs: str) -> str:
+        """Rule by which the kept head is chosen.
+
+        Args:
+            epochs: After which epochs heads are compared, such as `the last epoch`.
+        """
+        return (f'highest validation {self.title} after {epochs}; of equals the lowest {self.loss_name}, then the first'
+                ' head')
 
     def row(self, score_H: Sequence[float], consensus: float, kept_head: int) -> dict[str, Any]:
         """Scores of the heads and of the consensus, as a row for logs."""
@@ -286,6 +289,14 @@ class Scores:
             'disagreement': self.disagreement,
             'count': self.count,
         }
+
+    def row_on(self, target_N: Tensor | None, kept_head: int) -> dict[str, Any] | None:
+        """The accuracies by other labels of the same examples [N] as plain data for logs; None without labels."""
+        if self.by_class is None or target_N is None:
+            return None
+        other = replace(self.by_class, target_N=target_N)
+        *score_H, consensus = (other.accuracy(each) for each in range(len(self.score_H) + 1))
+        return {**self.metric.row(score_H, consensus, kept_head), **other.row(kept_head), 'count': self.count}
 
     def details(self, kept_head: int) -> dict[str, Any]:
         """What a summary has beyond the row: the scores of the kept head by class."""

@@ -17,10 +17,11 @@ from safetensors.torch import load_model
 
 from ...model.collab_model import CollabModel
 from ..build import build_model
+from ..checkpoint import Checkpoints, unpack
 from ..config import TrainConfig
 from ..config.parse import parse_config
 from ..errors import TrainError, one_line, require
-from ..paths import CONFIG, MODEL_CONFIG, PLOTS, PRUNED, SUMMARY, TREE, WEIGHTS
+from ..paths import CHECKPOINTS, CONFIG, MODEL_CONFIG, PLOTS, PRUNED, SUMMARY, TREE, WEIGHTS
 from .save import KEPT_HEAD, needs_plugin
 from .summary import RunSummary
 
@@ -124,9 +125,7 @@ class Run:
         file = self.tree_file
         if file is None:
             raise TrainError(f"run '{self.path}' has no {TREE}, the weights of all heads: train it again")
-        # The weights come from the file: what training started from isn't needed again.
-        config = dataclasses.replace(self.config.model, pretrained=False, checkpoint_path=None)
-        model = build_model(config, self.config.data, self.summary.data.num_classes)
+        model = self._new_tree()
         try:
             with safe_open(file, framework='pt') as opened:
                 kept_head = int((opened.metadata() or {}).get(KEPT_HEAD, self.summary.kept_head))
@@ -136,6 +135,41 @@ class Run:
             raise self._damaged(
                 f"{TREE} does not hold the weights of its recipe's tree ({one_line(error)[:300]})") from error
         return model.eval()
+
+    def load_epoch(self, epoch: str | int) -> CollabModel:
+        """Load the tree as it was after an epoch, with the head that was best then, on the CPU, in eval mode.
+
+        Args:
+            epoch: `best` by validation, `last`, or a number from 1. Other epochs than the kept one come from their
+                checkpoints, as the moving average of the weights where there is one.
+
+        Raises:
+            TrainError: There is no such epoch or no checkpoint of it, or a file is damaged.
+        """
+        summary = self.summary
+        numbers = {'best': summary.best_epoch.epoch + 1, 'last': summary.epochs}
+        require(epoch in numbers or (str(epoch).isdecimal() and 1 <= int(epoch) <= summary.epochs),
+                f"--epoch '{epoch}': write best, last, or a number from 1 to {summary.epochs}")
+        number = numbers[str(epoch)] if epoch in numbers else int(epoch)
+        is_average = summary.kept is None or summary.kept.averaged == self.config.ema.is_on
+        if number == summary.kept_epoch and (is_average or epoch == 'best'):
+            return self.load_tree()
+        checkpoints = Checkpoints(self.path / CHECKPOINTS)
+        saved = checkpoints.after_epochs()
+        there = f'of epochs {", ".join(map(str, saved))}' if saved else 'none'
+        require(number in saved, f"run '{self.path}' has no checkpoint of epoch {number}, but {there}: train with a"
+                                 ' larger --checkpoint.keep_last to keep more')
+        plain, tensors = checkpoints.load(saved[number])
+        state = unpack(plain, tensors)
+        model = self._new_tree()
+        model.load_state_dict(state['model'] if state['ema'] is None else state['ema'])
+        model.kept_head = state['progress']['rows'][-1]['kept_head']
+        return model.eval()
+
+    def _new_tree(self) -> CollabModel:
+        """The tree, with random weights: what training started from isn't needed again."""
+        config = dataclasses.replace(self.config.model, pretrained=False, checkpoint_path=None)
+        return build_model(config, self.config.data, self.summary.data.num_classes)
 
     def load_pruned(self) -> nn.Module:
         """Load the kept head, a plain timm model, on the CPU, in eval mode.

@@ -95,14 +95,15 @@ def draw_loss(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
         series.append(('other heads', [_mean(row['train_soft_heads']) for row in rows], {'color': COLORS[1]}))
     series.append(('validation labels', [_mean(row['val']['loss_heads']) for row in rows], {'color': COLORS[2]}))
     title = 'Loss, mean of the heads' if heads > 1 else 'Loss'
-    return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series)
+    return _lines(title + _subtitle(summary), f'{metric_of(rows[0]["val"]).loss_name} in nats', rows, series,
+                  kept=_kept_epoch(summary))
 
 
 def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
     """Plot accuracy, or mean average precision, of each head and of the consensus on the validation data."""
     metric = metric_of(rows[0]['val'])
     heads = len(metric.heads(rows[0]['val']))
-    kept = rows[-1]['kept_head']
+    kept = rows[-1]['kept_head'] if summary is None else summary.kept_head
     series: list[Series] = [
         (_head_label(head, heads, kept),
          [metric.heads(row['val'])[head] for row in rows],
@@ -118,8 +119,11 @@ def draw_score(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
         scores: list[float | None] = [metric.kept(row['val']) for row in single[:len(rows)]]
         scores += [None] * (len(rows) - len(scores))
         series.append(('single network', scores, {'color': GREY, 'linestyle': '--'}))
+    if all('val_clean' in row for row in rows):
+        values = [metric.kept(row['val_clean']) for row in rows]
+        series.append(('labels before noise', values, {'color': COLORS[2], 'linestyle': '-.'}))
     title = f'{metric.title.capitalize()} on the validation data'
-    return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series)
+    return _lines(title + _subtitle(summary), f'{metric.name} in %', rows, series, kept=_kept_epoch(summary))
 
 
 def draw_disagreement(rows: Rows, summary: RunSummary | None, single: Rows) -> Any:
@@ -199,8 +203,9 @@ PICTURES: dict[str, Callable[[Rows, RunSummary | None, Rows], Any]] = {
 }
 
 
-def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: float | None = None) -> Any:
-    """A figure with a line per series over the epochs, labelled at its end and in the legend."""
+def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: float | None = None,
+           kept: int | None = None) -> Any:
+    """A figure with a line per series over the epochs, labelled at its end and in the legend; the kept epoch marked."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.ticker import MaxNLocator
     figure = Figure(figsize=(8, 4.5), dpi=120, layout='constrained')
@@ -213,6 +218,8 @@ def _lines(title: str, unit: str, rows: Rows, series: Sequence[Series], floor: f
         known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
         if known:
             ends.append((*known[-1], label, style['color']))
+    if kept is not None:
+        axes.axvline(kept, color=GREY, linewidth=1, linestyle=':', label=f'epoch {kept}, kept')
     axes.set_title(title, loc='left', fontsize=11)
     axes.set_xlabel('epoch')
     axes.set_ylabel(unit)
@@ -246,6 +253,11 @@ def _head_label(head: int, heads: int, kept: int) -> str:
     if heads == 1:
         return 'network'
     return f'head {head} (kept)' if head == kept else f'head {head}'
+
+
+def _kept_epoch(summary: RunSummary | None) -> int | None:
+    """The kept epoch, from 1, if it isn't the last."""
+    return None if summary is None or summary.kept_epoch == summary.epochs else summary.kept_epoch
 
 
 def _subtitle(summary: RunSummary | None) -> str:

@@ -10,19 +10,28 @@ from ..data.counts import all_left_out, class_names, count_splits
 from ..data.labels.noise import confusion
 from ..data.training_data import TrainingData
 from ..metrics.by_class import MATRIX_CLASSES
-from ..metrics.metric import Scores, metric_for
+from ..metrics.metric import metric_for
 from .progress import peak_memory
 from .provenance import hardware, versions
 from .report import network_name
-from .summary import (
+from .summary import RunSummary
+from .summary_parts import (
     BestEpoch,
     DataSummary,
     HeadScores,
     NoiseSummary,
     ParameterCounts,
-    RunSummary,
     TeacherSummary,
+    TestedEpochs,
 )
+
+_AFTER = {
+    ('best', 'validation'): 'any epoch',
+    ('best', 'predictions'): 'the epoch before wrong labels are memorized, the first minimum of changed predictions',
+    ('last', 'validation'): 'the last epoch',
+    ('last', 'predictions'): 'the last epoch',
+}
+"""After which epochs heads are compared, by `keep` and `stop.on`."""
 
 
 def summarize(
@@ -30,8 +39,7 @@ def summarize(
         model: Any,
         data: TrainingData,
         rows: list[dict[str, Any]],
-        val_details: dict[str, Any],
-        test: Scores | None,
+        tested: TestedEpochs,
         *,
         teacher: TeacherSummary | None,
         num_processes: int,
@@ -46,8 +54,7 @@ def summarize(
         model: The trained tree.
         data: The data.
         rows: A row of `metrics.jsonl` for each epoch.
-        val_details: What `Scores.details` gives of the last validation.
-        test: Scores on the test split, if there is one.
+        tested: The epochs that it has the scores of.
         teacher: The teacher, if there was one.
         num_processes: Number of processes.
         device: Where they computed.
@@ -56,9 +63,10 @@ def summarize(
     """
     splits, same = data.splits, data.duplicates
     metric = metric_for(config.data.multi_label)
-    best = max(rows, key=lambda row: metric.kept(row['val']))  # of equals the first
-    val = rows[-1]['val']
-    measured = val if test is None else test.row(model.kept_head)
+    kept = tested.kept
+    measured = kept.val if kept.test is None else kept.test
+    validated = [(row['epoch'], row[name]) for row in rows for name in ('val', 'val_without_ema') if name in row]
+    best_epoch, best_val = max(validated, key=lambda each: metric.kept(each[1]))  # of equals the first
     counts = None
     if splits.labels and splits.num_classes <= MATRIX_CLASSES and not config.data.multi_label:
         # train_labels.csv has those of more classes
@@ -68,17 +76,20 @@ def summarize(
         model=str(config.model.name),
         tree=str(model.tree),
         num_heads=model.num_heads,
-        kept_head=model.kept_head,
-        kept_head_rule=metric.rule,
-        error_on=splits.val_origin if splits.test is None or test is None else f"split '{splits.test.name}'",
+        kept_head=kept.kept_head,
+        kept_head_rule=metric.rule(_AFTER[config.keep, config.stop.on]),
+        error_on=splits.val_origin if splits.test is None or kept.test is None else f"split '{splits.test.name}'",
         scores=HeadScores(
             kept=metric.in_final(metric.kept(measured)),
             consensus=metric.in_final(metric.consensus(measured)),
             heads=[metric.in_final(score) for score in metric.heads(measured)],
         ),
-        test=None if test is None else {**measured, **test.details(model.kept_head)},
-        val={**val, **val_details},
-        best_epoch=BestEpoch(best['epoch'], best['val']),
+        test=None if kept.test is None else {**kept.test, **tested.test_details},
+        val={**kept.val, **tested.val_details},
+        best_epoch=BestEpoch(best_epoch, best_val),
+        kept=kept,
+        last=tested.last,
+        oracle=tested.oracle,
         parameters=ParameterCounts(
             trained=sum(parameter.numel() for parameter in model.parameters()),
             kept=sum(parameter.numel() for parameter in model.prune().parameters()),
@@ -113,7 +124,7 @@ def summarize(
         ),
         teacher=teacher,
         seed=config.seed,
-        epochs=config.epochs,
+        epochs=len(rows),
         versions=versions(),
         num_processes=num_processes,
         device=str(device),

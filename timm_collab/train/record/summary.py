@@ -11,166 +11,20 @@ from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 from ..errors import TrainError, one_line, require
 from ..metrics.metric import Metric, metric_of
 from ..paths import write_text
+from .summary_parts import (
+    BestEpoch,
+    DataSummary,
+    EpochScores,
+    ExportSummary,
+    HeadScores,
+    NoiseSummary,
+    ParameterCounts,
+    TeacherSummary,
+)
 
-_LEFT_OUT = ('hardware', 'load', 'single', 'export', 'baseline')  # of the file, where they are None
+# Of the file, where they are None.
+_LEFT_OUT = ('hardware', 'load', 'single', 'export', 'baseline', 'kept', 'last', 'oracle', 'val_clean')
 T = TypeVar('T')
-
-
-@dataclass(frozen=True)
-class HeadScores:
-    """Final scores in percent: top-1 error, or mean average precision where images have several labels.
-
-    Args:
-        kept: Score of the kept head.
-        consensus: Score of the mean of all heads' logits.
-        heads: Score of each head.
-    """
-
-    kept: float
-    consensus: float
-    heads: list[float]
-
-
-@dataclass(frozen=True)
-class BestEpoch:
-    """The epoch with the best validation score of the kept head.
-
-    Args:
-        epoch: The epoch, from 0.
-        val: Its validation scores, as in `metrics.jsonl`.
-    """
-
-    epoch: int
-    val: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Numbers of parameters.
-
-    Args:
-        trained: Parameters of the tree.
-        kept: Parameters of the pruned model.
-    """
-
-    trained: int
-    kept: int
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """The data of a run.
-
-    Args:
-        path: `data.path` of the recipe.
-        num_classes: Number of classes.
-        label_names: Names of the classes, if the data has them.
-        preprocessing: timm's data config of the evaluation, with lists for tuples.
-        train: Number of training images.
-        val: Number of validation images.
-        val_origin: Where the validation images come from.
-        test: Number of test images, if there is a test split.
-        skipped: Number of images that were left out because they can't be decoded.
-        replaced: Number of such images that another one replaced while training.
-        turned: Number of images that were turned by their EXIF orientation, of those that were counted.
-        sixteen_bit: Number of images with 16 bits per value, of those that were counted.
-        classes: Names of the classes in order, or else their numbers.
-        splits: For `train`, `val` and `test`, the split's `name`, its number of `images`, and that of each class,
-            `per_class`, before noise; None for a stream.
-        left_out: Number of files, rows and images that are in no split, by reason.
-        duplicates: Images equal to another one, `within` and `across` splits; None if they were not all compared.
-    """
-
-    path: str
-    num_classes: int
-    label_names: list[str] | None
-    preprocessing: dict[str, Any]
-    train: int
-    val: int
-    val_origin: str
-    test: int | None
-    skipped: int = 0
-    replaced: int = 0
-    turned: int = 0
-    sixteen_bit: int = 0
-    classes: list[str] | None = None
-    splits: dict[str, dict[str, Any]] | None = None
-    left_out: dict[str, int] | None = None
-    duplicates: dict[str, int] | None = None
-
-    @property
-    def data_config(self) -> dict[str, Any]:
-        """timm's data config of the evaluation, as `timm.data.create_transform` takes it."""
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in self.preprocessing.items()}
-
-
-@dataclass(frozen=True)
-class NoiseSummary:
-    """Label noise in the training data.
-
-    Args:
-        kind: `noise.kind` of the recipe.
-        rate: `noise.rate` of the recipe.
-        column: `noise.column` of the recipe.
-        realised_rate: Fraction of wrong training labels.
-        confusion: Counts by clean label (row) and noisy label (column); None of many classes or several labels.
-    """
-
-    kind: str
-    rate: float
-    column: str | None
-    realised_rate: float
-    confusion: list[list[int]] | None = None
-
-
-@dataclass(frozen=True)
-class TeacherSummary:
-    """The teacher of a run, as far as it is known.
-
-    Args:
-        path: Folder of the run that trained it.
-        name: Its name in timm or on the Hub.
-        checkpoint: File of its weights.
-        parameters: Number of parameters.
-        multiply_adds: Multiply-adds of a forward pass of one image.
-        sha256: Digest of its weights.
-        architecture: timm's name of the architecture.
-        error: Top-1 error in percent.
-        error_on: The data that the error was measured on.
-        train_seconds: Time of its training, its own teacher's included.
-        train_multiply_adds: Multiply-adds of its training, its own teacher's included.
-    """
-
-    path: str | None = None
-    name: str | None = None
-    checkpoint: str | None = None
-    parameters: int | None = None
-    multiply_adds: int | None = None
-    sha256: str | None = None
-    architecture: str | None = None
-    error: float | None = None
-    error_on: str | None = None
-    train_seconds: float | None = None
-    train_multiply_adds: int | None = None
-
-
-@dataclass(frozen=True)
-class ExportSummary:
-    """What was exported, in the summary of an exported folder.
-
-    Args:
-        head: The exported head.
-        dtype: `float32` or `float16`.
-        sha256: Digest of the weights file.
-        timm_collab: Version that exported it.
-        baseline: Folder name of the run that `single` is of, where its recipe is another.
-    """
-
-    head: int
-    dtype: str
-    sha256: str
-    timm_collab: str
-    baseline: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,14 +47,19 @@ class RunSummary:
         test: Scores on the test split as in `metrics.jsonl`, if there is a test split. With one class per image also
             `recall_kept`, the kept head's recall of each class, and `confusion_kept`, counts by class (row) and
             predicted class (column), None of many classes.
-        val: The same on the validation split after the last epoch.
+        val: The same on the validation split.
         best_epoch: The best epoch by validation.
+        kept: The epoch whose weights were kept, which `scores`, `test` and `val` are of; None in summaries of older
+            versions, which kept the last.
+        last: The last epoch.
+        oracle: The best epoch by validation labels before noise, where the recipe adds noise to them. No choice of an
+            epoch by those labels that are given could be expected to do better.
         parameters: Numbers of parameters.
         data: The data.
         noise: Label noise.
         teacher: The teacher, if there was one.
         seed: The seed.
-        epochs: Number of epochs.
+        epochs: Number of epochs that were trained.
         versions: Versions of the packages that results depend on.
         num_processes: Number of processes.
         device: PyTorch's name of the device.
@@ -226,6 +85,9 @@ class RunSummary:
     test: dict[str, Any] | None
     val: dict[str, Any]
     best_epoch: BestEpoch
+    kept: EpochScores | None = None
+    last: EpochScores | None = None
+    oracle: EpochScores | None = None
     parameters: ParameterCounts
     data: DataSummary
     noise: NoiseSummary
@@ -252,6 +114,11 @@ class RunSummary:
     def measured(self) -> dict[str, Any]:
         """The scores that `scores` come from: on the test split, or on the validation split where there is none."""
         return self.val if self.test is None else self.test
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights were kept, from 1."""
+        return self.epochs if self.kept is None else self.kept.epoch + 1
 
     @property
     def computed_on(self) -> str:

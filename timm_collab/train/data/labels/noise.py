@@ -47,6 +47,7 @@ def apply_noise(
         rate: float = 0.0,
         seed: int = 0,
         matrix_CC: npt.ArrayLike | None = None,
+        purpose: Purpose = Purpose.NOISE,
 ) -> npt.NDArray[np.int64]:
     """Corrupt a fixed fraction of the labels, reproducibly.
 
@@ -63,6 +64,7 @@ def apply_noise(
         rate: Fraction of the examples to corrupt, in [0, 1]; 0 for a matrix.
         seed: Non-negative seed.
         matrix_CC: For kind matrix: row c has the probability of each class for an example of class c.
+        purpose: The random stream to draw from.
 
     Returns:
         A new array of class indices [N].
@@ -78,7 +80,7 @@ def apply_noise(
     if (kind == 'matrix') != (matrix_CC is not None):
         raise ValueError(f"a matrix and kind 'matrix' go together, got kind {kind!r}")
     noisy_N = _check_labels(labels_N, num_classes)
-    rng = generator(Purpose.NOISE, seed)
+    rng = generator(purpose, seed)
     if matrix_CC is not None:
         if rate:
             raise ValueError(f'the matrix determines how many labels change, leave the rate at 0, got {rate}')
