@@ -45,7 +45,7 @@ def test_a_summary_of_an_older_version_makes_a_row(study, tmp_path):
     (folder / 'summary.json').write_text(json.dumps(OLD))
     [row] = rows_of(study, tmp_path)
     assert (row.setting, row.method, row.seed, row.error, row.kept_head) == ('40 %', 'tree', 1, 33.5, 2)
-    assert (row.val_error_last, row.val_error_best, row.best_epoch) == (33.72, 33.12, 22)
+    assert (row.error_last, row.error_oracle, row.kept_epoch) == (33.5, None, 24)
     assert (row.commit, row.peak_memory_mb, row.teacher_seconds, row.device) == (None, None, None, 'cpu')
     assert row.recipe == 'recipes/40/tree/seed-1.yaml' and row.versions == 'timm 1.0.31, torch 2.15.0'
     # Of the recipe: the quickstart's tree, forward and backward.

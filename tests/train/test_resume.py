@@ -31,6 +31,10 @@ SETTINGS = {
                 '--augment.crop=pad', '--augment.repeats=2', '--noise.rate=0.4', '--checkpoint.every_updates=3'],
     'image targets': ['--objective.hard=elr', '--objective.targets=others', '--noise.rate=0.4', '--grad_accum_steps=2',
                       '--checkpoint.every_updates=3'],
+    'best epoch': ['--noise.rate=0.4', '--noise.val=true', '--ema.epochs=1', '--checkpoint.every_updates=3',
+                   '--optim.lr=0.1'],
+    'changed predictions': ['--noise.rate=0.4', '--stop.on=predictions', '--stop.patience=1', '--optim.lr=0.1',
+                            '--stop.smoothing_epochs=1', '--checkpoint.every_updates=1'],
     'lookahead': ['--optim.name=lookahead_rmsproptf', '--optim.lr=1e-3', '--checkpoint.every_updates=1'],
     'low precision': ['--mixed_precision=bf16', '--channels_last=true', '--data.img_size=32'],
 }

@@ -60,11 +60,16 @@ def report_text(study: Study, rows: Sequence[Row], pictures: Mapping[str, str], 
 def _legend(study: Study, rows: Sequence[Row]) -> str:
     """Explanation of the tables."""
     text = (
-        'Error of the kept head after the last epoch, in percent, on the data named below: mean and standard deviation'
-        f" over the seeds. The difference to '{study.baseline}' is paired by seed, with its 95 % confidence interval"
-        " (Student's t). It is bold if the interval excludes zero and there are at least three seeds. The best epoch is"
-        ' the one with the lowest validation error. Time is the training time relative to the baseline, on a machine'
-        ' that other runs may have shared.')
+        'Error of the kept head in percent, on the data named below: mean and standard deviation over the seeds. It is'
+        ' that of the kept epoch, which validation labels pick unless a method says otherwise; last is that of the last'
+        f" epoch. The difference to '{study.baseline}' is that of the kept epoch, paired by seed, with its 95 %"
+        " confidence interval (Student's t). It is bold if the interval excludes zero and there are at least three"
+        ' seeds. Time is the training time relative to the baseline, on a machine that other runs may have shared.')
+    if any(row.error_oracle is not None for row in rows):
+        text += (' The validation labels have the same noise as the training labels; best is the epoch that labels'
+                 ' without it would have picked.')
+    if any(row.worst_recall is not None for row in rows):
+        text += ' Worst class is the lowest recall of any class.'
     if any(row.metric == MAP.key for row in rows):
         text += f' The error is 100 minus the {MAP.title}.'
     if any(row.multiply_adds for row in rows):
@@ -82,11 +87,12 @@ def _table(study: Study, rows: Sequence[Row], setting: str) -> str:
     columns = {
         'method': shown,
         'seeds': [str(len(by_seed(rows, setting, method))) for method in shown],
+        'last': [_spread(by_seed(rows, setting, method, 'error_last')) for method in shown],
         'error': [_spread(by_seed(rows, setting, method)) for method in shown],
         f'difference to {study.baseline}': [_difference(study, rows, setting, method) for method in shown],
+        'best': [_spread(by_seed(rows, setting, method, 'error_oracle')) for method in shown],
+        'worst class': [_mean(by_seed(rows, setting, method, 'worst_recall')) for method in shown],
         'consensus': [_spread(by_seed(rows, setting, method, 'error_consensus')) for method in shown],
-        'validation, last': [_spread(by_seed(rows, setting, method, 'val_error_last')) for method in shown],
-        'best epoch': [_spread(by_seed(rows, setting, method, 'val_error_best')) for method in shown],
         'step': [_ratio(study, rows, setting, method, 'multiply_adds') for method in shown],
         'training': [_ratio(study, rows, setting, method, 'cost_multiply_adds') for method in shown],
         'time': [_ratio(study, rows, setting, method, 'cost_seconds') for method in shown],

@@ -18,7 +18,7 @@ from ..train.metrics.metric import shortfall
 from ..train.paths import write_text
 from ..train.record.cost import FORWARDS_PER_STEP, forward_multiply_adds
 from ..train.record.summary import RunSummary
-from ..train.record.summary_parts import TeacherSummary
+from ..train.record.summary_parts import EpochScores, TeacherSummary
 from .grid import Cell, Study
 from .runner import RECIPES, summaries
 
@@ -34,13 +34,15 @@ class Row:
         method: Name of the method.
         seed: The seed.
         metric: Key of the metric; an error is 100 minus its value.
-        error: Error of the kept head after the last epoch, in percent, on `error_on`.
-        error_consensus: Error of the heads' consensus.
-        error_on: Data that both are measured on.
-        val_error_last: Error of the kept head on the validation data after the last epoch.
-        val_error_best: Lowest such error after any epoch.
-        best_epoch: The epoch of the lowest error, from 1.
-        epochs: Number of epochs.
+        error: Error of the kept head after the kept epoch, in percent, on `error_on`.
+        error_last: Error of the best head by validation after the last epoch.
+        error_oracle: The same after the epoch that validation labels before noise would have chosen, where the
+            validation labels have noise.
+        error_consensus: Error of the heads' consensus after the kept epoch.
+        error_on: Data that they are measured on.
+        worst_recall: Recall of the kept head's worst class, in percent.
+        kept_epoch: The kept epoch, from 1.
+        epochs: Number of epochs that were trained.
         train_images: Images per epoch.
         noise_rate: Fraction of wrong training labels.
         parameters_trained: Parameters of the tree.
@@ -63,11 +65,12 @@ class Row:
     seed: int
     metric: str
     error: float
+    error_last: float | None = None
+    error_oracle: float | None = None
     error_consensus: float
     error_on: str
-    val_error_last: float
-    val_error_best: float
-    best_epoch: int
+    worst_recall: float | None = None
+    kept_epoch: int | None = None
     epochs: int
     train_images: int
     noise_rate: float
@@ -198,11 +201,12 @@ def _row(cell: Cell, summary: RunSummary, known: dict[str, int | None]) -> Row:
         seed=cell.seed,
         metric=summary.metric.key,
         error=shortfall(summary.measured),
+        error_last=shortfall(summary.measured) if summary.last is None else _measured_error(summary.last),
+        error_oracle=_measured_error(summary.oracle),
         error_consensus=shortfall(summary.measured, 'consensus'),
         error_on=summary.error_on,
-        val_error_last=shortfall(summary.val),
-        val_error_best=shortfall(summary.best_epoch.val),
-        best_epoch=summary.best_epoch.epoch + 1,
+        worst_recall=summary.measured.get('worst_recall_kept'),
+        kept_epoch=summary.kept_epoch,
         epochs=summary.epochs,
         train_images=summary.data.train,
         noise_rate=summary.noise.realised_rate,
@@ -220,6 +224,12 @@ def _row(cell: Cell, summary: RunSummary, known: dict[str, int | None]) -> Row:
         recipe=f'{RECIPES}/{cell.name}.yaml',
         fingerprint=fingerprint(cell.config),
     )
+
+
+def _measured_error(epoch: EpochScores | None) -> float | None:
+    if epoch is None:
+        return None
+    return shortfall(epoch.val if epoch.test is None else epoch.test)
 
 
 def _forward(config: TrainConfig, summary: RunSummary, known: dict[str, int | None]) -> int | None:

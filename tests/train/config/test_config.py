@@ -16,6 +16,7 @@ from timm_collab.train.config import (
     ObjectiveConfig,
     OptimConfig,
     SchedConfig,
+    StopConfig,
     TeacherConfig,
     TrainConfig,
 )
@@ -77,6 +78,10 @@ from timm_collab.tree import PATTERNS
     (lambda: ObjectiveConfig(hard='small_loss', noise_rate=0.4, kind='gated'), 'kind gated trains an ensemble as well'),
     (lambda: ObjectiveConfig(temperature=0.0), 'objective.temperature must be greater than 0, got 0.0'),
     (lambda: CheckpointConfig(keep_last=0), 'checkpoint.keep_last must be at least 1, got 0'),
+    (lambda: EmaConfig(decay=0.9, epochs=3.0), 'ema.decay and ema.epochs are two lengths'),
+    (lambda: EmaConfig(warmup=True), 'ema.warmup needs ema.decay or ema.epochs'),
+    (lambda: NoiseConfig(val=True), 'noise.val: there is no noise to add'),
+    (lambda: StopConfig(patience=0), 'stop.patience must be at least 1, got 0'),
     (lambda: EmaConfig(decay=1.0), r'ema.decay must lie in \[0, 1\), got 1.0'),
     (lambda: TeacherConfig(temperature=float('inf')), 'teacher.temperature must be a finite number, got inf'),
     (lambda: NoiseConfig(rate=-0.1), r'noise.rate must lie in \[0, 1\], got -0.1'),
@@ -102,6 +107,10 @@ def test_invalid_value_of_a_group_is_refused(make, message):
     (dict(data=DataConfig(path='-', soft_labels=True), objective=ObjectiveConfig(hard='gce')), 'for class indices'),
     (dict(data=DataConfig(path='builtin:digits', class_weights='balanced'), objective=ObjectiveConfig(hard='bce')),
      'data.class_weights weighs the cross-entropy: leave it out, or write --objective.hard ce'),
+    (dict(stop=StopConfig(on='predictions')), 'write --stop.patience with the epochs to wait'),
+    (dict(stop=StopConfig(smoothing_epochs=2)), 'stop.smoothing_epochs is for stop.on predictions'),
+    (dict(stop=StopConfig(on='predictions', patience=3), augment=AugmentConfig(cutmix=1.0)), 'mixed images have two'),
+    (dict(stop=StopConfig(on='predictions', patience=3), data=DataConfig(path='-', streaming=True)), 'have no number'),
     (dict(epochs=3, sched=SchedConfig(warmup_epochs=3)), r'warmup_epochs \(3\) must be fewer than epochs \(3\)'),
 ])
 def test_invalid_recipe_is_refused(keys, message):

@@ -95,9 +95,13 @@ weights = torch.linspace(0.2, 1.8, 10) if config.data.class_weights else None
 trainer = make_trainer(
     config, model, data=(images.double(), target), accelerator=accelerator, class_weights=weights)
 rows = trainer.fit()
+kept = trainer.finish().kept.epoch
 released = trainer.release()
+assert kept < len(rows)
 if accelerator.is_main_process:
-    losses = torch.tensor([[row['train_loss'], *row['val']['loss_heads']] for row in rows], dtype=torch.float64)
+    losses = torch.tensor([
+        [row['train_loss'], row.get('changed_predictions') or 0, *row['val']['loss_heads']] for row in rows],
+        dtype=torch.float64)
     save_file({**released.state_dict(), 'losses': losses}, sys.argv[1])
 """
 
@@ -105,7 +109,8 @@ if accelerator.is_main_process:
 @pytest.mark.parametrize('keys', [
     [], ['--data.class_weights={"0": 2}', '--grad_accum_steps=2'], ['--data.sampling=balanced'],
     ['--objective.hard=elr', '--objective.targets=others', '--grad_accum_steps=2'],
-], ids=['plain', 'class weights', 'balanced', 'image targets'])
+    ['--stop.on=predictions', '--stop.patience=1', '--grad_accum_steps=2'],
+], ids=['plain', 'class weights', 'balanced', 'image targets', 'changed predictions'])
 def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path, keys: list[str]) -> None:
     (tmp_path / 'train.py').write_text(FLOAT64)
     for processes in (1, 2):
