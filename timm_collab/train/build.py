@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..model import CollabModel
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
+from ..objective.class_balance import PriorDivergence, WeightedCrossEntropy
 from ..objective.image_targets import EarlyLearningRegularization, SelfEnsembleLabelCorrection
-from ..objective.loss import CollaborativeLoss, WeightedCrossEntropy
+from ..objective.loss import CollaborativeLoss
 from ..objective.robust import (
     GeneralizedCrossEntropy,
     NormalizedCrossEntropy,
@@ -101,6 +102,7 @@ def build_criterion(
         mixes: bool,
         class_weights: Tensor | None = None,
         labels: Tensor | None = None,
+        balanced: bool = False,
 ) -> CollaborativeLoss:
     """The objective; labels that are mixed are smoothed as they are mixed.
 
@@ -110,7 +112,8 @@ def build_criterion(
         num_classes: Number of classes, C.
         mixes: Whether images are mixed.
         class_weights: Weight of each class in the loss against the labels, [C].
-        labels: Labels of the training images [N], for objectives that remember each image.
+        labels: Labels of the training images [N], for objectives that remember each image or balance the classes.
+        balanced: Whether all classes are drawn equally often.
     """
     smoothing = 0.0 if mixes else config.smoothing
     hard = _hard_loss(config, num_heads, num_classes, smoothing, labels)
@@ -119,6 +122,10 @@ def build_criterion(
     options: dict[str, Any] = {
         'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2,
         'full_labels': config.full_labels}
+    if config.balance:
+        assert labels is not None
+        prior_C = _prior(labels, num_classes, class_weights, balanced)
+        options['regularizer'] = PriorDivergence(prior_C, config.balance)
     if config.kind == 'gated' and num_heads > 1:
         return GatedEnsembleLoss(num_heads, num_classes, hard, **options)
     return (MutualLearningLoss if config.kind == 'mutual' else CollaborativeLoss)(hard, **options)
@@ -153,6 +160,16 @@ def _hard_loss(
     if config.hard == 'selc':
         return SelfEnsembleLabelCorrection(labels, num_classes, num_heads, **options)
     return EarlyLearningRegularization(len(labels), num_classes, num_heads, weight=config.elr_weight, **options)
+
+
+def _prior(labels_N: Tensor, num_classes: int, class_weights: Tensor | None, balanced: bool) -> Tensor:
+    """Share of each class [C] in what is learned: by the labels, how often they are drawn, and their weights."""
+    count_C = labels_N.bincount(minlength=num_classes).double()
+    if balanced:
+        count_C = count_C.sign()
+    if class_weights is not None:
+        count_C = count_C * class_weights.cpu()
+    return (count_C / count_C.sum()).float()
 
 
 def check_compile(config: TrainConfig) -> None:

@@ -58,6 +58,9 @@ class ObjectiveConfig(KeyGroup):
         None, 'for hard: small_loss, share of the images that is left out: the share of wrong labels', gt=0, lt=1)
     noise_rate_epochs: float = key(
         10.0, 'for hard: small_loss, epochs in which the share that is left out rises from 0', ge=0)
+    balance: float = key(
+        0.0, "weight of a term that keeps each class's mean prediction near its share of the training labels, so that"
+             ' no class is given up; 1 is usual, not for hard: bce', ge=0)
     smoothing: float = key(0.0, 'label smoothing', ge=0, lt=1)
     bce_target_threshold: float | None = key(
         None, 'for hard: bce, set targets above this value to 1 and others to 0, such as 0.2 with mixup', ge=0, lt=1)
@@ -100,6 +103,8 @@ class ObjectiveConfig(KeyGroup):
         require(self.hard not in (*PER_IMAGE, 'small_loss') or self.kind != 'gated',
                 f'objective.hard {self.hard} is for heads alone, and objective.kind gated trains an ensemble as well:'
                 ' choose another kind')
+        require(self.hard != 'bce' or self.balance == 0,
+                'objective.balance compares a distribution over classes: objective.hard bce has none')
         require(self.hard not in ('sce', 'nce_rce') or self.reverse > 0 or self.alpha != 0,
                 'objective.alpha and objective.reverse are both 0: the labels would have no weight')
 

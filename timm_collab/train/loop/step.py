@@ -52,7 +52,7 @@ class TrainState:
         accelerator: Where and how to run.
         teacher: Teacher to distill from, if any.
         class_weights: Weight of each class in the loss against the labels, [C].
-        labels: Labels of the training images [N], for objectives that remember each image.
+        labels: Labels of the training images [N], for objectives that remember each image or balance the classes.
 
     Attributes:
         model: The head tree, as given.
@@ -83,7 +83,8 @@ class TrainState:
         self._configure_model()
         self.ema = self._make_ema()
         criterion = build_criterion(
-            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights, labels)
+            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights, labels,
+            config.data.sampling == 'balanced')
         optimizer = build_optimizer(model, config.optim, criterion)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
         self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
