@@ -18,6 +18,7 @@ from ..objective.image_targets import EarlyLearningRegularization, SelfEnsembleL
 from ..objective.loss import CollaborativeLoss
 from ..objective.robust import (
     GeneralizedCrossEntropy,
+    JointSelection,
     NormalizedCrossEntropy,
     SmallLossSelection,
     SymmetricCrossEntropy,
@@ -152,6 +153,8 @@ def _hard_loss(
         return NormalizedCrossEntropy(beta=config.reverse, **alpha)
     if config.hard == 'small_loss':
         assert config.noise_rate is not None
+        if config.select == 'joint':
+            return JointSelection(config.noise_rate, config.agreement)
         return SmallLossSelection(config.noise_rate)
     assert labels is not None
     options: dict[str, Any] = {'view': config.targets if num_heads > 1 else 'own'}

@@ -75,6 +75,8 @@ from timm_collab.tree import PATTERNS
     (lambda: ObjectiveConfig(hard='elr', smoothing=0.1), 'is for objective.hard ce or bce, got elr'),
     (lambda: ObjectiveConfig(hard='selc', kind='gated'), 'objective.kind gated trains an ensemble as well'),
     (lambda: ObjectiveConfig(hard='small_loss', noise_rate=0.4, kind='gated'), 'kind gated trains an ensemble as well'),
+    (lambda: ObjectiveConfig(select='joint'), 'objective.select is for objective.hard small_loss, got ce'),
+    (lambda: ObjectiveConfig(hard='small_loss', noise_rate=0.4, agreement=0.5), 'is for objective.select joint'),
     (lambda: ObjectiveConfig(hard='bce', balance=1.0), 'objective.balance compares a distribution over classes'),
     (lambda: ObjectiveConfig(temperature=0.0), 'objective.temperature must be greater than 0, got 0.0'),
     (lambda: CheckpointConfig(keep_last=0), 'checkpoint.keep_last must be at least 1, got 0'),

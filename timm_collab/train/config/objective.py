@@ -20,6 +20,7 @@ _OF_HARD = {
     'selc_epoch': ('selc',),
     'noise_rate': ('small_loss',),
     'noise_rate_epochs': ('small_loss',),
+    'select': ('small_loss',),
 }
 
 
@@ -58,6 +59,12 @@ class ObjectiveConfig(KeyGroup):
         None, 'for hard: small_loss, share of the images that is left out: the share of wrong labels', gt=0, lt=1)
     noise_rate_epochs: float = key(
         10.0, 'for hard: small_loss, epochs in which the share that is left out rises from 0', ge=0)
+    select: Literal['others', 'joint'] = key(
+        'others', 'for hard: small_loss, by what a head selects images: the loss of the other heads (others,'
+                  ' co-teaching), or what all heads lose and disagree on together (joint, JoCoR)')
+    agreement: float = key(
+        0.9, 'for select: joint, weight of the agreement with the other heads on the selected images; the labels have'
+             ' weight 1 - agreement', ge=0, le=1)
     balance: float = key(
         0.0, "weight of a term that keeps each class's mean prediction near its share of the training labels, so that"
              ' no class is given up; 1 is usual, not for hard: bce', ge=0)
@@ -98,6 +105,8 @@ class ObjectiveConfig(KeyGroup):
                     f'objective.{name} is for objective.hard {" or ".join(hards)}, got {self.hard}')
         require(self.hard != 'small_loss' or self.noise_rate is not None,
                 'objective.hard small_loss leaves out the share of wrong labels: write --objective.noise_rate')
+        require(self.select == 'joint' or self.agreement == type(self).agreement,
+                f'objective.agreement is for objective.select joint, got {self.select}')
         require(self.hard in ('ce', 'bce') or self.smoothing == 0,
                 f'objective.smoothing is for objective.hard ce or bce, got {self.hard}')
         require(self.hard not in (*PER_IMAGE, 'small_loss') or self.kind != 'gated',
