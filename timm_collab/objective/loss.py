@@ -65,13 +65,20 @@ class HeadsCriterion(nn.Module, ABC):
     """Base of hard losses that see all heads at once, or that need to know which images a batch has."""
 
     @abstractmethod
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the hard term of each head [H].
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
-            target: Class indices [B].
+            target: Class indices [B], or class probabilities [B, C] if images are mixed.
             index_B: Index of each example in the training data [B].
+            share_BM: Share of M images in each example [B, M], if images are mixed; index_B then has these M images.
         """
 
 
@@ -162,31 +169,34 @@ class CollaborativeLoss(nn.Module):
         """Weight of the soft terms."""
         return (1. - self.beta) / self.beta if self.full_labels else 1. - self.beta
 
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the training loss, one number.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
             index_B: Index of each example in the training data [B], for criteria that need it.
+            share_BM: Share of M images in each example [B, M], if images are mixed; index_B then has these M images.
 
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        return self.evaluate(logits_HBC, target, index_B)[0]
+        return self.evaluate(logits_HBC, target, index_B, share_BM)[0]
 
     def evaluate(
             self,
             logits_HBC: Tensor,
             target: Tensor,
             index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the training loss and its terms.
-
-        Args:
-            logits_HBC: Logits of the heads, [H, B, C].
-            target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
-            index_B: Index of each example in the training data [B], for criteria that need it.
+        """Compute the training loss and its terms; the arguments are those of `forward`.
 
         Returns:
             The loss, one number, and the hard and soft terms [H] of `terms`, detached.
@@ -194,16 +204,23 @@ class CollaborativeLoss(nn.Module):
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        hard_H, soft_H = self.terms(logits_HBC, target, index_B)
+        hard_H, soft_H = self.terms(logits_HBC, target, index_B, share_BM)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
 
-    def terms(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def terms(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Compute each head's hard and soft term, before they are weighted.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
             index_B: Index of each example in the training data [B], for criteria that need it.
+            share_BM: Share of M images in each example [B, M], if images are mixed; index_B then has these M images.
 
         Returns:
             Hard terms [H], and soft terms [H] with the factor T^2 if `scale_by_t2`. The soft terms are zeros if they
@@ -218,7 +235,7 @@ class CollaborativeLoss(nn.Module):
             logits_HBC = at_least_float32(logits_HBC)
             target = at_least_float32(target) if target.is_floating_point() else target
         if isinstance(self.criterion, HeadsCriterion):
-            hard_H = self.criterion(logits_HBC, target, index_B)
+            hard_H = self.criterion(logits_HBC, target, index_B, share_BM)
         else:
             hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
         if self.regularizer is not None:

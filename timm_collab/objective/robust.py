@@ -151,7 +151,13 @@ class SmallLossSelection(HeadsCriterion):
         self.noise_rate = noise_rate
         self.keep = 1.
 
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
         loss_HB = self._losses(at_least_float32(logits_HBC), target)
         difficulty_HB = loss_HB.detach()

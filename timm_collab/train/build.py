@@ -25,12 +25,12 @@ from ..objective.robust import (
 )
 from ..tree import PREFIX
 from .config import (
-    AugmentConfig,
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
 )
+from .config.objective import PER_IMAGE
 from .errors import TrainError, nearest, one_line, require, unknown_architecture
 
 _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
@@ -157,7 +157,8 @@ def _hard_loss(
             return JointSelection(config.noise_rate, config.agreement)
         return SmallLossSelection(config.noise_rate)
     assert labels is not None
-    options: dict[str, Any] = {'view': config.targets if num_heads > 1 else 'own'}
+    options: dict[str, Any] = {
+        'view': config.targets if num_heads > 1 else 'own', 'on_host': config.targets_device == 'cpu'}
     if config.targets_momentum is not None:
         options['momentum'] = config.targets_momentum
     if config.hard == 'selc':
@@ -188,16 +189,24 @@ def check_compile(config: TrainConfig) -> None:
                 f' {", ".join(known)}{nearest(config.compile_backend, known)}')
 
 
-def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, None where neither is on; of images with several labels see `TrainState`."""
-    if not config.mixes:
+def build_mixup(config: TrainConfig, num_classes: int, num_processes: int) -> Mixup | None:
+    """timm's mixup and cutmix, None where neither is on.
+
+    It mixes class indices by itself. Where images have rows of labels or targets of their own, each image of a process
+    is a class instead, and the mixed labels are its share in each mixture, see `TrainState`.
+    """
+    augment, smoothing = config.augment, config.objective.smoothing
+    if not augment.mixes:
         return None
+    # timm's own way to mix rows of labels isn't in every timm that is supported.
+    if config.data.multi_label or config.data.soft_labels or config.objective.hard in PER_IMAGE:
+        smoothing, num_classes = 0.0, config.batch_size // num_processes
     return Mixup(
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        prob=config.mixup_prob,
-        switch_prob=config.mixup_switch_prob,
-        mode=config.mixup_mode,
+        mixup_alpha=augment.mixup,
+        cutmix_alpha=augment.cutmix,
+        prob=augment.mixup_prob,
+        switch_prob=augment.mixup_switch_prob,
+        mode=augment.mixup_mode,
         label_smoothing=smoothing,
         num_classes=num_classes,
     )

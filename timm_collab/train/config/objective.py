@@ -16,6 +16,7 @@ _OF_HARD = {
     'reverse': ('sce', 'nce_rce'),
     'elr_weight': ('elr',),
     'targets': PER_IMAGE,
+    'targets_device': PER_IMAGE,
     'targets_momentum': PER_IMAGE,
     'selc_epoch': ('selc',),
     'noise_rate': ('small_loss',),
@@ -46,10 +47,13 @@ class ObjectiveConfig(KeyGroup):
               ' default', ge=0)
     reverse: float = key(1.0, 'for hard: sce or nce_rce, weight of the reverse cross-entropy', ge=0)
     elr_weight: float = key(3.0, 'for hard: elr, weight of the regularisation; much of it may give up a class that is'
-                                 ' easily confused', ge=0)
+                                 ' easily confused, see objective.balance', ge=0)
     targets: Literal['own', 'mean', 'others'] = key(
         'own', "for hard: elr or selc, whose predictions are averaged into a head's targets: its own, the mean of all"
                ' heads, or the mean of the others; the network alone has its own')
+    targets_device: Literal['train', 'cpu'] = key(
+        'train', 'for hard: elr or selc, where the targets are kept: where the network is trained (train), or in host'
+                 ' memory (cpu), from which those of each batch are copied')
     targets_momentum: float | None = key(
         None, 'for hard: elr or selc, weight of the old target when a prediction is averaged in; 0.7 for elr and 0.9'
               ' for selc by default', ge=0, lt=1)

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather
 from timm.layers import convert_sync_batchnorm
@@ -77,7 +78,7 @@ class TrainState:
         self.accelerator = accelerator
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.metric = metric_for(config.data.multi_label)
-        self.mixup = self._make_mixup()
+        self.mixup = build_mixup(config, model.num_classes, accelerator.num_processes)
         self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
 
         self._configure_model()
@@ -90,13 +91,6 @@ class TrainState:
         self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
         wrapped, self.optimizer = self._wrap(optimizer)
         self.task = self._make_task(wrapped, criterion, teacher)
-
-    def _make_mixup(self) -> Any:
-        """timm's mixup; images with a row of labels are mixed with each image as a class of its own, see `_mix`."""
-        config = self.config
-        if config.data.multi_label or config.data.soft_labels:  # timm's own way isn't in every timm that is supported
-            return build_mixup(config.augment, 0.0, config.batch_size // self.accelerator.num_processes)
-        return build_mixup(config.augment, config.objective.smoothing, self.model.num_classes)
 
     def _configure_model(self) -> None:
         """Apply what the recipe says of the network itself, before it is copied and wrapped."""
@@ -198,7 +192,9 @@ class TrainState:
         """
         config, accelerator, parts = self.config, self.accelerator, self.config.grad_accum_steps
         updates = epoch * self.updates_per_epoch + step
-        images, target = self._mix(images, given, epoch, step)
+        if self.mixup is not None and self.needs_index:
+            self._remember(self._predict_unmixed(images), index)
+        images, target, share = self._mix(images, given, epoch, step)
         if config.data.soft_labels:  # without noise; measured by the most probable class
             given = clean = given.argmax(dim=1)
         images = images.contiguous(memory_format=self.memory_format)
@@ -211,10 +207,12 @@ class TrainState:
                 each.chunk(parts)[part] if parts > 1 else each for each in (images, target, given, clean))
             # Processes average their gradients in the last backward pass only.
             with nullcontext() if part == parts - 1 else accelerator.no_sync(self.task.trainable_module):
-                index_part = index if index is None or parts == 1 else index.chunk(parts)[part]
-                result = self.task(images_part, target_part, index_part)
+                share_part = None if share is None else share.chunk(parts)[part]  # in images of the whole batch
+                index_part = index if index is None or share is not None else index.chunk(parts)[part]
+                result = self.task(images_part, target_part, index_part, share_part)
                 accelerator.backward(result['loss'] / parts if parts > 1 else result['loss'])
-            self._remember(result['logits'], index_part)
+            if share is None:
+                self._remember(result['logits'], index_part)
             rows.append(self._measure(result, given_part, given_part if clean is given else clean_part))
 
         self._finish_gradients()
@@ -241,21 +239,35 @@ class TrainState:
                 updated_HBC = gather(updated_HBC.transpose(0, 1).contiguous()).transpose(0, 1)
             targets.store(index_B, updated_HBC)
 
-    def _mix(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Mix the images where the recipe says so; targets are then probabilities [B, C]."""
+    @torch.no_grad()
+    def _predict_unmixed(self, images: Tensor) -> Tensor:
+        """Logits [H, B, C] of the running average of the weights, by which ELR+ makes its targets of mixed batches."""
+        assert self.ema is not None
+        with self.accelerator.autocast():
+            logits_HBC: Tensor = self.ema.module.forward_heads(images.contiguous(memory_format=self.memory_format))
+        return logits_HBC
+
+    def _mix(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mix the images where the recipe says so; targets are then probabilities [B, C].
+
+        Returns:
+            Images, targets, and where the objective remembers each image the share of each in each mixture [B, B].
+        """
         if self.mixup is None:
-            return images, labels
+            return images, labels, None
         off = self.config.augment.mixup_off_epoch
         self.mixup.mixup_enabled = not off or epoch < off
         with keyed_randomness(self.config.seed, epoch, Purpose.MIXUP, step, self.accelerator.process_index):
-            if labels.ndim == 1:
-                return self.mixup(images, labels)
+            if labels.ndim == 1 and not self.needs_index:
+                return *self.mixup(images, labels), None
             # With each image as a class of its own, the targets are its share in each mixture.
             if self.config.data.soft_labels:  # timm's mixup smooths class indices only
                 smoothing = self.config.objective.smoothing
                 labels = (1 - smoothing) * labels + smoothing / labels.shape[1]
-            images, shares_BB = self.mixup(images, torch.arange(len(images), device=images.device))
-            return images, shares_BB @ labels
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, self.model.num_classes).float()
+            images, share_BB = self.mixup(images, torch.arange(len(images), device=images.device))
+            return images, share_BB @ labels, share_BB if self.needs_index else None
 
     def _measure(self, result: dict[str, Tensor], given: Tensor, clean: Tensor) -> Tensor:
         """The row of one forward pass: loss, score by both kinds of labels, terms of each head."""
