@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from timm_collab.objective.baselines import GatedEnsembleLoss, MutualLearningLoss
-from timm_collab.objective.loss import CollaborativeLoss, WeightedCrossEntropy
+from timm_collab.objective.class_balance import WeightedCrossEntropy
+from timm_collab.objective.loss import CollaborativeLoss
 
 H, B, C = 3, 6, 5
 WEIGHT_C = torch.tensor([0.2, 1.0, 0.0, 3.0, 0.8], dtype=torch.float64)

@@ -11,6 +11,7 @@ from timm_collab.objective.baselines import GatedEnsembleLoss
 from timm_collab.objective.loss import CollaborativeLoss
 from timm_collab.objective.robust import (
     GeneralizedCrossEntropy,
+    JointSelection,
     NormalizedCrossEntropy,
     SmallLossSelection,
     SymmetricCrossEntropy,
@@ -93,6 +94,41 @@ def test_small_losses_are_selected_by_the_other_heads():
     assert alone.item() == pytest.approx(loss[0].sort().values[:2].mean().item(), rel=1e-12)
 
 
+@pytest.mark.parametrize('agreement', [0.0, 0.65, 0.9])
+@pytest.mark.parametrize('keep', [1.0, 0.6])
+def test_joint_selection_of_two_heads_is_the_loss_of_jocor(agreement, keep):
+    B, C = 5, 4
+    logits, labels = 3 * torch.randn(2, B, C, dtype=torch.float64), torch.randint(C, (B,))
+    p = logits.softmax(dim=-1).tolist()
+    joint = []
+    for b, y in enumerate(labels.tolist()):
+        apart = sum(p[i][b][k] * math.log(p[i][b][k] / p[1 - i][b][k]) for i in range(2) for k in range(C))
+        joint.append((1 - agreement) * -math.log(p[0][b][y] * p[1][b][y]) + agreement * apart)
+    kept = round(keep * B)
+    criterion = JointSelection(0.4, agreement)
+    criterion.keep = keep
+    total = CollaborativeLoss(criterion, beta=1.0)
+    assert total(logits, labels).item() == pytest.approx(sum(sorted(joint)[:kept]) / kept, rel=1e-10)
+    assert torch.autograd.gradcheck(lambda z: total(z, labels), logits.requires_grad_())
+
+
+def test_joint_selection_of_more_heads_is_its_formula():
+    H, B, C = 4, 5, 3
+    logits, labels = 2 * torch.randn(H, B, C, dtype=torch.float64), torch.randint(C, (B,))
+    log_p = logits.log_softmax(dim=-1)
+    loss = torch.zeros(H, B, dtype=torch.float64)
+    for h in range(H):
+        for b in range(B):
+            apart = [F.kl_div(log_p[h, b], log_p[j, b], reduction='sum', log_target=True) for j in range(H) if j != h]
+            loss[h, b] = 0.3 * -log_p[h, b, labels[b]] + 0.7 * sum(apart) / (H - 1)
+    criterion = JointSelection(0.4, 0.7)
+    criterion.keep = 0.6
+    chosen = loss.sum(dim=0).argsort()[:3]
+    assert torch.allclose(criterion(logits, labels), loss[:, chosen].mean(dim=1), rtol=1e-10)
+    alone = criterion(logits[:1], labels)
+    assert alone.item() == pytest.approx((-log_p[0, range(B), labels]).sort().values[:3].mean().item(), rel=1e-10)
+
+
 def test_a_gated_ensemble_refuses_it():
     with pytest.raises(ValueError, match='SmallLossSelection does not know; use a criterion of one head'):
         GatedEnsembleLoss(3, 5, SmallLossSelection(0.4))
@@ -106,7 +142,8 @@ def test_a_gated_ensemble_refuses_it():
     (SymmetricCrossEntropy, (0.0, 0.0)),
     (NormalizedCrossEntropy, (math.inf,)),
     (SmallLossSelection, (1.0,)),
+    (JointSelection, (0.4, 1.5)),
 ])
 def test_settings_out_of_range_are_refused(kind, settings):
-    with pytest.raises(ValueError, match=r'q is|alpha is|noise_rate is'):
+    with pytest.raises(ValueError, match=r'q is|alpha is|noise_rate is|agreement is'):
         kind(*settings)

@@ -6,7 +6,7 @@ import json
 import datasets
 import pytest
 
-from timm_collab.objective.loss import WeightedCrossEntropy
+from timm_collab.objective.class_balance import WeightedCrossEntropy
 from timm_collab.train.record.summary import RunSummary
 from timm_collab.train.run import train
 

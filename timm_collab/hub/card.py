@@ -216,6 +216,8 @@ def _loss(recipe: Mapping[str, Any]) -> str:
         'selc': 'self-ensemble label correction',
         'small_loss': 'the labels of small loss',
     }.get(recipe['objective'].get('hard', 'ce'))
+    if recipe['objective'].get('select') == 'joint':
+        name = 'the labels of small loss, and agreement of the heads on these images'
     return '' if name is None else f' ({name})'
 
 

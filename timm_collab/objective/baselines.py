@@ -91,6 +91,7 @@ class GatedEnsembleLoss(CollaborativeLoss):
             logits_HBC: Tensor,
             target: Tensor,
             index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the training loss, including that of the ensemble, and the detached terms of each head.
 
@@ -98,11 +99,12 @@ class GatedEnsembleLoss(CollaborativeLoss):
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities [B, C].
             index_B: See `CollaborativeLoss.evaluate`.
+            share_BM: See `CollaborativeLoss.evaluate`.
 
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        hard_H, soft_H = self.terms(logits_HBC, target, index_B)
+        hard_H, soft_H = self.terms(logits_HBC, target, index_B, share_BM)
         loss = self.combine(hard_H, soft_H)
         if len(hard_H) > 1:
             loss = loss + self.hard_weight * self._hard_term(self.ensemble(logits_HBC), target)

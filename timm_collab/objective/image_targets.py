@@ -1,4 +1,4 @@
-"""Objectives that remember what the network predicted for each training image, and hold it to that.
+"""Objectives that remember what the network predicted for each training image, and keep it near that.
 
 Networks learn what images have in common before they memorise wrong labels. A running average of the predictions of an
 image, its target, is therefore right more often than a wrong label.
@@ -8,6 +8,7 @@ Shapes: H heads, B batch, C classes, N training images. p = softmax(z), y the la
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,7 @@ class ImageTargets(HeadsCriterion):
         momentum: Weight of the old target in an update, in [0, 1).
         view: Whose predictions make the target of a head: its own, the mean of all heads, or the mean of the others.
         dtype: Of the stored targets. bfloat16 would lose updates of less than 0.4 % of a target.
+        on_host: Keep the targets in host memory, wherever the module is moved. Each batch's targets are copied.
 
     Attributes:
         targets: The stored targets: [H, N, C], or [1, N, C] for the view `mean`.
@@ -51,6 +53,7 @@ class ImageTargets(HeadsCriterion):
             momentum: float = 0.7,
             view: View = 'own',
             dtype: torch.dtype = torch.float16,
+            on_host: bool = False,
     ) -> None:
         super().__init__()
         if not 0. <= momentum < 1.:
@@ -59,6 +62,7 @@ class ImageTargets(HeadsCriterion):
             raise ValueError("The view 'others' needs at least 2 heads.")
         self.momentum = momentum
         self.view = view
+        self.on_host = on_host
         stored = 1 if view == 'mean' else num_heads
         self.register_buffer('targets', torch.zeros(stored, num_images, num_classes, dtype=dtype))
 
@@ -73,8 +77,7 @@ class ImageTargets(HeadsCriterion):
         predicted_HBC = self._predicted(at_least_float32(logits_HBC.detach()))
         if self.view == 'mean':
             predicted_HBC = predicted_HBC.mean(dim=0, keepdim=True)
-        old_HBC = self.targets[:, index_B].to(predicted_HBC.dtype)
-        return self.momentum * old_HBC + (1. - self.momentum) * predicted_HBC
+        return self.momentum * self._stored(index_B, predicted_HBC) + (1. - self.momentum) * predicted_HBC
 
     @torch.no_grad()
     def store(self, index_B: Tensor, updated_HBC: Tensor) -> None:
@@ -84,7 +87,7 @@ class ImageTargets(HeadsCriterion):
         image_M, place_B, count_M = index_B.unique(return_inverse=True, return_counts=True)
         sum_HMC = updated_HBC.new_zeros(len(updated_HBC), len(image_M), updated_HBC.shape[-1])
         mean_HMC = sum_HMC.index_add_(1, place_B, updated_HBC) / count_M[:, None]
-        self.targets[:, image_M] = mean_HMC.to(self.targets.dtype)
+        self.targets[:, image_M.to(self.targets.device)] = mean_HMC.to(self.targets)
 
     def seen(self, updated_HBC: Tensor, num_heads: int) -> Tensor:
         """The target of each head [H, B, C], by the view."""
@@ -92,9 +95,17 @@ class ImageTargets(HeadsCriterion):
             return mean_of_others(updated_HBC)
         return updated_HBC.expand(num_heads, -1, -1)
 
+    def _stored(self, index_B: Tensor, like: Tensor) -> Tensor:
+        """Stored targets of a batch with the device and dtype of another tensor, [H, B, C] or [1, B, C]."""
+        return self.targets[:, index_B.to(self.targets.device)].to(like)
+
     def _predicted(self, logits_HBC: Tensor) -> Tensor:
         """What a target is averaged from."""
         return logits_HBC.softmax(dim=-1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ImageTargets:
+        """Keep targets on the host where `on_host`: `to`, `cuda` and their like come through here."""
+        return self if self.on_host else super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         """Return the settings, for printing the module."""
@@ -111,6 +122,10 @@ class EarlyLearningRegularization(ImageTargets):
         L = CE(y, p) + weight * mean_i log(1 - <t_i, p_i>)
 
     The targets start at 0, where the term has no effect.
+
+    Targets of mixed images (`share_BM`) are mixed like their labels, as in the paper's ELR+. The stored ones are then
+    taken as they are: a prediction for a mixture says little of its images. The caller stores predictions for the
+    unmixed images before, those of the running average of the weights in ELR+.
 
     Args:
         *args: For `ImageTargets`. The paper uses a momentum of 0.7 on CIFAR-10, and 0.9 for asymmetric noise and on
@@ -129,14 +144,26 @@ class EarlyLearningRegularization(ImageTargets):
             raise ValueError(f'weight is {weight}; it must be at least 0, the paper uses 3.')
         self.weight = weight
 
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
         index_B = _given(index_B)
         logits_HBC = at_least_float32(logits_HBC)
-        target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
+        if share_BM is None:
+            target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
+        else:
+            image_HMC = self.seen(self._stored(index_B, logits_HBC), len(logits_HBC))
+            with torch.autocast(logits_HBC.device.type, enabled=False):
+                target_HBC = share_BM.to(logits_HBC.dtype) @ image_HMC
+            target = target.to(logits_HBC.dtype)
         p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
         kept_HB = torch.log1p(-(target_HBC * p_HBC).sum(dim=-1))
-        hard_HB = cross_entropy(logits_HBC, target.expand(len(logits_HBC), -1))
+        hard_HB = cross_entropy(logits_HBC, target.expand(len(logits_HBC), *target.shape))
         return hard_HB.mean(dim=-1) + self.weight * kept_HB.mean(dim=-1)
 
     def _predicted(self, logits_HBC: Tensor) -> Tensor:
@@ -189,9 +216,17 @@ class SelfEnsembleLabelCorrection(ImageTargets):
         """Whether targets are learned, and no longer labels."""
         return self.correcting
 
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
         index_B = _given(index_B)
+        if share_BM is not None:
+            raise ValueError('SELC corrects the label of an image, and mixed images have two: do not mix images.')
         logits_HBC = at_least_float32(logits_HBC)
         if not self.correcting:
             return cross_entropy(logits_HBC, target.expand(len(logits_HBC), -1)).mean(dim=-1)

@@ -39,30 +39,6 @@ _MULTI_LABEL_CRITERIA = (nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss) + tu
 )
 
 
-class WeightedCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy with a weight per class, averaged over the examples: `sum_i w_{y_i} l_i / B`.
-
-    `nn.CrossEntropyLoss` divides by the sum of the batch's weights instead. That makes an example count more in a batch
-    of frequent classes, and the result depend on how a batch is divided among processes and passes. Weights with a mean
-    of 1 over the training examples give losses of the size of the plain cross-entropy. Class probabilities [B, C] and
-    label smoothing are weighted as by `nn.CrossEntropyLoss`, class by class: `sum_c w_c t_c l_c`.
-
-    Args:
-        weight_C: Weight of each class.
-        label_smoothing: See `nn.CrossEntropyLoss`.
-    """
-
-    def __init__(self, weight_C: Tensor, label_smoothing: float = 0.0) -> None:
-        super().__init__(weight_C, label_smoothing=label_smoothing)
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Compute the loss of logits [B, C] and class indices [B] or class probabilities [B, C], one number."""
-        logits_BC = at_least_float32(input)
-        weight_C = self.get_buffer('weight').to(logits_BC.dtype)
-        loss_B = F.cross_entropy(logits_BC, target, weight_C, reduction='none', label_smoothing=self.label_smoothing)
-        return loss_B.mean()
-
-
 def leave_one_out_consensus(logits_HBC: Tensor) -> Tensor:
     """Average, for each head, the logits of all other heads.
 
@@ -89,13 +65,20 @@ class HeadsCriterion(nn.Module, ABC):
     """Base of hard losses that see all heads at once, or that need to know which images a batch has."""
 
     @abstractmethod
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the hard term of each head [H].
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
-            target: Class indices [B].
+            target: Class indices [B], or class probabilities [B, C] if images are mixed.
             index_B: Index of each example in the training data [B].
+            share_BM: Share of M images in each example [B, M], if images are mixed; index_B then has these M images.
         """
 
 
@@ -128,6 +111,8 @@ class CollaborativeLoss(nn.Module):
         multi_label: Whether classes are independent binary labels. None detects it from the criterion: true for the
             sigmoid losses of torch and timm, false for any other.
         full_labels: Divide the loss by beta: the hard term has weight 1, the soft term (1 - beta) / beta.
+        regularizer: A further part of the hard terms, which maps logits [H, B, C] to a term of each head [H], such as
+            `PriorDivergence`.
 
     Raises:
         ValueError: The temperature is not positive and finite, beta is outside [0, 1], or 0 with `full_labels`.
@@ -149,6 +134,7 @@ class CollaborativeLoss(nn.Module):
             scale_by_t2: bool = True,
             multi_label: bool | None = None,
             full_labels: bool = False,
+            regularizer: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if not 0. < temperature < float('inf'):
@@ -162,6 +148,7 @@ class CollaborativeLoss(nn.Module):
         self.beta = beta
         self.scale_by_t2 = scale_by_t2
         self.full_labels = full_labels
+        self.regularizer = regularizer
         self.multi_label = isinstance(criterion, _MULTI_LABEL_CRITERIA) if multi_label is None else multi_label
 
         # The asymmetric loss of older timm versions sums over everything, and has no `reduction`.
@@ -182,31 +169,34 @@ class CollaborativeLoss(nn.Module):
         """Weight of the soft terms."""
         return (1. - self.beta) / self.beta if self.full_labels else 1. - self.beta
 
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the training loss, one number.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
             index_B: Index of each example in the training data [B], for criteria that need it.
+            share_BM: Share of M images in each example [B, M], if images are mixed; index_B then has these M images.
 
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        return self.evaluate(logits_HBC, target, index_B)[0]
+        return self.evaluate(logits_HBC, target, index_B, share_BM)[0]
 
     def evaluate(
             self,
             logits_HBC: Tensor,
             target: Tensor,
             index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the training loss and its terms.
-
-        Args:
-            logits_HBC: Logits of the heads, [H, B, C].
-            target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
-            index_B: Index of each example in the training data [B], for criteria that need it.
+        """Compute the training loss and its terms; the arguments are those of `forward`.
 
         Returns:
             The loss, one number, and the hard and soft terms [H] of `terms`, detached.
@@ -214,16 +204,23 @@ class CollaborativeLoss(nn.Module):
         Raises:
             ValueError: The shapes or dtypes of logits and target don't match.
         """
-        hard_H, soft_H = self.terms(logits_HBC, target, index_B)
+        hard_H, soft_H = self.terms(logits_HBC, target, index_B, share_BM)
         return self.combine(hard_H, soft_H), hard_H.detach(), soft_H.detach()
 
-    def terms(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def terms(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Compute each head's hard and soft term, before they are weighted.
 
         Args:
             logits_HBC: Logits of the heads, [H, B, C].
             target: Target of the criterion: class indices [B], or class probabilities or binary labels [B, C].
             index_B: Index of each example in the training data [B], for criteria that need it.
+            share_BM: Share of M images in each example [B, M], if images are mixed; index_B then has these M images.
 
         Returns:
             Hard terms [H], and soft terms [H] with the factor T^2 if `scale_by_t2`. The soft terms are zeros if they
@@ -238,9 +235,11 @@ class CollaborativeLoss(nn.Module):
             logits_HBC = at_least_float32(logits_HBC)
             target = at_least_float32(target) if target.is_floating_point() else target
         if isinstance(self.criterion, HeadsCriterion):
-            hard_H = self.criterion(logits_HBC, target, index_B)
+            hard_H = self.criterion(logits_HBC, target, index_B, share_BM)
         else:
             hard_H = torch.stack([self._hard_term(logits_BC, target) for logits_BC in logits_HBC.unbind()])
+        if self.regularizer is not None:
+            hard_H = hard_H + self.regularizer(logits_HBC)
         if len(hard_H) == 1 or self.beta == 1.:
             return hard_H, torch.zeros_like(hard_H)
         soft_HB = self._soft_terms(logits_HBC)

@@ -151,19 +151,81 @@ class SmallLossSelection(HeadsCriterion):
         self.noise_rate = noise_rate
         self.keep = 1.
 
-    def forward(self, logits_HBC: Tensor, target: Tensor, index_B: Tensor | None = None) -> Tensor:
+    def forward(
+            self,
+            logits_HBC: Tensor,
+            target: Tensor,
+            index_B: Tensor | None = None,
+            share_BM: Tensor | None = None,
+    ) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
-        loss_HB = cross_entropy(at_least_float32(logits_HBC), target.expand(len(logits_HBC), -1))
+        loss_HB = self._losses(at_least_float32(logits_HBC), target)
         difficulty_HB = loss_HB.detach()
         if len(loss_HB) > 1:
-            difficulty_HB = mean_of_others(difficulty_HB)
+            difficulty_HB = self._difficulty(difficulty_HB)
         kept = max(1, round(self.keep * loss_HB.shape[1]))
         easiest_HK = difficulty_HB.topk(kept, dim=1, largest=False).indices
         return loss_HB.gather(1, easiest_HK).mean(dim=1)
 
+    def _losses(self, logits_HBC: Tensor, target_B: Tensor) -> Tensor:
+        """What each head learns from each example, [H, B]."""
+        return cross_entropy(logits_HBC, target_B.expand(len(logits_HBC), -1))
+
+    def _difficulty(self, loss_HB: Tensor) -> Tensor:
+        """By what each of several heads selects examples, [H, B]."""
+        return mean_of_others(loss_HB)
+
     def extra_repr(self) -> str:
         """Return the settings, for printing the module."""
         return f'noise_rate={self.noise_rate}'
+
+
+class JointSelection(SmallLossSelection):
+    """Labels and agreement of the heads, on the examples of a batch with the smallest sum of both.
+
+    Paper: `Combating Noisy Labels by Agreement: A Joint Training Method with Co-Regularization` (JoCoR) -
+    https://arxiv.org/abs/2003.02752, eq. 2 to 5, with the heads of a tree for its two networks
+
+        l_h = (1 - agreement) * CE(y, z_h) + agreement * mean_{j != h} KL(p_j || p_h)
+        R   = the keep * B examples with the smallest sum_h l_h
+        L_h = mean over R of l_h
+
+    For two heads the sum of L_h is the paper's loss: its two divergences are those of head 1 and of head 2. Both sides
+    of a divergence have a gradient, unlike the soft term of `CollaborativeLoss`; the paper's loss is this term alone
+    (`beta` 1). A head alone has nothing to agree with and learns the labels of small loss.
+
+    Args:
+        noise_rate: See `SmallLossSelection`.
+        agreement: Weight of the agreement, lambda, in [0, 1]; the paper uses 0.9 on CIFAR-10, less for much noise, and
+            0.85 on CIFAR-100.
+
+    Raises:
+        ValueError: The noise rate or the weight is out of range.
+    """
+
+    def __init__(self, noise_rate: float, agreement: float = 0.9) -> None:
+        super().__init__(noise_rate)
+        if not 0. <= agreement <= 1.:
+            raise ValueError(f'agreement is {agreement}; it must lie in [0, 1], the paper uses 0.9.')
+        self.agreement = agreement
+
+    def _losses(self, logits_HBC: Tensor, target_B: Tensor) -> Tensor:
+        hard_HB = super()._losses(logits_HBC, target_B)
+        if len(logits_HBC) == 1:
+            return hard_HB
+        log_p_HBC = logits_HBC.log_softmax(dim=-1)
+        p_HBC = log_p_HBC.exp()
+        # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j minus the mean entropy of p_j.
+        entropy_HB = -(p_HBC * log_p_HBC).sum(dim=-1)
+        apart_HB = -(mean_of_others(p_HBC) * log_p_HBC).sum(dim=-1) - mean_of_others(entropy_HB)
+        return (1. - self.agreement) * hard_HB + self.agreement * apart_HB
+
+    def _difficulty(self, loss_HB: Tensor) -> Tensor:
+        return loss_HB.sum(dim=0).expand_as(loss_HB)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for printing the module."""
+        return f'{super().extra_repr()}, agreement={self.agreement}'
 
 
 def _expected(loss_BC: Tensor, target: Tensor) -> Tensor:

@@ -103,7 +103,13 @@ class CollaborativeTask(ClassificationTask):
         if verbose:
             _logger.info(f'{type(self).__name__}: criterion={self.criterion}')
 
-    def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+            self,
+            input: Tensor,
+            target: Tensor,
+            index: Tensor | None = None,
+            share: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Run every head and compute the objective.
 
         In eval mode the objective is still that of all heads, although `get_eval_model()` computes only one.
@@ -112,6 +118,7 @@ class CollaborativeTask(ClassificationTask):
             input: Images, [B, in_chans, height, width].
             target: Class indices [B], or class probabilities or binary labels [B, C].
             index: Index of each image in the training data [B], for objectives that need it.
+            share: Share of M images in each one [B, M], if images are mixed; index then has these M images.
 
         Returns:
             Dictionary containing:
@@ -126,7 +133,7 @@ class CollaborativeTask(ClassificationTask):
         """
         logits_HBC = self._forward_heads(input)
         evaluate = self._compiled_objective or self.criterion.evaluate
-        loss, hard_H, soft_H = evaluate(logits_HBC, target, index)
+        loss, hard_H, soft_H = evaluate(logits_HBC, target, index, share)
         return {
             'loss': loss,
             'output': logits_HBC[getattr(self._unwrapped(), 'kept_head', 0)],

@@ -13,22 +13,24 @@ from torch import Tensor
 
 from ..model import CollabModel
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
+from ..objective.class_balance import PriorDivergence, WeightedCrossEntropy
 from ..objective.image_targets import EarlyLearningRegularization, SelfEnsembleLabelCorrection
-from ..objective.loss import CollaborativeLoss, WeightedCrossEntropy
+from ..objective.loss import CollaborativeLoss
 from ..objective.robust import (
     GeneralizedCrossEntropy,
+    JointSelection,
     NormalizedCrossEntropy,
     SmallLossSelection,
     SymmetricCrossEntropy,
 )
 from ..tree import PREFIX
 from .config import (
-    AugmentConfig,
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
 )
+from .config.objective import PER_IMAGE
 from .errors import TrainError, nearest, one_line, require, unknown_architecture
 
 _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pretrained_cfg_overlay', 'scriptable'})
@@ -101,6 +103,7 @@ def build_criterion(
         mixes: bool,
         class_weights: Tensor | None = None,
         labels: Tensor | None = None,
+        balanced: bool = False,
 ) -> CollaborativeLoss:
     """The objective; labels that are mixed are smoothed as they are mixed.
 
@@ -110,7 +113,8 @@ def build_criterion(
         num_classes: Number of classes, C.
         mixes: Whether images are mixed.
         class_weights: Weight of each class in the loss against the labels, [C].
-        labels: Labels of the training images [N], for objectives that remember each image.
+        labels: Labels of the training images [N], for objectives that remember each image or balance the classes.
+        balanced: Whether all classes are drawn equally often.
     """
     smoothing = 0.0 if mixes else config.smoothing
     hard = _hard_loss(config, num_heads, num_classes, smoothing, labels)
@@ -119,6 +123,10 @@ def build_criterion(
     options: dict[str, Any] = {
         'temperature': config.temperature, 'beta': config.beta, 'scale_by_t2': config.scale_by_t2,
         'full_labels': config.full_labels}
+    if config.balance:
+        assert labels is not None
+        prior_C = _prior(labels, num_classes, class_weights, balanced)
+        options['regularizer'] = PriorDivergence(prior_C, config.balance)
     if config.kind == 'gated' and num_heads > 1:
         return GatedEnsembleLoss(num_heads, num_classes, hard, **options)
     return (MutualLearningLoss if config.kind == 'mutual' else CollaborativeLoss)(hard, **options)
@@ -145,14 +153,27 @@ def _hard_loss(
         return NormalizedCrossEntropy(beta=config.reverse, **alpha)
     if config.hard == 'small_loss':
         assert config.noise_rate is not None
+        if config.select == 'joint':
+            return JointSelection(config.noise_rate, config.agreement)
         return SmallLossSelection(config.noise_rate)
     assert labels is not None
-    options: dict[str, Any] = {'view': config.targets if num_heads > 1 else 'own'}
+    options: dict[str, Any] = {
+        'view': config.targets if num_heads > 1 else 'own', 'on_host': config.targets_device == 'cpu'}
     if config.targets_momentum is not None:
         options['momentum'] = config.targets_momentum
     if config.hard == 'selc':
         return SelfEnsembleLabelCorrection(labels, num_classes, num_heads, **options)
     return EarlyLearningRegularization(len(labels), num_classes, num_heads, weight=config.elr_weight, **options)
+
+
+def _prior(labels_N: Tensor, num_classes: int, class_weights: Tensor | None, balanced: bool) -> Tensor:
+    """Share of each class [C] in what is learned: by the labels, how often they are drawn, and their weights."""
+    count_C = labels_N.bincount(minlength=num_classes).double()
+    if balanced:
+        count_C = count_C.sign()
+    if class_weights is not None:
+        count_C = count_C * class_weights.cpu()
+    return (count_C / count_C.sum()).float()
 
 
 def check_compile(config: TrainConfig) -> None:
@@ -168,16 +189,24 @@ def check_compile(config: TrainConfig) -> None:
                 f' {", ".join(known)}{nearest(config.compile_backend, known)}')
 
 
-def build_mixup(config: AugmentConfig, smoothing: float, num_classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, None where neither is on; of images with several labels see `TrainState`."""
-    if not config.mixes:
+def build_mixup(config: TrainConfig, num_classes: int, num_processes: int) -> Mixup | None:
+    """timm's mixup and cutmix, None where neither is on.
+
+    It mixes class indices by itself. Where images have rows of labels or targets of their own, each image of a process
+    is a class instead, and the mixed labels are its share in each mixture, see `TrainState`.
+    """
+    augment, smoothing = config.augment, config.objective.smoothing
+    if not augment.mixes:
         return None
+    # timm's own way to mix rows of labels isn't in every timm that is supported.
+    if config.data.multi_label or config.data.soft_labels or config.objective.hard in PER_IMAGE:
+        smoothing, num_classes = 0.0, config.batch_size // num_processes
     return Mixup(
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        prob=config.mixup_prob,
-        switch_prob=config.mixup_switch_prob,
-        mode=config.mixup_mode,
+        mixup_alpha=augment.mixup,
+        cutmix_alpha=augment.cutmix,
+        prob=augment.mixup_prob,
+        switch_prob=augment.mixup_switch_prob,
+        mode=augment.mixup_mode,
         label_smoothing=smoothing,
         num_classes=num_classes,
     )

@@ -73,7 +73,8 @@ def test_shipped_recipe_takes_a_step(name):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_method_takes_a_step_on_top_of_another_recipe(method):
-    heads_of = {'single': 1, 'label_smoothing': 1, 'distilled': 1, 'instances2': 2, 'heads2': 2}
+    heads_of = {'single': 1, 'label_smoothing': 1, 'distilled': 1, 'instances2': 2, 'heads2': 2,
+                'co_teaching': 2, 'jocor': 2}
     heads = heads_of.get(method.split('/')[1], 4)
     config = parse('cifar10/resnet20', method)
     assert take_a_step(config).num_heads == heads
@@ -99,6 +100,13 @@ def test_distilled_method_is_a_single_network_with_a_teacher():
     config = parse('cifar10/resnet32', 'methods/distilled')
     assert config.model.num_heads == 1 and not config.teacher.given
     assert (config.teacher.temperature, config.teacher.task_loss_weight) == (4.0, 0.5)
+
+
+@pytest.mark.parametrize(('method', 'select'), [('co_teaching', 'others'), ('jocor', 'joint')])
+def test_methods_of_two_networks_share_nothing_but_the_selection(method, select):
+    config = parse('cifar10/resnet32', 'methods/full_labels', f'methods/{method}')
+    assert (config.model.num_heads, config.model.pattern) == (2, 'instances')
+    assert (config.objective.beta, config.objective.hard, config.objective.select) == (1.0, 'small_loss', select)
 
 
 @pytest.mark.parametrize(('name', 'tree'), [

@@ -113,3 +113,22 @@ def test_extreme_logits_of_independent_classes_give_finite_numbers(dtype: torch.
 def test_objectives_that_contradict_themselves_are_refused(recipe, keys: list[str], message: str) -> None:
     with pytest.raises(TrainError, match=message):
         recipe(*keys)
+
+
+@pytest.mark.parametrize(('keys', 'weights', 'balanced', 'expected'), [
+    ((), None, False, (0.5, 0.25, 0.25, 0.0)),
+    ((), None, True, (1 / 3, 1 / 3, 1 / 3, 0.0)),
+    ((), (0.5, 1.0, 2.0, 1.0), False, (0.25, 0.25, 0.5, 0.0)),
+    (('--objective.hard=elr', '--objective.elr_weight=7'), None, False, (0.5, 0.25, 0.25, 0.0)),
+])
+def test_prior_is_the_share_of_the_labels_that_are_learned(recipe, keys, weights, balanced, expected) -> None:
+    config = recipe('--objective.balance=0.7', *keys).objective
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+    weights = None if weights is None else torch.tensor(weights)
+    term = build_criterion(config, 2, 4, False, weights, labels, balanced).regularizer
+    assert term.prior_C.tolist() == pytest.approx(expected) and term.weight == 0.7
+    assert not term.state_dict(), 'the prior follows from the labels'
+
+
+def test_without_a_weight_there_is_no_term(recipe) -> None:
+    assert build_criterion(recipe().objective, 2, 4, False).regularizer is None

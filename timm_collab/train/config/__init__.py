@@ -129,6 +129,7 @@ class TrainConfig(KeyGroup):
         if self.data.multi_label:
             self._check_multi_label()
         self._check_robust()
+        self._check_balance()
         require(self.data.class_weights is None or self.objective.hard == 'ce',
                 'data.class_weights weighs the cross-entropy: leave it out, or write --objective.hard ce')
         if self.data.soft_labels:
@@ -193,11 +194,23 @@ class TrainConfig(KeyGroup):
             require(not self.data.streaming,
                     f'objective.hard {hard} remembers each image by its number, which streamed images lack: leave out'
                     ' data.streaming')
-            require(not self.augment.mixes, f'objective.hard {hard} remembers each image, and mixed images are two:'
-                                            ' leave out augment.mixup and augment.cutmix')
+        require(hard != 'selc' or not self.augment.mixes,
+                'objective.hard selc corrects the label of each image, and mixed images have two: leave out'
+                ' augment.mixup and augment.cutmix')
+        require(hard != 'elr' or not self.augment.mixes or self.ema.decay is not None,
+                'objective.hard elr remembers what unmixed images are: with augment.mixup or augment.cutmix their'
+                ' predictions come from the running average of the weights, write --ema.decay 0.997, or leave them out')
         require(hard != 'small_loss' or not self.augment.mixes,
                 'objective.hard small_loss selects images by their label, and mixed images have two: leave out'
                 ' augment.mixup and augment.cutmix')
+
+    def _check_balance(self) -> None:
+        """Check what the share of each class among the labels needs."""
+        if self.objective.balance == 0:
+            return
+        require(not self.data.streaming, 'objective.balance needs all labels in advance: leave out data.streaming')
+        require(not self.data.soft_labels, 'objective.balance is for class indices: leave out data.soft_labels')
+        require(not self.teacher.given, 'objective.balance: timm distils with the cross-entropy alone, leave one out')
 
     def _check_soft_labels(self) -> None:
         require(self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column'),

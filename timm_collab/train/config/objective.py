@@ -16,10 +16,12 @@ _OF_HARD = {
     'reverse': ('sce', 'nce_rce'),
     'elr_weight': ('elr',),
     'targets': PER_IMAGE,
+    'targets_device': PER_IMAGE,
     'targets_momentum': PER_IMAGE,
     'selc_epoch': ('selc',),
     'noise_rate': ('small_loss',),
     'noise_rate_epochs': ('small_loss',),
+    'select': ('small_loss',),
 }
 
 
@@ -45,10 +47,13 @@ class ObjectiveConfig(KeyGroup):
               ' default', ge=0)
     reverse: float = key(1.0, 'for hard: sce or nce_rce, weight of the reverse cross-entropy', ge=0)
     elr_weight: float = key(3.0, 'for hard: elr, weight of the regularisation; much of it may give up a class that is'
-                                 ' easily confused', ge=0)
+                                 ' easily confused, see objective.balance', ge=0)
     targets: Literal['own', 'mean', 'others'] = key(
         'own', "for hard: elr or selc, whose predictions are averaged into a head's targets: its own, the mean of all"
                ' heads, or the mean of the others; the network alone has its own')
+    targets_device: Literal['train', 'cpu'] = key(
+        'train', 'for hard: elr or selc, where the targets are kept: where the network is trained (train), or in host'
+                 ' memory (cpu), from which those of each batch are copied')
     targets_momentum: float | None = key(
         None, 'for hard: elr or selc, weight of the old target when a prediction is averaged in; 0.7 for elr and 0.9'
               ' for selc by default', ge=0, lt=1)
@@ -58,6 +63,15 @@ class ObjectiveConfig(KeyGroup):
         None, 'for hard: small_loss, share of the images that is left out: the share of wrong labels', gt=0, lt=1)
     noise_rate_epochs: float = key(
         10.0, 'for hard: small_loss, epochs in which the share that is left out rises from 0', ge=0)
+    select: Literal['others', 'joint'] = key(
+        'others', 'for hard: small_loss, by what a head selects images: the loss of the other heads (others,'
+                  ' co-teaching), or what all heads lose and disagree on together (joint, JoCoR)')
+    agreement: float = key(
+        0.9, 'for select: joint, weight of the agreement with the other heads on the selected images; the labels have'
+             ' weight 1 - agreement', ge=0, le=1)
+    balance: float = key(
+        0.0, "weight of a term that keeps each class's mean prediction near its share of the training labels, so that"
+             ' no class is given up; 1 is usual, not for hard: bce', ge=0)
     smoothing: float = key(0.0, 'label smoothing', ge=0, lt=1)
     bce_target_threshold: float | None = key(
         None, 'for hard: bce, set targets above this value to 1 and others to 0, such as 0.2 with mixup', ge=0, lt=1)
@@ -95,11 +109,15 @@ class ObjectiveConfig(KeyGroup):
                     f'objective.{name} is for objective.hard {" or ".join(hards)}, got {self.hard}')
         require(self.hard != 'small_loss' or self.noise_rate is not None,
                 'objective.hard small_loss leaves out the share of wrong labels: write --objective.noise_rate')
+        require(self.select == 'joint' or self.agreement == type(self).agreement,
+                f'objective.agreement is for objective.select joint, got {self.select}')
         require(self.hard in ('ce', 'bce') or self.smoothing == 0,
                 f'objective.smoothing is for objective.hard ce or bce, got {self.hard}')
         require(self.hard not in (*PER_IMAGE, 'small_loss') or self.kind != 'gated',
                 f'objective.hard {self.hard} is for heads alone, and objective.kind gated trains an ensemble as well:'
                 ' choose another kind')
+        require(self.hard != 'bce' or self.balance == 0,
+                'objective.balance compares a distribution over classes: objective.hard bce has none')
         require(self.hard not in ('sce', 'nce_rce') or self.reverse > 0 or self.alpha != 0,
                 'objective.alpha and objective.reverse are both 0: the labels would have no weight')
 

@@ -67,7 +67,13 @@ class DistillationTask(CollaborativeTask):
         self.distillation.teacher.compile(backend, mode, **compile_kwargs)
         return super().compile(backend, mode, **compile_kwargs)
 
-    def forward(self, input: Tensor, target: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+            self,
+            input: Tensor,
+            target: Tensor,
+            index: Tensor | None = None,
+            share: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """See `CollaborativeTask.forward`; 'soft' is the unweighted loss against the teacher, with the factor T^2."""
         result = self.distillation(input, target)
         return {

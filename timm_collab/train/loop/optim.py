@@ -6,12 +6,13 @@ from typing import Any
 import timm.optim
 import timm.scheduler
 from accelerate import Accelerator
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from ...model import CollabModel
-from ..config import OptimConfig, SchedConfig, TrainConfig
+from ..config import EmaConfig, OptimConfig, SchedConfig, TrainConfig
 from ..errors import TrainError, nearest, one_line, require
 
 SGD = frozenset({'momentum', 'nesterov', 'sgd'})
@@ -74,6 +75,20 @@ def build_scheduler(optimizer: Optimizer, config: SchedConfig, epochs: int, upda
         updates_per_epoch=updates_per_epoch,
     )
     return scheduler
+
+
+def build_ema(
+        model: CollabModel, config: EmaConfig, updates_per_epoch: int, accelerator: Accelerator) -> ModelEmaV3 | None:
+    """Copy the model for the moving average of its weights, before Accelerate wraps it; None without an average."""
+    if not config.is_on:
+        return None
+    sharded = accelerator.is_fsdp2
+    decay = config.decay_per_update(updates_per_epoch)
+    # Sharded weights beside unsharded buffers can't be averaged by foreach kernels.
+    ema = ModelEmaV3(model, decay=decay, use_warmup=config.warmup, foreach=not sharded)
+    if not sharded:  # else the shards are moved
+        ema.to(accelerator.device)
+    return ema
 
 
 def check_fused(config: TrainConfig, accelerator: Accelerator) -> None:

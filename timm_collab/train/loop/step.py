@@ -13,10 +13,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather
 from timm.layers import convert_sync_batchnorm
-from timm.utils import ModelEmaV3, dispatch_clip_grad
+from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -38,7 +39,7 @@ from ..distributed.sharding import (
 from ..metrics.metric import metric_for
 from .distillation import DistillationTask
 from .objective_schedule import schedule_objective
-from .optim import FrozenTrunk, build_optimizer, build_scheduler, fuse, restore_optimizer
+from .optim import FrozenTrunk, build_ema, build_optimizer, build_scheduler, fuse, restore_optimizer
 from .prediction_changes import PredictionChanges
 from .teacher import Teacher
 
@@ -53,7 +54,7 @@ class TrainState:
         accelerator: Where and how to run.
         teacher: Teacher to distill from, if any.
         class_weights: Weight of each class in the loss against the labels, [C].
-        labels: Labels of the training images [N], for objectives that remember each image.
+        labels: Labels of the training images [N], for objectives that remember each image or balance the classes.
 
     Attributes:
         model: The head tree, as given.
@@ -79,28 +80,22 @@ class TrainState:
         self.accelerator = accelerator
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.metric = metric_for(config.data.multi_label)
-        self.mixup = self._make_mixup()
+        self.mixup = build_mixup(config, model.num_classes, accelerator.num_processes)
         self.frozen_trunk = FrozenTrunk(model, config.optim.freeze_trunk_epochs, accelerator.num_processes > 1)
         self.changes = None
         if config.stop.on == 'predictions' and labels is not None:
             self.changes = PredictionChanges(len(labels), config.stop.smoothing_epochs, accelerator)
 
         self._configure_model()
-        self.ema = self._make_ema()
+        self.ema = build_ema(model, config.ema, updates_per_epoch, accelerator)
         criterion = build_criterion(
-            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights, labels)
+            config.objective, model.num_heads, model.num_classes, config.augment.mixes, class_weights, labels,
+            config.data.sampling == 'balanced')
         optimizer = build_optimizer(model, config.optim, criterion)
         self.scheduler = build_scheduler(optimizer, config.sched, config.epochs, updates_per_epoch)
         self._unsharded = copy.deepcopy(model) if accelerator.is_fsdp2 else None
         wrapped, self.optimizer = self._wrap(optimizer)
         self.task = self._make_task(wrapped, criterion, teacher)
-
-    def _make_mixup(self) -> Any:
-        """timm's mixup; images with a row of labels are mixed with each image as a class of its own, see `_mix`."""
-        config = self.config
-        if config.data.multi_label or config.data.soft_labels:  # timm's own way isn't in every timm that is supported
-            return build_mixup(config.augment, 0.0, config.batch_size // self.accelerator.num_processes)
-        return build_mixup(config.augment, config.objective.smoothing, self.model.num_classes)
 
     def _configure_model(self) -> None:
         """Apply what the recipe says of the network itself, before it is copied and wrapped."""
@@ -111,18 +106,6 @@ class TrainState:
             model.to(memory_format=self.memory_format)
         if config.grad_checkpointing:
             model.set_grad_checkpointing(trunk=config.grad_checkpointing is True)
-
-    def _make_ema(self) -> ModelEmaV3 | None:
-        """Copy the model for the running average, before Accelerate wraps it."""
-        config, sharded = self.config.ema, self.accelerator.is_fsdp2
-        if not config.is_on:
-            return None
-        decay = config.decay_per_update(self.updates_per_epoch)
-        # Sharded weights beside unsharded buffers can't be averaged by foreach kernels.
-        ema = ModelEmaV3(self.model, decay=decay, use_warmup=config.warmup, foreach=not sharded)
-        if not sharded:  # else the shards are moved
-            ema.to(self.accelerator.device)
-        return ema
 
     def _wrap(self, optimizer: Optimizer) -> tuple[nn.Module, Any]:
         """Have Accelerate wrap model and optimizer; the running average is sharded as the model is.
@@ -203,7 +186,9 @@ class TrainState:
         """
         config, accelerator, parts = self.config, self.accelerator, self.config.grad_accum_steps
         updates = epoch * self.updates_per_epoch + step
-        images, target = self._mix(images, given, epoch, step)
+        if self.mixup is not None and self.needs_index:
+            self._remember(self._predict_unmixed(images), index)
+        images, target, share = self._mix(images, given, epoch, step)
         if config.data.soft_labels:  # without noise; measured by the most probable class
             given = clean = given.argmax(dim=1)
         images = images.contiguous(memory_format=self.memory_format)
@@ -216,12 +201,14 @@ class TrainState:
                 each.chunk(parts)[part] if parts > 1 else each for each in (images, target, given, clean))
             # Processes average their gradients in the last backward pass only.
             with nullcontext() if part == parts - 1 else accelerator.no_sync(self.task.trainable_module):
-                index_part = index if index is None or parts == 1 else index.chunk(parts)[part]
-                result = self.task(images_part, target_part, index_part)
+                share_part = None if share is None else share.chunk(parts)[part]  # in images of the whole batch
+                index_part = index if index is None or share is not None else index.chunk(parts)[part]
+                result = self.task(images_part, target_part, index_part, share_part)
                 accelerator.backward(result['loss'] / parts if parts > 1 else result['loss'])
-            self._remember(result['logits'], index_part)
-            if self.changes is not None and index_part is not None:
-                self.changes.store(index_part, result['logits'])
+            if share is None:
+                self._remember(result['logits'], index_part)
+                if self.changes is not None and index_part is not None:
+                    self.changes.store(index_part, result['logits'])
             rows.append(self._measure(result, given_part, given_part if clean is given else clean_part))
 
         self._finish_gradients()
@@ -248,21 +235,35 @@ class TrainState:
                 updated_HBC = gather(updated_HBC.transpose(0, 1).contiguous()).transpose(0, 1)
             targets.store(index_B, updated_HBC)
 
-    def _mix(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Mix the images where the recipe says so; targets are then probabilities [B, C]."""
+    @torch.no_grad()
+    def _predict_unmixed(self, images: Tensor) -> Tensor:
+        """Logits [H, B, C] of the running average of the weights, by which ELR+ makes its targets of mixed batches."""
+        assert self.ema is not None
+        with self.accelerator.autocast():
+            logits_HBC: Tensor = self.ema.module.forward_heads(images.contiguous(memory_format=self.memory_format))
+        return logits_HBC
+
+    def _mix(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mix the images where the recipe says so; targets are then probabilities [B, C].
+
+        Returns:
+            Images, targets, and where the objective remembers each image the share of each in each mixture [B, B].
+        """
         if self.mixup is None:
-            return images, labels
+            return images, labels, None
         off = self.config.augment.mixup_off_epoch
         self.mixup.mixup_enabled = not off or epoch < off
         with keyed_randomness(self.config.seed, epoch, Purpose.MIXUP, step, self.accelerator.process_index):
-            if labels.ndim == 1:
-                return self.mixup(images, labels)
+            if labels.ndim == 1 and not self.needs_index:
+                return *self.mixup(images, labels), None
             # With each image as a class of its own, the targets are its share in each mixture.
             if self.config.data.soft_labels:  # timm's mixup smooths class indices only
                 smoothing = self.config.objective.smoothing
                 labels = (1 - smoothing) * labels + smoothing / labels.shape[1]
-            images, shares_BB = self.mixup(images, torch.arange(len(images), device=images.device))
-            return images, shares_BB @ labels
+            if labels.ndim == 1:
+                labels = F.one_hot(labels, self.model.num_classes).float()
+            images, share_BB = self.mixup(images, torch.arange(len(images), device=images.device))
+            return images, share_BB @ labels, share_BB if self.needs_index else None
 
     def _measure(self, result: dict[str, Tensor], given: Tensor, clean: Tensor) -> Tensor:
         """The row of one forward pass: loss, score by both kinds of labels, terms of each head."""
