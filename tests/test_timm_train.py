@@ -144,7 +144,9 @@ def test_timm_script_trains_a_head_tree_and_resumes(tmp_path: Path) -> None:
                 pixels = generator.integers(brightness, brightness + 128, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f'{index}.png')
 
-    output = run_script(tmp_path, '--experiment', 'first', '--epochs', '2', '--model-ema', '--model-ema-decay', '.9')
+    output = run_script(
+        tmp_path, '--experiment', 'first', '--epochs', '2', '--model-ema', '--model-ema-decay', '.9',
+        '--head-init-scale', '.5', '--head-init-bias', '-1')
     assert 'CollaborativeTask: criterion=' in output
     with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = torch.load(tmp_path / 'first' / 'last.pth.tar')

@@ -46,6 +46,7 @@ class CollabModel(TreeWeights):
     Attributes:
         tree: The `HeadTree`.
         nodes: A `Segment` per node of the tree, named `trunk`, `branch_0`, `branch_0_0` and so on.
+        fresh_classifiers: Whether the classifiers have no weights of a checkpoint, only those that were drawn.
 
     Raises:
         HeadTreeError: The tree is invalid.
@@ -103,7 +104,11 @@ class CollabModel(TreeWeights):
         self._build(chain, lambda head: create() if head else first)
         self._branch_init = branch_init if self.num_heads > 1 else 'copy'
         if pretrained or checkpoint_path:
-            self.load_backbone(create(pretrained=pretrained, checkpoint_path=checkpoint_path), self._branch_init)
+            source: Any = create(pretrained=pretrained, checkpoint_path=checkpoint_path)
+            self.load_backbone(source, self._branch_init)
+            pretrained_classes = (getattr(source, 'pretrained_cfg', None) or {}).get('num_classes')
+            if not checkpoint_path and pretrained_classes not in (None, source.num_classes):
+                self.fresh_classifiers = True  # timm loads no classifier that has another number of classes
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits of all heads `[H, B, C]` in train mode, of the kept head `[B, C]` in eval mode."""
@@ -246,6 +251,7 @@ class CollabModel(TreeWeights):
                 if name not in nodes:
                     nodes[name] = Segment(subgraph, plain, shares_input=name != node_name(()))
         self.nodes = nodes
+        self.fresh_classifiers = True
         self._input_size = chain.input_size
         self._resized: dict[tuple[int, ...], dict[str, Subgraph]] = {}
         self.__dict__['_template'] = chain.template  # not a submodule: it has no weights

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..split.meta import named_tensors, structural_copy
 from ..split.segments import Segment
 from ..tree import HeadTree, node_name
+from .classifiers import Classifiers
 
 BRANCH_INITS = ('classifier', 'perturb', 'fresh', 'copy')
 
@@ -30,10 +31,12 @@ class TreeWeights(nn.Module):
     Attributes:
         tree: The `HeadTree`.
         nodes: A `Segment` per node of the tree, named `trunk`, `branch_0`, `branch_0_0` and so on.
+        fresh_classifiers: Whether the classifiers have no weights of a checkpoint, only those that were drawn.
     """
 
     tree: HeadTree
     nodes: nn.ModuleDict
+    fresh_classifiers: bool
     _template: Any  # the plain network on the meta device; not a submodule, as it has no weights
     _branch_init: str
     _kept_head: int
@@ -132,6 +135,7 @@ class TreeWeights(nn.Module):
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield each tensor of the tree that a plain network initializes: its name in the tree, itself, its value."""
         classifier = self._classifier_names()
+        fresh = True
         for key, segment in self.nodes.items():
             branch = key != node_name(())
             if branch and branch_init == 'fresh':
@@ -140,9 +144,11 @@ class TreeWeights(nn.Module):
                 if name not in plain or (branch_init == 'classifier' and name in classifier):
                     continue
                 value = plain[name]
+                fresh = fresh and name not in classifier
                 if branch and branch_init == 'perturb' and isinstance(tensor, nn.Parameter) and tensor.numel() > 1:
                     value = value + torch.randn_like(value) * value.std() * .01
                 yield f'nodes.{key}.{name}', tensor, value
+        self.fresh_classifiers = fresh
 
     @torch.no_grad()
     def _load_from_state_dict(
@@ -163,12 +169,14 @@ class TreeWeights(nn.Module):
             for name, _, value in self._from_plain(plain, self._branch_init):
                 # An assigned tensor is cloned: otherwise all branches would share its memory.
                 state_dict[prefix + name] = value.clone() if assigns else value
+        else:
+            self.fresh_classifiers = False
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def get_classifier(self) -> tuple[nn.Module, ...]:
+    def get_classifier(self) -> Classifiers:
         """Return the classifier of every head in order; all of them, if the architecture has several per head."""
         paths = self._classifier_paths()
-        return tuple(self.path(head)[-1].get_submodule(path) for head in range(self.num_heads) for path in paths)
+        return Classifiers(self.path(head)[-1].get_submodule(path) for head in range(self.num_heads) for path in paths)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of all parameters that the architecture exempts from weight decay."""

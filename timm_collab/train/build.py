@@ -12,6 +12,7 @@ from timm.data import Mixup
 from torch import Tensor
 
 from ..model import CollabModel
+from ..model.classifiers import narrow_classifiers, scale_classifiers
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..objective.class_balance import PriorDivergence, WeightedCrossEntropy
 from ..objective.image_targets import EarlyLearningRegularization, SelfEnsembleLabelCorrection
@@ -40,6 +41,8 @@ _OF_TIMM = frozenset({'cache_dir', 'exportable', 'no_jit', 'pretrained_cfg', 'pr
 def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> CollabModel:
     """Create the head tree on the CPU; with one head it is the network alone.
 
+    Classifiers that no checkpoint has weights for start as `model.head_init_scale` and `head_init_bias` say.
+
     Raises:
         TrainError: Unknown architecture or split point, or arguments that the architecture doesn't take.
     """
@@ -55,7 +58,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> Coll
     else:
         kwargs.update(heads=config.num_heads, pattern=config.pattern)
     try:
-        return timm.create_model(
+        model: CollabModel = timm.create_model(
             f'{PREFIX}{architecture}',
             pretrained=config.pretrained,
             checkpoint_path=checkpoint,
@@ -67,6 +70,20 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> Coll
     except Exception as error:  # whatever an architecture raises on arguments that it doesn't take
         reason = one_line(error) or type(error).__name__
         raise TrainError(f"model '{config.name}' can't be made: {reason}") from error
+    if model.fresh_classifiers:
+        _init_classifiers(model, config)
+    return model
+
+
+def _init_classifiers(model: CollabModel, config: ModelConfig) -> None:
+    classifiers = model.get_classifier()
+    if config.head_init_scale is not None:
+        scale_classifiers(classifiers, config.head_init_scale)
+    elif config.pretrained or config.checkpoint_path:
+        narrow_classifiers(classifiers)
+    if config.head_init_bias is not None:
+        with torch.no_grad():
+            classifiers.bias.fill_(config.head_init_bias)
 
 
 def model_args(config: ModelConfig, data: DataConfig) -> dict[str, Any]:

@@ -29,6 +29,14 @@ class ModelConfig(KeyGroup):
         None, 'start from this checkpoint of the plain network, a file, instead of pretrained weights')
     branch_init: Literal['classifier', 'perturb', 'fresh', 'copy'] = key(
         'classifier', 'how heads that start from pretrained weights are made different, see timm_collab.CollabModel')
+    head_init_scale: float | None = key(
+        None, "factor of the weights and biases of new classifiers, as timm's --head-init-scale; classifiers from a"
+              ' checkpoint keep theirs. By default, if the backbone is pretrained, new classifiers that are drawn more'
+              ' than twice as wide as nn.Linear draws are narrowed to that width (EfficientNet, MobileNet, Inception),'
+              ' because large first logits damage pretrained features; 1: as the architecture draws them', gt=0)
+    head_init_bias: float | None = key(
+        None, "value of all biases of new classifiers, as timm's --head-init-bias; for objective.hard bce, such as"
+              ' -log(C - 1) with C classes, where each class starts with a probability of 1/C')
     rescale: bool = key(True, 'rescale gradients in the backward pass at each split (false for ablations)')
     kwargs: dict[str, Any] = key(dict, 'further arguments of timm.create_model, such as drop_path_rate')
 

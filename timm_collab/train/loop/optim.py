@@ -43,6 +43,7 @@ def build_optimizer(model: CollabModel, config: OptimConfig, criterion: nn.Modul
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             layer_decay=config.layer_decay,
+            layer_decay_min_scale=config.layer_decay_min_scale,
             **config.kwargs,
         )
     except Exception as error:  # whatever it raises on such arguments, or without a GPU or another package
