@@ -35,7 +35,8 @@ def make_target(kind: str, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def make_loss(kind: str, **kwargs: float | bool) -> CollaborativeLoss:
-    return CollaborativeLoss(nn.BCEWithLogitsLoss() if kind == 'multi_label' else None, **kwargs)
+    criterion = nn.BCEWithLogitsLoss() if kind == 'multi_label' else None
+    return CollaborativeLoss(criterion, **{'full_labels': False, **kwargs})
 
 
 def reference(
@@ -127,7 +128,8 @@ def test_gradient_in_closed_form(scale_by_t2: bool) -> None:
     """d L / d z_h = beta (p_h - y) / B + (1 - beta) T^2 (p_h^T - q_h) / (T B), without terms from other q_j."""
     num_heads, temperature, beta = 4, 3., 0.3
     logits_HBC, target_B = make_logits(num_heads), make_target('index')
-    CollaborativeLoss(temperature=temperature, beta=beta, scale_by_t2=scale_by_t2)(logits_HBC, target_B).backward()
+    loss_fn = CollaborativeLoss(temperature=temperature, beta=beta, scale_by_t2=scale_by_t2, full_labels=False)
+    loss_fn(logits_HBC, target_B).backward()
 
     z_HBC = logits_HBC.detach()
     factor = temperature ** 2 if scale_by_t2 else 1.
@@ -158,7 +160,7 @@ def test_consensus_carries_no_gradient(kind: str) -> None:
 
 def test_identical_heads_have_no_soft_gradient() -> None:
     logits_HBC = make_logits(1).detach().expand(4, B, C).clone().requires_grad_()
-    CollaborativeLoss(beta=0.)(logits_HBC, make_target('index')).backward()
+    CollaborativeLoss(beta=0., full_labels=False)(logits_HBC, make_target('index')).backward()
     assert logits_HBC.grad.abs().max() < 1e-15
 
 

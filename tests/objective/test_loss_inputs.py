@@ -12,7 +12,7 @@ from timm_collab.objective.loss import CollaborativeLoss, leave_one_out_consensu
 
 def test_repr_shows_the_settings() -> None:
     text = repr(CollaborativeLoss(temperature=3., beta=0.25))
-    assert 'temperature=3.0, beta=0.25, scale_by_t2=True, multi_label=False, full_labels=False' in text
+    assert 'temperature=3.0, beta=0.25, scale_by_t2=True, multi_label=False, full_labels=True' in text
     assert '(criterion): CrossEntropyLoss()' in text
 
 

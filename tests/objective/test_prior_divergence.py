@@ -49,7 +49,7 @@ def test_it_is_added_to_the_hard_term_alone(make):
     for one, other, more in zip(plain.terms(logits, target), balanced.terms(logits, target), (1, 0), strict=True):
         assert torch.allclose(other, one + more * term(logits), rtol=1e-12)
     difference = balanced(logits, target) - plain(logits, target)
-    assert difference.item() == pytest.approx(0.3 * term(logits).sum().item(), rel=1e-10)
+    assert difference.item() == pytest.approx(balanced.hard_weight * term(logits).sum().item(), rel=1e-10)
     if make is CollaborativeLoss:
         alone = balanced(logits[:1], target) - plain(logits[:1], target)
         assert alone.item() == pytest.approx(term(logits[:1]).item(), rel=1e-10)

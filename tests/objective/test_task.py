@@ -178,12 +178,14 @@ def test_head_tree_of_a_timm_architecture() -> None:
 def test_criterion_may_be_a_collaborative_loss() -> None:
     loss_fn = CollaborativeLoss(timm.loss.BinaryCrossEntropy(), temperature=4., beta=0.1)
     assert CollaborativeTask(make_tree(), loss_fn, verbose=False).criterion is loss_fn
-    with pytest.raises(ValueError, match=r'temperature=3.0, beta=0.5, scale_by_t2=True and full_labels=False'):
+    with pytest.raises(ValueError, match=r'temperature=3.0, beta=0.333\d*, scale_by_t2=True and full_labels=True'):
         CollaborativeTask(make_tree(), loss_fn, temperature=3.0)
-    with pytest.raises(ValueError, match=r'full_labels=True would be ignored'):
-        CollaborativeTask(make_tree(), loss_fn, full_labels=True)
-    task = CollaborativeTask(make_tree(), beta=0.25, full_labels=True, verbose=False)
+    with pytest.raises(ValueError, match=r'full_labels=False would be ignored'):
+        CollaborativeTask(make_tree(), loss_fn, full_labels=False)
+    task = CollaborativeTask(make_tree(), beta=0.25, verbose=False)
     assert (task.criterion.hard_weight, task.criterion.soft_weight) == (1., 3.)
+    task = CollaborativeTask(make_tree(), beta=0.25, full_labels=False, verbose=False)
+    assert (task.criterion.hard_weight, task.criterion.soft_weight) == (0.25, 0.75)
 
 
 @pytest.mark.skipif(not hasattr(timm.loss, 'create_classification_loss'), reason='this timm makes no criteria')

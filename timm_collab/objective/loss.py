@@ -9,8 +9,9 @@ With H heads, logits z_h, label y, temperature T and weight beta:
     L   = sum_h L_h
 
 The soft terms hardly move the mean of the heads. With the labels at weight beta, the mean thus learns them at beta
-times the rate of a single network, which hurts in a short schedule. `full_labels` divides the loss by beta: the labels
-have weight 1, as in a single network, and the consensus has weight (1 - beta) / beta.
+times the rate of a single network, which hurts in a short schedule. `full_labels`, the default, divides the loss by
+beta: the labels have weight 1, as in a single network, and the consensus has weight (1 - beta) / beta. The paper's
+objective is `CollaborativeLoss(beta=0.5, full_labels=False)`.
 
 Shapes: H heads, B batch, C classes.
 """
@@ -120,7 +121,7 @@ class CollaborativeLoss(nn.Module):
     Examples:
 
         ```python
-        loss_fn = CollaborativeLoss(timm.loss.LabelSmoothingCrossEntropy(0.1), temperature=2.0, beta=0.5)
+        loss_fn = CollaborativeLoss(timm.loss.LabelSmoothingCrossEntropy(0.1), temperature=2.0)
         logits_HBC = torch.randn(4, 8, 10, requires_grad=True)
         loss_fn(logits_HBC, torch.randint(10, (8,))).backward()
         ```
@@ -130,10 +131,10 @@ class CollaborativeLoss(nn.Module):
             self,
             criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
             temperature: float = 2.0,
-            beta: float = 0.5,
+            beta: float = 1 / 3,
             scale_by_t2: bool = True,
             multi_label: bool | None = None,
-            full_labels: bool = False,
+            full_labels: bool = True,
             regularizer: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -142,7 +143,8 @@ class CollaborativeLoss(nn.Module):
         if not 0. <= beta <= 1.:
             raise ValueError(f'beta is {beta}; it must lie in [0, 1], 1 is the hard loss alone, the paper uses 0.5.')
         if full_labels and beta == 0.:
-            raise ValueError('beta is 0, so labels have no weight, but full_labels divides by it; use a beta above 0.')
+            raise ValueError('beta is 0, so labels have no weight, but full_labels divides by it; use a beta above 0, '
+                             'or full_labels=False.')
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.temperature = temperature
         self.beta = beta

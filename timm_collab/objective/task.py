@@ -71,9 +71,9 @@ class CollaborativeTask(ClassificationTask):
             verbose: bool = True,
             *,
             temperature: float = 2.0,
-            beta: float = 0.5,
+            beta: float = 1 / 3,
             scale_by_t2: bool = True,
-            full_labels: bool = False,
+            full_labels: bool = True,
     ) -> None:
         if criterion_kwargs:
             if criterion is not None:
@@ -89,7 +89,7 @@ class CollaborativeTask(ClassificationTask):
             criterion = timm.loss.create_classification_loss(**criterion_kwargs)
         if not isinstance(criterion, CollaborativeLoss):
             objective = CollaborativeLoss(criterion, temperature, beta, scale_by_t2, full_labels=full_labels)
-        elif (temperature, beta, scale_by_t2, full_labels) == (2.0, 0.5, True, False):
+        elif (temperature, beta, scale_by_t2, full_labels) == (2.0, 1 / 3, True, True):
             objective = criterion
         else:
             raise ValueError(

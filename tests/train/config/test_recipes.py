@@ -55,9 +55,10 @@ def take_a_step(config: TrainConfig) -> torch.nn.Module:
     image = timm.data.transforms.transforms.ToPILImage()(torch.rand(data.in_chans, 80, 80))
     images = torch.stack([transform(image) for _ in range(4)])
     target = torch.tensor([0, 1, 2, 3])
-    state = TrainState(dataclasses.replace(config, compile=False), model, 10, Accelerator(cpu=True))
+    state = TrainState(
+        dataclasses.replace(config, compile=False), model, 10, Accelerator(cpu=True), labels=target)
     state.begin_epoch(0)
-    row = state.train_step(images, target, target, epoch=0, step=0)
+    row = state.train_step(images, target, target, epoch=0, step=0, index=torch.arange(4))
     assert torch.isfinite(row).all()
     assert state.lr > 0
     return model
@@ -89,6 +90,7 @@ def test_grid_of_the_paper_differs_only_in_the_method(network):
         'heads2': (2, 'simple', 0.0), 'heads4': (4, 'hierarchical', 0.0),
     }
     plain = parse(network)
+    assert (plain.objective.beta, plain.objective.full_labels) == (0.5, False)
     for method, (heads, pattern, smoothing) in expected.items():
         config = parse(network, f'methods/{method}')
         assert (config.model.num_heads, config.model.pattern, config.objective.smoothing) == (heads, pattern, smoothing)
@@ -104,7 +106,7 @@ def test_distilled_method_is_a_single_network_with_a_teacher():
 
 @pytest.mark.parametrize(('method', 'select'), [('co_teaching', 'others'), ('jocor', 'joint')])
 def test_methods_of_two_networks_share_nothing_but_the_selection(method, select):
-    config = parse('cifar10/resnet32', 'methods/full_labels', f'methods/{method}')
+    config = parse('cifar10/resnet32', 'methods/clean', f'methods/{method}')
     assert (config.model.num_heads, config.model.pattern) == (2, 'instances')
     assert (config.objective.beta, config.objective.hard, config.objective.select) == (1.0, 'small_loss', select)
 

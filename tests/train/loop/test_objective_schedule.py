@@ -48,7 +48,7 @@ def test_the_temperature_goes_up_or_down(recipe, start: float) -> None:
     assert values == pytest.approx([start, (start + 2) / 2, 2.0, 2.0])
     criterion = CollaborativeLoss()
     schedule_objective(criterion, config, 1)
-    assert criterion.temperature == pytest.approx((start + 2) / 2) and criterion.beta == 0.5
+    assert criterion.temperature == pytest.approx((start + 2) / 2) and criterion.beta == 1 / 3
 
 
 def test_by_default_nothing_moves(recipe) -> None:

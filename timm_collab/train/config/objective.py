@@ -31,11 +31,11 @@ class ObjectiveConfig(KeyGroup):
 
     _prefix = 'objective.'
 
-    beta: float = key(0.5, 'weight of the labels; the consensus of the other heads has weight 1 - beta', ge=0, le=1)
+    beta: float = key(1 / 3, 'weight of the labels; the consensus of the other heads has weight 1 - beta', ge=0, le=1)
     temperature: float = key(2.0, 'temperature of the consensus term', gt=0)
     scale_by_t2: bool = key(True, 'multiply the consensus term by the squared temperature')
-    full_labels: bool = key(False, 'divide the loss by beta: the labels have weight 1, as without heads, the consensus'
-                                   ' has weight (1 - beta) / beta')
+    full_labels: bool = key(True, 'divide the loss by beta: the labels have weight 1, as without heads, the consensus'
+                                  ' has weight (1 - beta) / beta; false for the weights of the paper, with beta 0.5')
     hard: Literal['ce', 'bce', 'gce', 'sce', 'nce_rce', 'elr', 'selc', 'small_loss'] = key(
         'ce', 'loss for the labels: cross-entropy (ce), or binary cross-entropy per class (bce), with a consensus per'
               ' class as well; for wrong labels generalised (gce), symmetric (sce) or normalised and reverse'
