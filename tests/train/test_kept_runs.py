@@ -89,7 +89,7 @@ def test_a_stopped_run_says_how_many_epochs_it_has(recipe, tmp_path, capsys):
     assert summary.epochs == len(rows) < 40
     assert summary.kept_epoch == summary.epochs - 1
     assert f'single network: epoch {summary.kept_epoch} of' not in (out := capsys.readouterr().out)
-    assert f'2-head tree: epoch {summary.kept_epoch} of {summary.epochs} was kept; the last has a' in out
+    assert f'2-head tree: epoch {summary.kept_epoch} of {summary.epochs} was kept; error after the last epoch: ' in out
     assert train(recipe(*argv)) == summary  # it is finished
 
 

@@ -29,6 +29,8 @@ def results_table(summary: RunSummary) -> str:
             if single.teacher is not None:
                 name += ' with a teacher'
         rows.append((name, single.scores.kept))
+    if summary.plain is not None:
+        rows.append(('the network trained alone, by cross-entropy', summary.plain.scores.kept))
     labels = ', clean labels' if summary.noise.realised_rate else ''
     lines = [
         f'{what} on {summary.error_on}, {summary.measured["count"]:,} images{labels}',

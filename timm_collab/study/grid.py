@@ -242,8 +242,9 @@ def _config(layers: list[Mapping[str, Any]], where: str) -> TrainConfig:
         config = config_of(compose(layers))
     except TrainError as error:
         raise TrainError(f'{where}: {error}') from None
-    require(not config.compare_single, f'{where}: compare_single has no place in a study, where the single network is a'
-                                       ' method of its own: set it to false')
+    for key in ('compare_single', 'compare_plain'):
+        require(not getattr(config, key), f'{where}: {key} has no place in a study, where the single network is a'
+                                          ' method of its own: set it to false')
     return config
 
 

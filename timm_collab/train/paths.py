@@ -13,7 +13,7 @@ from .errors import TrainError
 
 __all__ = [
     'BAD_IMAGES', 'BATCH', 'CARD', 'CHECKPOINTS', 'CONFIG', 'FORMATS', 'LABELS', 'LOCK', 'METRICS', 'MODEL_CONFIG',
-    'PLOTS', 'PRUNED', 'RECIPE', 'SINGLE', 'SUMMARY', 'TRACKING', 'TREE', 'VALIDATION', 'WEIGHTS', 'atomic',
+    'PLAIN', 'PLOTS', 'PRUNED', 'RECIPE', 'SINGLE', 'SUMMARY', 'TRACKING', 'TREE', 'VALIDATION', 'WEIGHTS', 'atomic',
     'write_text',
 ]
 
@@ -22,7 +22,8 @@ CONFIG = 'config.yaml'  # the resolved recipe
 METRICS = 'metrics.jsonl'
 SUMMARY = 'summary.json'  # in an exported folder, too
 PRUNED = 'pruned'  # holds MODEL_CONFIG and WEIGHTS
-SINGLE = 'single'
+SINGLE = 'single'  # the run of the network alone
+PLAIN = 'plain'  # the same by cross-entropy
 LABELS = 'train_labels.csv'
 BAD_IMAGES = 'bad_images.csv'  # left out, or replaced while training
 CHECKPOINTS = 'checkpoints'

@@ -31,7 +31,7 @@ from .errors import TrainError, found_everywhere, require
 from .loop.meter import ExplodedLossError
 from .loop.teacher import teacher_line
 from .loop.trainer import Callbacks, Loaders, Trainer
-from .paths import BATCH, PLOTS, SINGLE, SUMMARY
+from .paths import BATCH, PLAIN, PLOTS, SINGLE, SUMMARY
 from .prepare import Prepared, make_accelerator, prepare
 from .record.plots import HOW_TO_GET, can_plot, plot_run
 from .record.progress import reset_peak_memory
@@ -65,10 +65,7 @@ def train(config: TrainConfig) -> RunSummary:
         check_trackers(config.track)
         accelerator = make_accelerator(config)
     folder = Path(run_on_main(accelerator, lambda: str(choose_folder(config))))
-    runs = [(config, folder)]
-    if config.compare_single and config.model.num_heads > 1:
-        single = dataclasses.replace(config, model=config.model.single(), compare_single=False)
-        runs.append((single, folder / SINGLE))
+    runs = [(config, folder), *((each, folder / name) for name, each in config.compared().items())]
     states = run_on_main(accelerator, lambda: [inspect_folder(path, each) for each, path in runs])
     if all(state is RunState.FINISHED for state in states):
         print_on_main(accelerator, f"the run in '{folder}' is finished")
@@ -94,9 +91,11 @@ def _conclude(config: TrainConfig, folder: Path, accelerator: Accelerator) -> Ru
 
     def read() -> RunSummary:
         summary = RunSummary.read(folder / SUMMARY)
-        if summary.single is None and (folder / SINGLE / SUMMARY).is_file():
-            summary = dataclasses.replace(summary, single=RunSummary.read(folder / SINGLE / SUMMARY))
-            summary.write(folder / SUMMARY)
+        for name in (SINGLE, PLAIN):
+            if getattr(summary, name) is None and (folder / name / SUMMARY).is_file():
+                found: dict[str, Any] = {name: RunSummary.read(folder / name / SUMMARY)}
+                summary = dataclasses.replace(summary, **found)
+                summary.write(folder / SUMMARY)
         return summary
 
     summary = run_on_main(accelerator, read)
@@ -195,7 +194,7 @@ class ModelRun:
         except ExplodedLossError as error:
             raise self._with_batch(error, trainer) from None
         except StoppedError:
-            folder = self.path.parent if self.path.name == SINGLE else self.path
+            folder = self.path.parent if self.path.name in (SINGLE, PLAIN) else self.path
             command = 'the same command' if self.config.output else f'the same command with --output {folder}'
             print_on_main(
                 self.accelerator, f'stopped and saved after {trainer.num_updates} updates; {command} resumes it')

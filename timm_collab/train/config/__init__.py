@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import require
+from ..paths import PLAIN, SINGLE
 from .data import AugmentConfig, DataConfig, NoiseConfig
 from .key import KeyGroup, key
 from .model import ModelConfig
@@ -78,6 +79,8 @@ class TrainConfig(KeyGroup):
     batch_size: int = key(128, 'images per update, over all processes together', ge=1)
     compare_single: bool = key(False, 'also train the single network, without a tree, with the same recipe, into'
                                       ' single/ (with one head, the run itself is that)')
+    compare_plain: bool = key(False, 'also train the single network by cross-entropy, where the recipe has another loss'
+                                     ' for the labels, into plain/')
     grad_accum_steps: int = key(1, 'compute each batch in this many parts in sequence, which needs less memory', ge=1)
     grad_checkpointing: bool | Literal['branches'] = key(
         False, 'recompute activations in the backward pass, which needs less memory: all of them (true), or those after'
@@ -164,7 +167,12 @@ class TrainConfig(KeyGroup):
         if self.optim.freeze_trunk_epochs:
             freezes = 'optim.freeze_trunk_epochs freezes the layers that all heads share'
             require(self.model.num_heads > 1, f'{freezes}: a single network has none')
-            require(not self.compare_single, f'{freezes}: the single network that compare_single trains has none')
+            require(not (self.compare_single or self.compare_plain),
+                    f'{freezes}: the single network that compare_single and compare_plain train has none')
+        if self.compare_plain:
+            require(not self.objective.is_plain and self.objective.hard != 'bce',
+                    'compare_plain compares with cross-entropy, which this recipe learns the labels by: write'
+                    ' compare_single')
         if self.teacher.given:
             require(self.model.num_heads == 1,
                     f'a teacher teaches a single network, got {self.model.num_heads} heads: write model.heads 1, or'
@@ -218,6 +226,16 @@ class TrainConfig(KeyGroup):
         require(self.objective.hard == 'ce' or self.objective.smoothing == 0,
                 'data.soft_labels: objective.smoothing of hard bce is for class indices: leave it out, or write'
                 ' --objective.hard ce')
+
+    def compared(self) -> dict[str, TrainConfig]:
+        """The recipes of networks alone to compare with, by their folders, `single` and `plain`."""
+        alone = dataclasses.replace(self, model=self.model.single(), compare_single=False, compare_plain=False)
+        recipes = {}
+        if self.compare_single and self.model.num_heads > 1:
+            recipes[SINGLE] = alone
+        if self.compare_plain:
+            recipes[PLAIN] = dataclasses.replace(alone, objective=ObjectiveConfig())
+        return recipes
 
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain data, nested by group, except those about the run folder."""

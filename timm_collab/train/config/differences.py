@@ -9,8 +9,8 @@ from typing import Any
 from . import TrainConfig
 
 FREE = (
-    'output', 'resume', 'compare_single', 'cpu_threads', 'grad_checkpointing', 'data.workers', 'data.cache_dir',
-    'checkpoint.', 'track', 'project', 'plots',
+    'output', 'resume', 'compare_single', 'compare_plain', 'cpu_threads', 'grad_checkpointing', 'data.workers',
+    'data.cache_dir', 'checkpoint.', 'track', 'project', 'plots',
 )
 """Keys and groups of keys that may change when a run is resumed."""
 NOT_YET = ('data.on_bad_image',)

@@ -101,6 +101,11 @@ class ObjectiveConfig(KeyGroup):
         require(self.hard == 'bce' or (self.bce_target_threshold is None and not self.bce_sum),
                 'objective.bce_target_threshold and objective.bce_sum need objective.hard bce')
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether labels are learned by plain cross-entropy."""
+        return self.hard == 'ce' and self.balance == 0 and self.smoothing == 0
+
     def _check_robust(self) -> None:
         """Check the keys of the losses for wrong labels."""
         for name, hards in _OF_HARD.items():

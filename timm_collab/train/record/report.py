@@ -166,17 +166,21 @@ def _kept_epoch(summary: RunSummary) -> str:
     if last is None:
         return text
     row = last.val if last.test is None else last.test
-    return f'{text}; the last has a {name} of {summary.metric.in_final(summary.metric.kept(row)):.1f} %'
+    return f'{text}; {name} after the last epoch: {summary.metric.in_final(summary.metric.kept(row)):.1f} %'
 
 
 def final_lines(summary: RunSummary) -> list[str]:
     """The final scores side by side, and the line that loads the kept head."""
     results = [each for each in (summary.single, summary) if each is not None]
     epochs = [_kept_epoch(each) for each in results if each.kept_epoch != each.epochs]
+    if summary.plain is None:
+        plain = []
+    else:
+        plain = [f'{summary.plain.network}, cross-entropy {summary.plain.scores.kept:.1f} %']
     split = 'validation' if summary.test is None else 'test'
     return [
         '',
-        f'{split} {summary.metric.final_name}: {"    ".join(map(_result, results))}',
+        f'{split} {summary.metric.final_name}: {"    ".join([*plain, *map(_result, results)])}',
         *epochs,
         'The kept head is saved as a plain timm model, its logits checked bit for bit. To use it:',
         summary.load or '',

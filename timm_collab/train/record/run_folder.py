@@ -33,6 +33,7 @@ from ..paths import (
     LABELS,
     LOCK,
     METRICS,
+    PLAIN,
     PRUNED,
     SINGLE,
     SUMMARY,
@@ -74,7 +75,7 @@ def inspect_folder(folder: Path, config: TrainConfig) -> RunState:
     """
     check_writable(folder)
     if not (folder / CONFIG).exists():
-        for name in (METRICS, SUMMARY, PRUNED, SINGLE, LABELS, CHECKPOINTS, TREE):
+        for name in (METRICS, SUMMARY, PRUNED, SINGLE, PLAIN, LABELS, CHECKPOINTS, TREE):
             require(not (folder / name).exists(), f"output '{folder}' holds a part of a run ({name}) without its recipe"
                                                   f' ({CONFIG}): put that back to resume, or choose another folder')
         return RunState.NEW

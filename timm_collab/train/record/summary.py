@@ -23,7 +23,7 @@ from .summary_parts import (
 )
 
 # Of the file, where they are None.
-_LEFT_OUT = ('hardware', 'load', 'single', 'export', 'baseline', 'kept', 'last', 'oracle', 'val_clean')
+_LEFT_OUT = ('hardware', 'load', 'single', 'plain', 'export', 'baseline', 'kept', 'last', 'oracle', 'val_clean')
 T = TypeVar('T')
 
 
@@ -69,6 +69,7 @@ class RunSummary:
         train_seconds: Time of the training.
         load: The line of Python that loads the pruned model.
         single: Summary of the network trained without a tree, for comparison.
+        plain: The same by cross-entropy, where the recipe has another loss for the labels.
         export: What was exported, in an exported folder.
     """
 
@@ -103,6 +104,7 @@ class RunSummary:
     train_seconds: float
     load: str | None = None
     single: RunSummary | None = None
+    plain: RunSummary | None = None
     export: ExportSummary | None = None
 
     @property
