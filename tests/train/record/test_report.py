@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 
+from tests.runs import summary_values
 from timm_collab.train.data.counts import SplitCounts
 from timm_collab.train.record.progress import Progress, peak_memory
-from timm_collab.train.record.report import EpochTable, imbalance, left_out_line
+from timm_collab.train.record.report import EpochTable, final_lines, imbalance, left_out_line
+from timm_collab.train.record.summary import RunSummary
 
 
 def row(epoch: int, top1: list[float], **more) -> dict:
@@ -112,3 +114,31 @@ def test_memory_is_that_of_the_process():
     before = peak_memory(torch.device('cpu'))
     block = torch.ones(200 * 2**18)  # 200 MB
     assert peak_memory(torch.device('cpu')) >= max(before, block.numel() * 4)
+
+
+def summary(**changes) -> RunSummary:
+    return RunSummary.from_dict(summary_values(**changes), 'here')
+
+
+def test_the_last_lines_compare_three_networks_and_name_the_kept_epoch():
+    alone = dict(network='single network', num_heads=1, kept_head=0, error_heads=[20.0], error_kept=20.0)
+    epoch = {'epoch': 4, 'averaged': False, 'kept_head': 1, 'val': {'top1_kept': 1.0}, 'test': {'top1_kept': 88.5}}
+    done = summary(
+        epochs=5, last=epoch, kept={**epoch, 'epoch': 2}, single=summary_values(**alone),
+        plain=summary_values(**{**alone, 'error_kept': 30.0}), load='the line')
+    lines = final_lines(done)
+    assert lines[1].startswith('test error: single network, cross-entropy 30.0 %    single network 20.0 %    ')
+    assert lines[2] == f'{done.network}: epoch 3 of 5 was kept; error after the last epoch: 11.5 %'
+    assert lines[-1] == 'the line' and len(lines) == 5
+
+
+@pytest.mark.parametrize(('recall', 'named'), [
+    ([80.0, 60.0, 70.0], None), ([80.0, 2.0, 70.0], "'b' (2.0 %)"), ([5.0, 4.0, 6.0], None),
+    ([90.0, None, 1.0], "'c' (1.0 %)"),
+])
+def test_a_class_that_is_lost_is_named(recall, named):
+    values = summary_values()
+    done = summary(
+        test={**values['test'], 'recall_kept': recall}, data={**values['data'], 'classes': ['a', 'b', 'c']})
+    found = [line for line in final_lines(done) if 'hardly any' in line]
+    assert [named in line for line in found] == [True] * (named is not None)

@@ -17,6 +17,9 @@ from .summary import RunSummary
 WAITED = 0.2
 """Part of an epoch from which the time that the device waits for batches is reported."""
 
+VANISHED = 0.15
+"""Part of the mean recall under which a class counts as lost."""
+
 
 def network_name(config: ModelConfig) -> str:
     """Name of the network in results: `single network` or, e.g., `4-head tree`."""
@@ -169,6 +172,20 @@ def _kept_epoch(summary: RunSummary) -> str:
     return f'{text}; {name} after the last epoch: {summary.metric.in_final(summary.metric.kept(row)):.1f} %'
 
 
+def _vanished(summary: RunSummary) -> list[str]:
+    """A warning about classes that the kept head hardly ever recognizes, although it does others."""
+    recall_C, names = summary.measured.get('recall_kept') or [], summary.data.classes or []
+    known = [recall for recall in recall_C if recall is not None]
+    limit = VANISHED * sum(known) / len(known) if known else 0.0
+    lost = [f"'{name}' ({recall:.1f} %)" for name, recall in zip(names, recall_C, strict=False)
+            if recall is not None and recall < limit]
+    if not lost:
+        return []
+    more = f' and {len(lost) - 5} more' if len(lost) > 5 else ''
+    return [f'warning: the kept head recognizes hardly any image of {", ".join(lost[:5])}{more}: look at the confusion'
+            ' matrix; with objective.hard elr, more objective.balance or less objective.elr_weight keeps classes']
+
+
 def final_lines(summary: RunSummary) -> list[str]:
     """The final scores side by side, and the line that loads the kept head."""
     results = [each for each in (summary.single, summary) if each is not None]
@@ -182,6 +199,7 @@ def final_lines(summary: RunSummary) -> list[str]:
         '',
         f'{split} {summary.metric.final_name}: {"    ".join([*plain, *map(_result, results)])}',
         *epochs,
+        *_vanished(summary),
         'The kept head is saved as a plain timm model, its logits checked bit for bit. To use it:',
         summary.load or '',
     ]
