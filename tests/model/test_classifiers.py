@@ -91,6 +91,15 @@ def relative_width(weight: Tensor) -> float:
     return weight.std().item() * math.sqrt(3 * weight[0].numel())
 
 
+@pytest.mark.parametrize(('arch', 'expected'), [
+    ('efficientnet_lite0', 11.3), ('mobilenetv3_large_100', 11.3), ('inception_v3', 7.8), ('caformer_s18', 1.6),
+    ('resnet18', 1), ('convnext_atto', .6), ('regnety_002', .3), ('vit_tiny_patch16_224', .5),
+    ('swin_tiny_patch4_window7_224', 1)])
+def test_width_that_timm_draws_relative_to_a_linear_layer(arch: str, expected: float) -> None:
+    widths = [relative_width(weight) for weight in plain_classifiers(arch, 10).weight]
+    assert widths == pytest.approx([expected], rel=.1, abs=.1)
+
+
 @pytest.mark.parametrize('arch', ['mobilenetv3_small_050', 'test_efficientnet'])
 def test_wide_classifiers_are_narrowed(arch: str) -> None:
     model, before = make(arch, num_classes=10), make(arch, num_classes=10)

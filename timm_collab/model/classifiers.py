@@ -1,4 +1,4 @@
-"""The classifiers of all heads: what timm's training script does with one, and how fresh ones start."""
+"""The classifiers of all heads: changing them together, and narrowing freshly drawn ones."""
 from __future__ import annotations
 
 import math
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 _WIDE = 2.
-"""Fresh weights are narrowed if they are this many times as wide as those of `nn.Linear`.
+"""Fresh weights are narrowed if their standard deviation is more than this many times that of `nn.Linear`.
 
-With 10 classes, timm's EfficientNet and MobileNet draw them 11 to 13 times as wide, Inception 8 times, and CAFormer 1.6
-times. VGG draws them 1.1 times as wide, and ResNet, ConvNeXt, RegNet, ViT and Swin at most as wide."""
+With 10 classes, the ratio is 11 for EfficientNet and MobileNet, 8 for Inception, 1.6 for CAFormer, and about 1 or less
+for ResNet, ConvNeXt, RegNet, ViT and Swin."""
 
 
 class TensorGroup(tuple[Tensor, ...]):
@@ -33,9 +33,10 @@ class TensorGroup(tuple[Tensor, ...]):
 
 
 class Classifiers(tuple[nn.Module, ...]):
-    """The classifiers of all heads in order, a tuple that timm's training script can initialize as if it were one.
+    """The classifiers of all heads in order, a tuple with the `weight` and `bias` of all of them.
 
-    Its `--head-init-scale` and `--head-init-bias` change `model.get_classifier().weight` and `.bias` in place.
+    timm's training script changes `model.get_classifier().weight` and `.bias` in place for its `--head-init-scale` and
+    `--head-init-bias`. That works here too, and each head keeps its own draw.
 
     Examples:
 
@@ -48,7 +49,7 @@ class Classifiers(tuple[nn.Module, ...]):
 
     @property
     def layers(self) -> list[nn.Linear | nn.Conv2d]:
-        """The layers that compute the logits: of a classifier with hidden layers the last, of a distilled one both."""
+        """The layers that compute logits: the last one of a classifier with hidden layers, both of a distilled one."""
         found: list[nn.Linear | nn.Conv2d] = []
         for classifier in self:
             layers = [layer for layer in classifier.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
@@ -62,13 +63,18 @@ class Classifiers(tuple[nn.Module, ...]):
 
     @property
     def bias(self) -> TensorGroup:
-        """The biases of `layers`, as far as they have one."""
+        """The biases of those `layers` that have one."""
         return TensorGroup(layer.bias for layer in self.layers if layer.bias is not None)
 
 
 @torch.no_grad()
 def scale_classifiers(classifiers: Classifiers, scale: float) -> None:
-    """Multiply weights and biases by `scale`, as timm's `--head-init-scale` does. Heads stay as different as drawn."""
+    """Multiply the weights and biases of all classifiers by a factor, as timm's `--head-init-scale` does.
+
+    Args:
+        classifiers: The classifiers.
+        scale: The factor.
+    """
     classifiers.weight.mul_(scale)
     classifiers.bias.mul_(scale)
 
@@ -77,18 +83,18 @@ def scale_classifiers(classifiers: Classifiers, scale: float) -> None:
 def narrow_classifiers(classifiers: Classifiers) -> None:
     r"""Narrow weights that were drawn much wider than `nn.Linear` draws its own, to that width.
 
-    On features with a mean square of 1, weights with standard deviation $\sigma$ give logits with $\sigma \sqrt{D}$ for
-    D features. They add about half their variance to the first loss, whose best value is ln C. `nn.Linear` draws
-    $\sigma = 1 / \sqrt{3 D}$, so its logits have .58. timm draws classifiers of EfficientNet and MobileNet with
-    $\sigma = 1 / \sqrt{3 C}$, which depends on the number of classes C instead, and is made for training from scratch.
-    With few classes the first gradients then come from confident wrong answers and damage pretrained features.
+    For D features with a mean square of 1, weights with standard deviation $\sigma$ give logits with standard deviation
+    $s = \sigma \sqrt{D}$. The first cross-entropy of C classes is then about $\ln C + s^2 / 2$. `nn.Linear` draws
+    $\sigma = 1 / \sqrt{3 D}$, so $s = .58$. timm draws the classifiers of EfficientNet and MobileNet with
+    $\sigma = 1 / \sqrt{3 C}$, so $s$ is 6.5 for 1280 features and 10 classes. In fine-tuning, the gradients of such
+    confident wrong answers damage the pretrained features.
 
-    The width is not reduced further, since heads of a tree differ at first by their classifiers alone. Architectures
-    whose classifiers start as narrow as `nn.Linear`, or narrower, keep their weights bit for bit. No random number is
-    drawn, and no image is needed.
+    The weights are not narrowed further, because heads that start from the same pretrained weights differ by their
+    classifiers alone. Classifiers that are not much wider than those of `nn.Linear` stay bit for bit. No random numbers
+    are drawn.
 
     Args:
-        classifiers: Freshly drawn classifiers. Each layer is multiplied by its own factor.
+        classifiers: Freshly drawn classifiers. Each layer, with its bias, is multiplied by a factor of its own.
     """
     for layer in classifiers.layers:
         width = 1 / math.sqrt(3 * layer.weight[0].numel())

@@ -76,6 +76,7 @@ def build_model(config: ModelConfig, data: DataConfig, num_classes: int) -> Coll
 
 
 def _init_classifiers(model: CollabModel, config: ModelConfig) -> None:
+    """Scale classifiers as the recipe asks, or narrow wide ones on pretrained weights; then set their biases."""
     classifiers = model.get_classifier()
     if config.head_init_scale is not None:
         scale_classifiers(classifiers, config.head_init_scale)

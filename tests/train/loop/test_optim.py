@@ -12,7 +12,7 @@ from timm_collab.train.config import OptimConfig, SchedConfig
 from timm_collab.train.config.parse import parse_config
 from timm_collab.train.loop.optim import build_optimizer, build_scheduler
 
-STEMS = {'test_resnet': 'conv1.0.weight', 'resnet50': 'conv1.weight'}
+STEMS = {'test_resnet': 'conv1.0.weight', 'resnet50': 'conv1.weight', 'resnet101': 'conv1.weight'}
 
 
 def scales(arch: str, heads: int, config: OptimConfig) -> dict[str, float]:
@@ -38,11 +38,15 @@ def test_layer_decay_ends_at_its_limit(arch: str, heads: int, unlimited: float, 
         assert all(expected <= scale * (1 + 1e-6) and scale <= 1 for scale in found.values())
 
 
-def test_fine_tuning_recipe_leaves_the_first_layers_a_tenth() -> None:
+@pytest.mark.parametrize(('arch', 'heads', 'expected'), [
+    ('test_resnet', 4, 0.9 ** 5), ('resnet50', 4, 0.9 ** 17), ('resnet101', 1, 0.1)])
+def test_fine_tuning_recipe_leaves_the_first_layer_a_tenth(arch: str, heads: int, expected: float) -> None:
     config = parse_config(['--config=finetune/image_folder', '--data.path=somewhere']).optim
-    assert scales('resnet50', 4, config)['nodes.trunk.conv1.weight'] == pytest.approx(0.1)
-    constant = dataclasses.replace(config, layer_decay=None)
-    assert set(scales('resnet50', 4, constant).values()) == {1.0}
+    found = scales(arch, heads, config)
+    assert found[f'nodes.trunk.{STEMS[arch]}'] == min(found.values()) == pytest.approx(expected)
+    if heads == 1:
+        constant = dataclasses.replace(config, layer_decay=None)
+        assert set(scales(arch, heads, constant).values()) == {1.0}
 
 
 def test_limit_of_layer_decay_is_a_share() -> None:

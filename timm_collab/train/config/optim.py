@@ -22,7 +22,8 @@ class OptimConfig(KeyGroup):
     momentum: float = key(0.9, 'momentum, for optimizers that have one', ge=0, lt=1)
     weight_decay: float = key(1e-4, 'weight decay, not applied to biases and normalisation layers', ge=0)
     layer_decay: float | None = key(
-        None, "layer-wise decay: a layer's learning rate is that of the layer above it times this factor", gt=0, le=1)
+        None, "layer-wise decay: a layer's learning rate is that of the layer above it times this factor. timm counts"
+              ' most blocks as a layer, so a deep network needs a factor near 1, such as 0.9', gt=0, le=1)
     layer_decay_min_scale: float = key(
         0.0, "lower limit of a layer's factor by layer_decay, such as 0.1; without it the lowest layers of a deep"
              ' network hardly learn: 0.75 over 20 layers is 0.003', ge=0, le=1)
