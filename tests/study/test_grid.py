@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 GRID = {
     'about': 'A toy',
-    'recipes': ['quickstart'],
-    'keys': {'compare_single': False, 'epochs': 3, 'optim.lr': 0.2},
+    'recipes': ['quickstart', 'methods/clean'],
+    'keys': {'epochs': 3, 'optim.lr': 0.2},
     'settings': {
         'noise': {'clean': {'noise.rate': 0}, '40 %': {'noise': {'rate': 0.4}}},
         'size': {'small': {'data.max_train_samples': 200}, 'large': {'data.max_train_samples': 400}},
@@ -110,7 +110,6 @@ def test_recipes_are_found_beside_the_study(tmp_path):
       'baseline': 'a'}, "method 'b', setting 'clean, small', seed 5: it needs method 'a', which doesn't run there"),
     ({'settings': {'noise': 0.4}}, 'settings must map axes to values'),
     ({'settings': {'lr': {'high': {'optim.lrr': 1}}}}, "'single', setting 'high', seed 3: unknown key 'optim.lrr'"),
-    ({'keys': {'compare_single': True}, 'methods': {'a': {}}, 'baseline': 'a'}, 'compare_single has no place'),
     ({'methods': {'a b': {}, 'a-b': {}}, 'baseline': 'a b'}, 'differ in punctuation only'),
 ])
 def test_invalid_studies(tmp_path, changes, message):

@@ -58,6 +58,6 @@ def test_recorded_run_of_another_recipe_is_rejected(tmp_path, trainer):
     assert recorded_rows(study, folder) == {}  # their runs are there
     shutil.rmtree(folder / 'runs')
     assert len(recorded_rows(study, folder)) == 2
-    other = toys.study_in(tmp_path, settings=None, seeds=[0], keys={'compare_single': False, 'epochs': 7})
+    other = toys.study_in(tmp_path, settings=None, seeds=[0], keys={'epochs': 7})
     with pytest.raises(TrainError, match=r"has a run 'single/seed-0' of another recipe: remove its row"):
         recorded_rows(other, folder)

@@ -10,8 +10,8 @@ from timm_collab.study import Row, Study, read_study
 
 GRID = {
     'about': 'A toy',
-    'recipes': ['quickstart'],
-    'keys': {'compare_single': False, 'epochs': 10},
+    'recipes': ['quickstart', 'methods/clean'],
+    'keys': {'epochs': 10},
     'settings': {'labels': {
         'clean': {'noise.rate': 0},
         '40 %': {'noise': {'rate': 0.4}},

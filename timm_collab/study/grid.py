@@ -242,10 +242,8 @@ def _config(layers: list[Mapping[str, Any]], where: str) -> TrainConfig:
         config = config_of(compose(layers))
     except TrainError as error:
         raise TrainError(f'{where}: {error}') from None
-    for key in ('compare_single', 'compare_plain'):
-        require(not getattr(config, key), f'{where}: {key} has no place in a study, where the single network is a'
-                                          ' method of its own: set it to false')
-    return config
+    # The single network is a method of its own.
+    return dataclasses.replace(config, compare_single=False, compare_plain=False)
 
 
 def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -83,7 +83,6 @@ from timm_collab.tree import PATTERNS
     (lambda: CheckpointConfig(keep_last=0), 'checkpoint.keep_last must be at least 1, got 0'),
     (lambda: EmaConfig(decay=0.9, epochs=3.0), 'ema.decay and ema.epochs are two lengths'),
     (lambda: EmaConfig(warmup=True), 'ema.warmup needs ema.decay or ema.epochs'),
-    (lambda: NoiseConfig(val=True), 'noise.val: there is no noise to add'),
     (lambda: StopConfig(patience=0), 'stop.patience must be at least 1, got 0'),
     (lambda: EmaConfig(decay=1.0), r'ema.decay must lie in \[0, 1\), got 1.0'),
     (lambda: TeacherConfig(temperature=float('inf')), 'teacher.temperature must be a finite number, got inf'),

@@ -60,8 +60,8 @@ def test_rows_hold_what_happened(recipe, data):
     for row in rows:
         hard, soft = row['train_hard_heads'], row['train_soft_heads']
         assert len(hard) == len(soft) == 2
-        assert row['beta'] == 0.5
-        assert row['train_loss'] == pytest.approx(0.5 * sum(hard) + 0.5 * sum(soft), rel=1e-5)
+        assert row['beta'] == 1 / 3
+        assert row['train_loss'] == pytest.approx(sum(hard) + 2 * sum(soft), rel=1e-5)
         assert row['val']['count'] == 20 and row['images_per_second'] > 0
         assert row['train_top1'].keys() == {'given'} and 0 <= row['train_top1']['given'] <= 100
 
@@ -75,7 +75,7 @@ def test_accuracy_in_training_by_the_labels_given_and_by_those_before_noise(reci
     trainer = make_trainer(config, make_model(heads=2), rows.append, data=(images, given_N), clean=clean_N)
     task = trainer.state.task
     forward = task.forward
-    monkeypatch.setattr(task, 'forward', lambda x, y, _: (seen.append((y, result := forward(x, y))), result)[1])
+    monkeypatch.setattr(task, 'forward', lambda x, y, *_: (seen.append((y, result := forward(x, y))), result)[1])
     trainer.fit()
     for epoch, row in enumerate(rows):
         trainer.sampler.epoch = epoch
@@ -246,7 +246,7 @@ def batches_of(trainer: Trainer, monkeypatch) -> list[tuple[torch.Tensor, torch.
     seen = []
     task = trainer.state.task
     forward = task.forward
-    monkeypatch.setattr(task, 'forward', lambda x, y, _: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
+    monkeypatch.setattr(task, 'forward', lambda x, y, *_: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
     trainer.fit()
     return seen
 
@@ -301,7 +301,7 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
     betas = []
     task = trainer.state.task
     forward = task.forward
-    monkeypatch.setattr(task, 'forward', lambda x, y, _: (betas.append(task.criterion.beta), forward(x, y))[1])
+    monkeypatch.setattr(task, 'forward', lambda x, y, *_: (betas.append(task.criterion.beta), forward(x, y))[1])
     trainer.fit()
     assert betas[0] == pytest.approx(1.0, abs=0.01) and betas == sorted(betas, reverse=True)
     assert betas[3] == pytest.approx(1 - 0.8 * halfway)

@@ -247,7 +247,6 @@ class NoiseConfig(KeyGroup):
             require(not given or self.kind == name,
                     f'noise.{name} needs noise.kind {name}, got noise.kind {self.kind}')
             require(not given or self.rate == 0, f'noise.kind {name} has its own rate: leave out noise.rate')
-        require(not self.val or self.is_on, 'noise.val: there is no noise to add, set noise.rate, or leave it out')
 
     @property
     def is_on(self) -> bool:

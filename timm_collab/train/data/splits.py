@@ -115,7 +115,7 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
         _check_variety(train, config)
         clean = hard_labels(train.labels)
         train = train.with_labels(_noisy(train, source, num_classes, config))
-        if config.noise.val:
+        if config.noise.val and config.noise.is_on:
             require(config.noise.kind != 'column' or bool(origin),
                     f"noise.val: column '{config.noise.column}' was read for split '{train.name}' alone: set"
                     ' data.val_split to null to hold validation images out of it')
