@@ -31,6 +31,9 @@ SETTINGS = {
                 '--augment.crop=pad', '--augment.repeats=2', '--noise.rate=0.4', '--checkpoint.every_updates=3'],
     'image targets': ['--objective.hard=elr', '--objective.targets=others', '--noise.rate=0.4', '--grad_accum_steps=2',
                       '--checkpoint.every_updates=3'],
+    'targets of mixed images': [
+        '--objective.hard=elr', '--objective.balance=1', '--objective.targets_device=cpu', '--augment.mixup=0.8',
+        '--augment.cutmix=1', '--ema.decay=0.9', '--grad_accum_steps=2', '--checkpoint.every_updates=3'],
     'lookahead': ['--optim.name=lookahead_rmsproptf', '--optim.lr=1e-3', '--checkpoint.every_updates=1'],
     'low precision': ['--mixed_precision=bf16', '--channels_last=true', '--data.img_size=32'],
 }

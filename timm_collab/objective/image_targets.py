@@ -18,6 +18,8 @@ from torch import Tensor
 from .loss import HeadsCriterion, at_least_float32, cross_entropy, mean_of_others
 
 View = Literal['own', 'mean', 'others']
+TARGETS_DTYPE = torch.float16
+"""Of stored targets; bfloat16 would lose updates of less than 0.4 % of a target."""
 
 
 class ImageTargets(HeadsCriterion):
@@ -33,7 +35,7 @@ class ImageTargets(HeadsCriterion):
         num_heads: Number of heads, H.
         momentum: Weight of the old target in an update, in [0, 1).
         view: Whose predictions make the target of a head: its own, the mean of all heads, or the mean of the others.
-        dtype: Of the stored targets. bfloat16 would lose updates of less than 0.4 % of a target.
+        dtype: Dtype of the stored targets.
         on_host: Keep the targets in host memory, wherever the module is moved. Each batch's targets are copied.
 
     Attributes:
@@ -52,7 +54,7 @@ class ImageTargets(HeadsCriterion):
             num_heads: int = 1,
             momentum: float = 0.7,
             view: View = 'own',
-            dtype: torch.dtype = torch.float16,
+            dtype: torch.dtype = TARGETS_DTYPE,
             on_host: bool = False,
     ) -> None:
         super().__init__()

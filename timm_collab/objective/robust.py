@@ -44,7 +44,7 @@ class GeneralizedCrossEntropy(nn.Module):
     def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
         """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
         # exp(q log p) has a finite gradient where p underflows, p ** q does not.
-        loss_BC = -torch.expm1(self.q * logits_BC.log_softmax(dim=-1)) / self.q
+        loss_BC = -torch.expm1(self.q * at_least_float32(logits_BC).log_softmax(dim=-1)) / self.q
         return _expected(loss_BC, target)
 
     def extra_repr(self) -> str:
@@ -68,7 +68,7 @@ class _WithReverseCrossEntropy(nn.Module, ABC):
 
     def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
         """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
-        log_p_BC = logits_BC.log_softmax(dim=-1)
+        log_p_BC = at_least_float32(logits_BC).log_softmax(dim=-1)
         reverse_BC = -_LOG_ZERO * -torch.expm1(log_p_BC)
         return _expected(self.alpha * self._active(log_p_BC) + self.beta * reverse_BC, target)
 
