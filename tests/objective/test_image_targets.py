@@ -28,6 +28,8 @@ def learn(criterion: ImageTargets, data: list[tuple[Tensor, Tensor, Tensor]]) ->
     terms = []
     for logits, labels, index in data:
         terms.append(criterion(logits, labels, index))
+        if criterion.is_updating:
+            assert torch.allclose(criterion.latest, criterion.updated(logits, index), rtol=1e-6, atol=1e-6)
         criterion.store(index, criterion.updated(logits, index))
     return terms
 
