@@ -75,7 +75,7 @@ def test_accuracy_in_training_by_the_labels_given_and_by_those_before_noise(reci
     trainer = make_trainer(config, make_model(heads=2), rows.append, data=(images, given_N), clean=clean_N)
     task = trainer.state.task
     forward = task.forward
-    monkeypatch.setattr(task, 'forward', lambda x, y, _: (seen.append((y, result := forward(x, y))), result)[1])
+    monkeypatch.setattr(task, 'forward', lambda x, y, *_: (seen.append((y, result := forward(x, y))), result)[1])
     trainer.fit()
     for epoch, row in enumerate(rows):
         trainer.sampler.epoch = epoch
@@ -246,7 +246,7 @@ def batches_of(trainer: Trainer, monkeypatch) -> list[tuple[torch.Tensor, torch.
     seen = []
     task = trainer.state.task
     forward = task.forward
-    monkeypatch.setattr(task, 'forward', lambda x, y, _: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
+    monkeypatch.setattr(task, 'forward', lambda x, y, *_: (seen.append((x.clone(), y.clone())), forward(x, y))[1])
     trainer.fit()
     return seen
 
@@ -301,7 +301,7 @@ def test_the_weight_of_the_other_heads_rises(recipe, data, monkeypatch, shape, h
     betas = []
     task = trainer.state.task
     forward = task.forward
-    monkeypatch.setattr(task, 'forward', lambda x, y, _: (betas.append(task.criterion.beta), forward(x, y))[1])
+    monkeypatch.setattr(task, 'forward', lambda x, y, *_: (betas.append(task.criterion.beta), forward(x, y))[1])
     trainer.fit()
     assert betas[0] == pytest.approx(1.0, abs=0.01) and betas == sorted(betas, reverse=True)
     assert betas[3] == pytest.approx(1 - 0.8 * halfway)
