@@ -1,4 +1,4 @@
-"""Write the tables and plots of docs/performance.md from the rows of `cost.py` and `gpu_cost.py`.
+"""Write the tables and plots of docs/performance.md from the rows of `cost.py`, `gpu_cost.py` and `hard_losses.py`.
 
 python -m benchmarks.cost_report          # write them
 python -m benchmarks.cost_report --check  # write nothing, fail if the document's tables differ from the rows
@@ -14,6 +14,7 @@ from .cost_claims import Row, claims, find, line, networks
 from .cost_rows import RESULTS, read
 from .documents import DocumentError, fill, table
 from .gpu_cost import RESULTS as GPU_RESULTS
+from .hard_losses import RESULTS as HARD_LOSS_RESULTS
 
 DOCUMENT = Path(__file__).parents[1] / 'docs' / 'performance.md'
 PATTERNS = {'hierarchical': 'tab:blue', 'simple': 'tab:orange', 'instances': 'tab:green'}
@@ -25,7 +26,8 @@ def blocks(rows: Sequence[Row]) -> dict[str, str]:
         'machine': _machine, 'claims': _claims, 'four heads': _four_heads, 'rivals': _rivals, 'lines': _lines,
         'kept': _kept, 'trees': _trees,
     }
-    return {f'cost: {name}': maker(rows) for name, maker in makers.items()} | {'cost: gpu': _gpu(read(GPU_RESULTS))}
+    return {f'cost: {name}': maker(rows) for name, maker in makers.items()} | {
+        'cost: gpu': _gpu(read(GPU_RESULTS)), 'cost: hard losses': _hard_losses(read(HARD_LOSS_RESULTS))}
 
 
 def _machine(rows: Sequence[Row]) -> str:
@@ -117,6 +119,23 @@ def _gpu(rows: Sequence[Row]) -> str:
          f'{float(row["multiply_adds"]):.2f}', f'{_number(row["single_mib"])} MiB', f'{float(row["peak_ratio"]):.2f}']
         for row in rows
     ]) + f'\n\n{"; ".join(devices)}; medians of {", ".join(dict.fromkeys(row["rounds"] for row in rows))} rounds.'
+
+
+def _hard_losses(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in find(rows, quantity='step'):
+        same = {key: row[key] for key in ('loss', 'classes')}
+        alone = next(iter(find(rows, **same, quantity='objective')), None)
+        lines.append([
+            row['loss'], row['classes'], f'{float(alone["own_ms"]):.2f} ms' if alone else '',
+            f'{float(alone["ratio"]):.2f}' if alone else '', f'**{float(row["ratio"]):.3f}** {_spread(row)}',
+            row['bytes_per_image']])
+    first = rows[0]
+    loads = sorted(float(row['load']) for row in rows)
+    return table(['loss', 'classes', 'objective', 'against cross-entropy', 'step', 'bytes per image'], lines) + (
+        f'\n\n{first["cpu"]}, {first["threads"]} thread, torch {first["torch"]}, timm {first["timm"]},'
+        f' `{first["commit"]}`; medians of {first["rounds"]} rounds, CPU time. The machine was busy: its load was'
+        f' {loads[0]:.1f} to {loads[-1]:.1f}.')
 
 
 def _spread(row: Row) -> str:

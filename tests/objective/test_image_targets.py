@@ -28,6 +28,8 @@ def learn(criterion: ImageTargets, data: list[tuple[Tensor, Tensor, Tensor]]) ->
     terms = []
     for logits, labels, index in data:
         terms.append(criterion(logits, labels, index))
+        if criterion.is_updating:
+            assert torch.allclose(criterion.latest, criterion.updated(logits, index), rtol=1e-6, atol=1e-6)
         criterion.store(index, criterion.updated(logits, index))
     return terms
 
@@ -81,6 +83,44 @@ def test_self_ensemble_label_correction_is_its_formula(view):
                 log_p = logits[h, b].log_softmax(dim=0).tolist()
                 expected[h] -= sum(t * p for t, p in zip(view_of(target[image], h, view), log_p, strict=True)) / B
         assert hard_H.tolist() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize('view', VIEWS)
+def test_targets_of_mixed_images_are_mixed_like_their_labels(view):
+    weight, data = 3.0, batches()
+    criterion = EarlyLearningRegularization(N, C, H, 0.7, view, torch.float64, weight=weight)
+    learn(criterion, data)
+    before = criterion.targets.clone()
+    logits, labels, index = data[0]
+    stored = before.expand(H, -1, -1)[:, index].transpose(0, 1).tolist()  # image, head, class
+    share = [[0.7, 0.0, 0.0, 0.3], [0.0, 1.0, 0.0, 0.0], [0.0, 0.6, 0.4, 0.0]]  # the third part of a batch
+    expected = [0.0] * H
+    for b, row in enumerate(share):
+        for h in range(H):
+            seen = [view_of(each, h, view) for each in stored]
+            log_p = logits[h, b].log_softmax(dim=0).tolist()
+            p = [min(max(math.exp(value), 1e-4), 1 - 1e-4) for value in log_p]
+            agreement = sum(row[m] * seen[m][k] * p[k] for m in range(B) for k in range(C))
+            cross_entropy = -sum(row[m] * log_p[labels[m]] for m in range(B))
+            expected[h] += (cross_entropy + weight * math.log(1 - agreement)) / len(share)
+    share_BM = torch.tensor(share, dtype=torch.float64)
+    target_BC = share_BM @ torch.nn.functional.one_hot(labels, C).double()
+    hard_H = criterion(logits[:, :3], target_BC, index, share_BM)
+    assert hard_H.tolist() == pytest.approx(expected, rel=1e-10)
+    assert torch.equal(criterion.targets, before)
+    labels_N = torch.zeros(N, dtype=torch.long)
+    with pytest.raises(ValueError, match='do not mix images'):
+        SelfEnsembleLabelCorrection(labels_N, C, H)(logits[:, :3], target_BC, index, share_BM)
+
+
+def test_targets_in_host_memory_stay_there_and_are_the_same():
+    one, other = (EarlyLearningRegularization(N, C, H, on_host=on_host) for on_host in (False, True))
+    assert EarlyLearningRegularization(N, C, H).to('meta').targets.is_meta
+    assert other.to('meta').double().targets.dtype == torch.float16 and not other.targets.is_meta
+    for hard_H, same_H in zip(learn(one, batches()), learn(other, batches()), strict=True):
+        assert torch.equal(hard_H, same_H)
+    assert torch.equal(one.targets, other.targets)
+    assert 'targets' in other.state_dict()
 
 
 def test_targets_have_no_gradient():

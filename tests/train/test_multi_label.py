@@ -152,7 +152,7 @@ def test_targets_are_mixed_as_the_images_are(several, kind, mode):
     state = TrainState(config, make_model(heads=2), 3, Accelerator(cpu=True))
     images = torch.arange(16.0)[:, None, None, None].expand(16, 1, 8, 8).clone()
     labels_BC = F.one_hot(torch.arange(16), 20).float() + F.one_hot(torch.arange(16) + 4, 20)
-    mixed, target_BC = state._mix(images.clone(), labels_BC, 0, 0)
+    mixed, target_BC, _ = state._mix(images.clone(), labels_BC, 0, 0)
     # Each image is its own number throughout, so the mixture's mean tells the share of each of the two.
     own_B = torch.arange(16.0)
     share_B = (mixed.mean(dim=(1, 2, 3)) - own_B.flip(0)) / (own_B - own_B.flip(0))

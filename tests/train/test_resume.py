@@ -31,6 +31,9 @@ SETTINGS = {
                 '--augment.crop=pad', '--augment.repeats=2', '--noise.rate=0.4', '--checkpoint.every_updates=3'],
     'image targets': ['--objective.hard=elr', '--objective.targets=others', '--noise.rate=0.4', '--grad_accum_steps=2',
                       '--checkpoint.every_updates=3'],
+    'targets of mixed images': [
+        '--objective.hard=elr', '--objective.balance=1', '--objective.targets_device=cpu', '--augment.mixup=0.8',
+        '--augment.cutmix=1', '--ema.decay=0.9', '--grad_accum_steps=2', '--checkpoint.every_updates=3'],
     'best epoch': ['--noise.rate=0.4', '--noise.val=true', '--ema.epochs=1', '--checkpoint.every_updates=3',
                    '--optim.lr=0.1'],
     'changed predictions': ['--noise.rate=0.4', '--stop.on=predictions', '--stop.patience=1', '--optim.lr=0.1',

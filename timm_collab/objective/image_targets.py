@@ -18,14 +18,16 @@ from torch import Tensor
 from .loss import HeadsCriterion, at_least_float32, cross_entropy, mean_of_others
 
 View = Literal['own', 'mean', 'others']
+TARGETS_DTYPE = torch.float16
+"""Of stored targets; bfloat16 would lose updates of less than 0.4 % of a target."""
 
 
 class ImageTargets(HeadsCriterion):
     """Base of hard losses with a running target for each training image.
 
     A loss is computed in two steps, because several processes share the targets. `forward` takes the targets with this
-    batch's predictions in them, and leaves the stored ones as they are. `store` writes the result of `updated`, of the
-    images of all processes.
+    batch's predictions in them, and leaves the stored ones as they are. `store` writes those that it took, `latest`, or
+    the result of `updated`, of the images of all processes.
 
     Args:
         num_images: Number of training images, N.
@@ -33,11 +35,12 @@ class ImageTargets(HeadsCriterion):
         num_heads: Number of heads, H.
         momentum: Weight of the old target in an update, in [0, 1).
         view: Whose predictions make the target of a head: its own, the mean of all heads, or the mean of the others.
-        dtype: Of the stored targets. bfloat16 would lose updates of less than 0.4 % of a target.
+        dtype: Dtype of the stored targets.
         on_host: Keep the targets in host memory, wherever the module is moved. Each batch's targets are copied.
 
     Attributes:
         targets: The stored targets: [H, N, C], or [1, N, C] for the view `mean`.
+        latest: What `updated` gives for the batch that `forward` was last called with.
 
     Raises:
         ValueError: The momentum is out of range, or a single head has no others.
@@ -52,7 +55,7 @@ class ImageTargets(HeadsCriterion):
             num_heads: int = 1,
             momentum: float = 0.7,
             view: View = 'own',
-            dtype: torch.dtype = torch.float16,
+            dtype: torch.dtype = TARGETS_DTYPE,
             on_host: bool = False,
     ) -> None:
         super().__init__()
@@ -63,6 +66,7 @@ class ImageTargets(HeadsCriterion):
         self.momentum = momentum
         self.view = view
         self.on_host = on_host
+        self.latest: Tensor | None = None
         stored = 1 if view == 'mean' else num_heads
         self.register_buffer('targets', torch.zeros(stored, num_images, num_classes, dtype=dtype))
 
@@ -74,10 +78,20 @@ class ImageTargets(HeadsCriterion):
     @torch.no_grad()
     def updated(self, logits_HBC: Tensor, index_B: Tensor) -> Tensor:
         """Targets of a batch with its predictions in them, in float32: [H, B, C], or [1, B, C] for the view `mean`."""
-        predicted_HBC = self._predicted(at_least_float32(logits_HBC.detach()))
+        return self._averaged(at_least_float32(logits_HBC).softmax(dim=-1), index_B)
+
+    @torch.no_grad()
+    def _averaged(self, p_HBC: Tensor, index_B: Tensor) -> Tensor:
+        """Targets of a batch with these predictions in them, see `updated`."""
+        predicted_HBC = self._predicted(p_HBC)
         if self.view == 'mean':
             predicted_HBC = predicted_HBC.mean(dim=0, keepdim=True)
-        return self.momentum * self._stored(index_B, predicted_HBC) + (1. - self.momentum) * predicted_HBC
+        return self._stored(index_B, predicted_HBC).lerp_(predicted_HBC, 1. - self.momentum)
+
+    def _taken(self, p_HBC: Tensor, index_B: Tensor) -> Tensor:
+        """The targets that each head learns [H, B, C], which also become `latest`."""
+        self.latest = self._averaged(p_HBC, index_B)
+        return self.seen(self.latest, len(p_HBC))
 
     @torch.no_grad()
     def store(self, index_B: Tensor, updated_HBC: Tensor) -> None:
@@ -85,9 +99,10 @@ class ImageTargets(HeadsCriterion):
         if not self.is_updating:
             return
         image_M, place_B, count_M = index_B.unique(return_inverse=True, return_counts=True)
-        sum_HMC = updated_HBC.new_zeros(len(updated_HBC), len(image_M), updated_HBC.shape[-1])
-        mean_HMC = sum_HMC.index_add_(1, place_B, updated_HBC) / count_M[:, None]
-        self.targets[:, image_M.to(self.targets.device)] = mean_HMC.to(self.targets)
+        if len(image_M) < len(index_B):
+            sum_HMC = updated_HBC.new_zeros(len(updated_HBC), len(image_M), updated_HBC.shape[-1])
+            index_B, updated_HBC = image_M, sum_HMC.index_add_(1, place_B, updated_HBC) / count_M[:, None]
+        self.targets.index_copy_(1, index_B.to(self.targets.device), updated_HBC.to(self.targets))
 
     def seen(self, updated_HBC: Tensor, num_heads: int) -> Tensor:
         """The target of each head [H, B, C], by the view."""
@@ -97,11 +112,11 @@ class ImageTargets(HeadsCriterion):
 
     def _stored(self, index_B: Tensor, like: Tensor) -> Tensor:
         """Stored targets of a batch with the device and dtype of another tensor, [H, B, C] or [1, B, C]."""
-        return self.targets[:, index_B.to(self.targets.device)].to(like)
+        return self.targets.index_select(1, index_B.to(self.targets.device)).to(like)
 
-    def _predicted(self, logits_HBC: Tensor) -> Tensor:
-        """What a target is averaged from."""
-        return logits_HBC.softmax(dim=-1)
+    def _predicted(self, p_HBC: Tensor) -> Tensor:
+        """What a target is averaged from, by the probabilities of the classes."""
+        return p_HBC
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ImageTargets:
         """Keep targets on the host where `on_host`: `to`, `cuda` and their like come through here."""
@@ -153,22 +168,23 @@ class EarlyLearningRegularization(ImageTargets):
     ) -> Tensor:
         """Compute the hard term of each head [H], see `HeadsCriterion.forward`."""
         index_B = _given(index_B)
-        logits_HBC = at_least_float32(logits_HBC)
+        log_p_HBC = at_least_float32(logits_HBC).log_softmax(dim=-1)
+        p_HBC = log_p_HBC.exp()
         if share_BM is None:
-            target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
+            target_HBC = self._taken(p_HBC, index_B)
+            hard_HB = -log_p_HBC.gather(-1, target.expand(len(p_HBC), -1)[..., None]).squeeze(-1)
         else:
-            image_HMC = self.seen(self._stored(index_B, logits_HBC), len(logits_HBC))
-            with torch.autocast(logits_HBC.device.type, enabled=False):
-                target_HBC = share_BM.to(logits_HBC.dtype) @ image_HMC
-            target = target.to(logits_HBC.dtype)
-        p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
-        kept_HB = torch.log1p(-(target_HBC * p_HBC).sum(dim=-1))
-        hard_HB = cross_entropy(logits_HBC, target.expand(len(logits_HBC), *target.shape))
+            image_HMC = self.seen(self._stored(index_B, p_HBC), len(p_HBC))
+            with torch.autocast(p_HBC.device.type, enabled=False):
+                target_HBC = share_BM.to(p_HBC.dtype) @ image_HMC
+            hard_HB = -(target.to(p_HBC.dtype) * log_p_HBC).sum(dim=-1)
+        clamped_HBC = F.hardtanh(p_HBC, 1e-4, 1. - 1e-4)  # the backward pass of clamp takes several times as long
+        kept_HB = torch.log1p(-(target_HBC * clamped_HBC).sum(dim=-1))
         return hard_HB.mean(dim=-1) + self.weight * kept_HB.mean(dim=-1)
 
-    def _predicted(self, logits_HBC: Tensor) -> Tensor:
-        p_HBC = logits_HBC.softmax(dim=-1).clamp(1e-4, 1. - 1e-4)
-        return p_HBC / p_HBC.sum(dim=-1, keepdim=True)
+    def _predicted(self, p_HBC: Tensor) -> Tensor:
+        p_HBC = p_HBC.clamp(1e-4, 1. - 1e-4)
+        return p_HBC.div_(p_HBC.sum(dim=-1, keepdim=True))
 
     def extra_repr(self) -> str:
         """Return the settings, for printing the module."""
@@ -230,8 +246,9 @@ class SelfEnsembleLabelCorrection(ImageTargets):
         logits_HBC = at_least_float32(logits_HBC)
         if not self.correcting:
             return cross_entropy(logits_HBC, target.expand(len(logits_HBC), -1)).mean(dim=-1)
-        target_HBC = self.seen(self.updated(logits_HBC, index_B), len(logits_HBC))
-        return -(target_HBC * logits_HBC.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
+        log_p_HBC = logits_HBC.log_softmax(dim=-1)
+        target_HBC = self._taken(log_p_HBC.exp(), index_B)
+        return -(target_HBC * log_p_HBC).sum(dim=-1).mean(dim=-1)
 
 
 def _given(index_B: Tensor | None) -> Tensor:

@@ -324,7 +324,7 @@ class CollaborativeLoss(nn.Module):
 
 def mean_of_others(values: Tensor) -> Tensor:
     """Average, for each of at least two heads, the values of all other heads, [H, ...]."""
-    return (values.sum(dim=0, keepdim=True) - values) / (len(values) - 1)
+    return (values.sum(dim=0, keepdim=True) - values).div_(len(values) - 1)
 
 
 def cross_entropy(logits_HBC: Tensor, target: Tensor) -> Tensor:

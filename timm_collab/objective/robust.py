@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .loss import HeadsCriterion, at_least_float32, cross_entropy, mean_of_others
@@ -43,9 +43,9 @@ class GeneralizedCrossEntropy(nn.Module):
 
     def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
         """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
+        log_p_BC = at_least_float32(logits_BC).log_softmax(dim=-1)
         # exp(q log p) has a finite gradient where p underflows, p ** q does not.
-        loss_BC = -torch.expm1(self.q * logits_BC.log_softmax(dim=-1)) / self.q
-        return _expected(loss_BC, target)
+        return _expected(lambda log_p: -torch.expm1(self.q * log_p) / self.q, log_p_BC, target)
 
     def extra_repr(self) -> str:
         """Return the settings, for printing the module."""
@@ -63,14 +63,17 @@ class _WithReverseCrossEntropy(nn.Module, ABC):
         self.beta = beta
 
     @abstractmethod
-    def _active(self, log_p_BC: Tensor) -> Tensor:
-        """The other loss, of each class as the label [B, C]."""
+    def _active(self, log_p: Tensor, log_p_BC: Tensor) -> Tensor:
+        """The other loss, by the log-probability of the label [B, 1], or of each class as the label [B, C]."""
 
     def forward(self, logits_BC: Tensor, target: Tensor) -> Tensor:
         """Compute the mean loss of logits [B, C] and class indices [B] or probabilities [B, C]."""
-        log_p_BC = logits_BC.log_softmax(dim=-1)
-        reverse_BC = -_LOG_ZERO * -torch.expm1(log_p_BC)
-        return _expected(self.alpha * self._active(log_p_BC) + self.beta * reverse_BC, target)
+        log_p_BC = at_least_float32(logits_BC).log_softmax(dim=-1)
+        return _expected(
+            lambda log_p: self.alpha * self._active(log_p, log_p_BC) + self.beta * (_LOG_ZERO * torch.expm1(log_p)),
+            log_p_BC,
+            target,
+        )
 
     def extra_repr(self) -> str:
         """Return the settings, for printing the module."""
@@ -95,8 +98,8 @@ class SymmetricCrossEntropy(_WithReverseCrossEntropy):
     def __init__(self, alpha: float = 0.1, beta: float = 1.0) -> None:
         super().__init__(alpha, beta)
 
-    def _active(self, log_p_BC: Tensor) -> Tensor:
-        return -log_p_BC
+    def _active(self, log_p: Tensor, log_p_BC: Tensor) -> Tensor:
+        return -log_p
 
 
 class NormalizedCrossEntropy(_WithReverseCrossEntropy):
@@ -118,8 +121,8 @@ class NormalizedCrossEntropy(_WithReverseCrossEntropy):
     def __init__(self, alpha: float = 1.0, beta: float = 1.0) -> None:
         super().__init__(alpha, beta)
 
-    def _active(self, log_p_BC: Tensor) -> Tensor:
-        return log_p_BC / log_p_BC.sum(dim=-1, keepdim=True)
+    def _active(self, log_p: Tensor, log_p_BC: Tensor) -> Tensor:
+        return log_p / log_p_BC.sum(dim=-1, keepdim=True)
 
 
 class SmallLossSelection(HeadsCriterion):
@@ -228,8 +231,11 @@ class JointSelection(SmallLossSelection):
         return f'{super().extra_repr()}, agreement={self.agreement}'
 
 
-def _expected(loss_BC: Tensor, target: Tensor) -> Tensor:
-    """Mean over the batch of the loss of the labelled class, or of the expectation over class probabilities."""
+def _expected(loss_of: Callable[[Tensor], Tensor], log_p_BC: Tensor, target: Tensor) -> Tensor:
+    """Mean over the batch of the loss of the labelled class, or of the expectation over class probabilities.
+
+    The loss depends on the log-probability of the label; it is not computed for other classes where one is labelled.
+    """
     if target.ndim == 1:
-        return F.nll_loss(-loss_BC, target)
-    return (loss_BC * target).sum(dim=-1).mean()
+        return loss_of(log_p_BC.gather(1, target[:, None])).mean()
+    return (loss_of(log_p_BC) * target).sum(dim=-1).mean()

@@ -1,6 +1,7 @@
 """The parts of a run that a recipe names: model, objective, mixup."""
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..model import CollabModel
 from ..model.classifiers import narrow_classifiers, scale_classifiers
 from ..objective.baselines import GatedEnsembleLoss, MutualLearningLoss
 from ..objective.class_balance import PriorDivergence, WeightedCrossEntropy
-from ..objective.image_targets import EarlyLearningRegularization, SelfEnsembleLabelCorrection
+from ..objective.image_targets import TARGETS_DTYPE, EarlyLearningRegularization, SelfEnsembleLabelCorrection
 from ..objective.loss import CollaborativeLoss
 from ..objective.robust import (
     GeneralizedCrossEntropy,
@@ -182,6 +183,45 @@ def _hard_loss(
     if config.hard == 'selc':
         return SelfEnsembleLabelCorrection(labels, num_classes, num_heads, **options)
     return EarlyLearningRegularization(len(labels), num_classes, num_heads, weight=config.elr_weight, **options)
+
+
+def check_targets(
+        config: ObjectiveConfig, num_images: int, num_classes: int, num_heads: int, device: torch.device) -> str | None:
+    """Compare the memory of the targets that an objective keeps of each image with what there is.
+
+    Returns:
+        A note on large targets, of 1 GB or more.
+
+    Raises:
+        TrainError: The targets are larger than the memory where they are kept.
+    """
+    if config.hard not in PER_IMAGE:
+        return None
+    stored = 1 if config.targets == 'mean' else num_heads
+    size = stored * num_images * num_classes * TARGETS_DTYPE.itemsize
+    where = torch.device('cpu') if config.targets_device == 'cpu' else device
+    what = (f'objective.hard {config.hard} keeps a target of each image: {stored} x {num_images:,} images x'
+            f' {num_classes:,} classes take {size / 1e9:,.1f} GB of the memory of {where}, of each process')
+    ways = []
+    if stored > 1:
+        ways.append(f'--objective.targets mean, one for all heads, for {size / stored / 1e9:,.1f} GB')
+    if where.type != 'cpu':
+        ways.append('--objective.targets_device cpu, for host memory')
+    total = _total_memory(where)
+    instead = f': write {", or ".join(ways)}' if ways else ': choose an objective that remembers no images'
+    require(size <= total, f'{what}, which has {total / 1e9:,.1f} GB{instead}')
+    if size < 1e9:
+        return None
+    return f'{what}, and of each checkpoint{"; less with " + ", or ".join(ways) if ways else ""}'
+
+
+def _total_memory(device: torch.device) -> float:
+    """Bytes of memory of a device, infinite where unknown."""
+    if device.type == 'cuda':
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    if device.type == 'cpu' and hasattr(os, 'sysconf'):
+        return float(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
+    return math.inf
 
 
 def _prior(labels_N: Tensor, num_classes: int, class_weights: Tensor | None, balanced: bool) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..model import CollabModel
-from .build import build_model, check_compile, check_input
+from .build import build_model, check_compile, check_input, check_targets
 from .config import TrainConfig
 from .data.augment.preprocess import make_preprocessing
 from .data.labels.class_balance import absent_classes, class_weights
@@ -177,7 +177,7 @@ def prepare(configs: Sequence[TrainConfig], accelerator: Accelerator) -> Prepare
         datasets.disable_progress_bars()
     with accelerator.main_process_first():
         source = load_source(config.data, config.noise.column, config.model.num_classes)
-    splits = _with_note(make_splits(source, config), config)
+    splits = _with_notes(make_splits(source, config), config, accelerator.device)
     _class_weights(splits, config)  # for its errors, before anything is decoded
 
     models: list[CollabModel] = []
@@ -205,8 +205,8 @@ def _class_weights(splits: Splits, config: TrainConfig) -> Tensor | None:
     return class_weights(config.data, given, splits.label_names, splits.num_classes)
 
 
-def _with_note(splits: Splits, config: TrainConfig) -> Splits:
-    """Add what is to be said about the number of training images of the classes."""
+def _with_notes(splits: Splits, config: TrainConfig, device: torch.device) -> Splits:
+    """Add what is to be said about the number of training images, of each class and of all."""
     if not isinstance(splits.train, StreamSplit):
         note = absent_classes(config.data, splits.train.labels, splits.label_names, splits.num_classes)
     elif config.data.class_weights is None:
@@ -214,4 +214,5 @@ def _with_note(splits: Splits, config: TrainConfig) -> Splits:
     else:
         note = ('data.class_weights are scaled to a mean of 1 over the classes, as the number of images of each is'
                 ' unknown in a stream; without data.streaming, over the training images')
-    return splits if note is None else dataclasses.replace(splits, notes=(*splits.notes, note))
+    targets = check_targets(config.objective, len(splits.train), splits.num_classes, config.model.num_heads, device)
+    return dataclasses.replace(splits, notes=(*splits.notes, *filter(None, (note, targets))))

@@ -78,6 +78,7 @@ def test_the_curves_and_the_weights_are_those_of_one_process(runs: tuple[Path, P
 
 
 FLOAT64 = """
+import json
 import sys
 import torch
 from safetensors.torch import save_file
@@ -85,24 +86,26 @@ from tests.train.toys import make_data, make_model, make_trainer
 from timm_collab.train.config.parse import parse_config
 from timm_collab.train.prepare import make_accelerator
 
-config = parse_config([
-    '--model.name=collab_test_vit', '--data.path=-', '--epochs=2', '--batch_size=16', '--optim.lr=0.01',
-    '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true', *sys.argv[2:]])
-images, target = make_data(32)
-model = make_model(4, 'collab_test_vit', img_size=32).double()
-accelerator = make_accelerator(config)
-weights = torch.linspace(0.2, 1.8, 10) if config.data.class_weights else None
-trainer = make_trainer(
-    config, model, data=(images.double(), target), accelerator=accelerator, class_weights=weights)
-rows = trainer.fit()
-kept = trainer.finish().kept.epoch
-released = trainer.release()
-assert kept < len(rows)
-if accelerator.is_main_process:
+saved = {}
+for number, keys in enumerate(map(json.loads, sys.argv[2:])):
+    config = parse_config([
+        '--model.name=collab_test_vit', '--data.path=-', '--epochs=2', '--batch_size=16', '--optim.lr=0.01',
+        '--optim.clip_grad=1.0', '--ema.decay=0.8', '--deterministic=true', *keys])
+    images, target = make_data(32)
+    model = make_model(config.model.num_heads, 'collab_test_vit', img_size=32).double()
+    accelerator = make_accelerator(config)
+    weights = torch.linspace(0.2, 1.8, 10) if config.data.class_weights else None
+    trainer = make_trainer(
+        config, model, data=(images.double(), target), accelerator=accelerator, class_weights=weights)
+    rows = trainer.fit()
+    trainer.finish()
     losses = torch.tensor([
         [row['train_loss'], row.get('changed_predictions') or 0, *row['val']['loss_heads']] for row in rows],
         dtype=torch.float64)
-    save_file({**released.state_dict(), 'losses': losses}, sys.argv[1])
+    saved |= {f'{number}.{name}': tensor for name, tensor in trainer.release().state_dict().items()}
+    saved[f'{number}.losses'] = losses
+if accelerator.is_main_process:
+    save_file(saved, sys.argv[1])
 """
 
 
@@ -112,12 +115,31 @@ if accelerator.is_main_process:
     ['--stop.on=predictions', '--stop.patience=1', '--grad_accum_steps=2'],
 ], ids=['plain', 'class weights', 'balanced', 'image targets', 'changed predictions'])
 def test_in_float64_two_halves_of_a_batch_are_the_batch(tmp_path: Path, keys: list[str]) -> None:
-    (tmp_path / 'train.py').write_text(FLOAT64)
-    for processes in (1, 2):
-        Launch(['train.py', f'{processes}.safetensors', *keys], tmp_path, processes).finish()
-    one, two = (load_file(tmp_path / f'{processes}.safetensors') for processes in (1, 2))
+    _assert_same_training(tmp_path, [keys], [keys])
+
+
+def test_in_float64_every_loss_for_wrong_labels_is_the_same_on_two_processes(tmp_path: Path) -> None:
+    small_loss = ['--objective.hard=small_loss', '--objective.noise_rate=0.4', '--objective.noise_rate_epochs=1']
+    of_examples = [
+        ['--objective.hard=gce'], ['--objective.hard=sce'], ['--objective.hard=nce_rce'],
+        ['--objective.hard=selc', '--objective.selc_epoch=1'],
+        # No pair is mixed: what a process mixes is its own part of the batch.
+        ['--objective.hard=elr', '--objective.targets=mean', '--augment.mixup=1', '--augment.mixup_prob=0'],
+    ]
+    of_parts = [small_loss, [*small_loss, '--objective.select=joint', '--objective.balance=1']]
+    in_turn = [[*keys, '--grad_accum_steps=2'] for keys in of_parts]
+    alone, shared = ([[*keys, '--model.heads=2'] for keys in of_examples + more] for more in (in_turn, of_parts))
+    _assert_same_training(tmp_path, alone, shared)
+
+
+def _assert_same_training(folder: Path, alone: list[list[str]], shared: list[list[str]]) -> None:
+    """Train with some keys on one process and with others on two, and compare weights and losses."""
+    (folder / 'train.py').write_text(FLOAT64)
+    for processes, settings in ((1, alone), (2, shared)):
+        Launch(['train.py', f'{processes}.safetensors', *map(json.dumps, settings)], folder, processes).finish()
+    one, two = (load_file(folder / f'{processes}.safetensors') for processes in (1, 2))
     for name, tensor in one.items():
-        rtol = 1e-6 if name == 'losses' else 1e-10  # losses are logged in float32
+        rtol = 1e-6 if name.endswith('losses') else 1e-10  # losses are logged in float32
         torch.testing.assert_close(two[name], tensor, rtol=rtol, atol=1e-12)
     assert max((two[name] - tensor).abs().max() for name, tensor in one.items() if tensor.numel()) > 0  # two did it
 

@@ -29,6 +29,7 @@ KEYS = ('--batch_size=16', '--epochs=4', '--objective.ramp_up_epochs=3', '--obje
 @pytest.mark.parametrize(('backend', 'more'), [
     ('eager', ('--objective.hard=bce',)),
     ('aot_eager', ('--grad_checkpointing=branches', '--optim.freeze_trunk_epochs=1')),
+    ('aot_eager', ('--objective.hard=elr', '--objective.targets=others', '--objective.balance=1')),
 ])
 def test_the_steps_are_those_of_a_run_that_is_not_compiled(recipe, backend: str, more: tuple[str, ...]) -> None:
     expected, losses, _ = trained(recipe(*KEYS, *more))

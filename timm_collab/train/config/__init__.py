@@ -205,9 +205,9 @@ class TrainConfig(KeyGroup):
         require(hard != 'selc' or not self.augment.mixes,
                 'objective.hard selc corrects the label of each image, and mixed images have two: leave out'
                 ' augment.mixup and augment.cutmix')
-        require(hard != 'elr' or not self.augment.mixes or self.ema.decay is not None,
+        require(hard != 'elr' or not self.augment.mixes or self.ema.is_on,
                 'objective.hard elr remembers what unmixed images are: with augment.mixup or augment.cutmix their'
-                ' predictions come from the running average of the weights, write --ema.decay 0.997, or leave them out')
+                ' predictions come from the moving average of the weights, write --ema.epochs 3, or leave them out')
         require(hard != 'small_loss' or not self.augment.mixes,
                 'objective.hard small_loss selects images by their label, and mixed images have two: leave out'
                 ' augment.mixup and augment.cutmix')

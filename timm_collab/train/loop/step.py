@@ -187,7 +187,7 @@ class TrainState:
         config, accelerator, parts = self.config, self.accelerator, self.config.grad_accum_steps
         updates = epoch * self.updates_per_epoch + step
         if self.mixup is not None and self.needs_index:
-            self._remember(self._predict_unmixed(images), index)
+            self._remember(index, self._predict_unmixed(images))
         images, target, share = self._mix(images, given, epoch, step)
         if config.data.soft_labels:  # without noise; measured by the most probable class
             given = clean = given.argmax(dim=1)
@@ -206,7 +206,7 @@ class TrainState:
                 result = self.task(images_part, target_part, index_part, share_part)
                 accelerator.backward(result['loss'] / parts if parts > 1 else result['loss'])
             if share is None:
-                self._remember(result['logits'], index_part)
+                self._remember(index_part)
                 if self.changes is not None and index_part is not None:
                     self.changes.store(index_part, result['logits'])
             rows.append(self._measure(result, given_part, given_part if clean is given else clean_part))
@@ -225,11 +225,12 @@ class TrainState:
         """Whether the objective needs to know which images a batch has."""
         return isinstance(self.task.criterion.criterion, ImageTargets) or self.changes is not None
 
-    def _remember(self, logits_HBC: Tensor, index_B: Tensor | None) -> None:
-        """Store the targets of the images that this and all other processes have computed."""
+    def _remember(self, index_B: Tensor | None, logits_HBC: Tensor | None = None) -> None:
+        """Store the targets of the images that this and all other processes have computed, or have these logits of."""
         targets = self.task.criterion.criterion
         if index_B is not None and isinstance(targets, ImageTargets) and targets.is_updating:
-            updated_HBC = targets.updated(logits_HBC, index_B)
+            updated_HBC = targets.latest if logits_HBC is None else targets.updated(logits_HBC, index_B)
+            assert updated_HBC is not None
             if self.accelerator.num_processes > 1:
                 index_B = gather(index_B)
                 updated_HBC = gather(updated_HBC.transpose(0, 1).contiguous()).transpose(0, 1)
