@@ -158,3 +158,17 @@ def test_a_recipe_from_before_these_keys_is_taken_up(recipe, tmp_path):
     file.write_text(yaml.safe_dump(saved))
     assert load_run(tmp_path / 'run').config.keep == 'best'
     train(recipe('--epochs=2'))
+
+
+def test_a_run_compares_with_the_network_alone_by_its_loss_and_by_cross_entropy(recipe, tmp_path, capsys):
+    argv = ['--compare_single=true', '--compare_plain=true', '--objective.hard=elr', '--objective.balance=1']
+    summary = train(recipe(*argv))
+    assert [each.num_heads for each in (summary.single, summary.plain)] == [1, 1]
+    for name, hard, balance in (('single', 'elr', 1.0), ('plain', 'ce', 0.0)):
+        saved = yaml.safe_load((tmp_path / 'run' / name / 'config.yaml').read_text())
+        objective = saved['objective']
+        assert (objective['hard'], objective['balance'], saved['model']['heads']) == (hard, balance, 1)
+    assert 'single network, cross-entropy' in capsys.readouterr().out
+    plain = recipe('--compare_single=true', '--compare_plain=true')
+    assert list(plain.compared()) == ['single']  # which is that network
+    assert list(recipe(*argv, '--model.heads=1').compared()) == ['plain']

@@ -102,7 +102,7 @@ def test_invalid_value_of_a_group_is_refused(make, message):
     (dict(seed=2**32), 'seed must lie in'),
     (dict(max_loss=float('nan')), 'max_loss must be greater than 0, got nan'),
     (dict(cpu_threads=0), 'cpu_threads must be at least 1, got 0'),
-    (dict(augment=AugmentConfig(mixup=0.2), objective=ObjectiveConfig(hard='elr')), 'write --ema.decay 0.997'),
+    (dict(augment=AugmentConfig(mixup=0.2), objective=ObjectiveConfig(hard='elr')), 'write --ema.epochs 3'),
     (dict(augment=AugmentConfig(cutmix=1.0), ema=EmaConfig(decay=0.9), objective=ObjectiveConfig(hard='selc')),
      'mixed images have two'),
     (dict(augment=AugmentConfig(mixup=0.2), objective=ObjectiveConfig(hard='small_loss', noise_rate=0.4)),

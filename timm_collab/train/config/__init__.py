@@ -79,8 +79,8 @@ class TrainConfig(KeyGroup):
     batch_size: int = key(128, 'images per update, over all processes together', ge=1)
     compare_single: bool = key(False, 'also train the single network, without a tree, with the same recipe, into'
                                       ' single/ (with one head, the run itself is that)')
-    compare_plain: bool = key(False, 'also train the single network by cross-entropy, where the recipe has another loss'
-                                     ' for the labels, into plain/')
+    compare_plain: bool = key(False, 'also train the single network by cross-entropy, into plain/, where the recipe has'
+                                     ' a loss for wrong labels or smoothing')
     grad_accum_steps: int = key(1, 'compute each batch in this many parts in sequence, which needs less memory', ge=1)
     grad_checkpointing: bool | Literal['branches'] = key(
         False, 'recompute activations in the backward pass, which needs less memory: all of them (true), or those after'
@@ -169,10 +169,6 @@ class TrainConfig(KeyGroup):
             require(self.model.num_heads > 1, f'{freezes}: a single network has none')
             require(not (self.compare_single or self.compare_plain),
                     f'{freezes}: the single network that compare_single and compare_plain train has none')
-        if self.compare_plain:
-            require(not self.objective.is_plain and self.objective.hard != 'bce',
-                    'compare_plain compares with cross-entropy, which this recipe learns the labels by: write'
-                    ' compare_single')
         if self.teacher.given:
             require(self.model.num_heads == 1,
                     f'a teacher teaches a single network, got {self.model.num_heads} heads: write model.heads 1, or'
@@ -233,7 +229,7 @@ class TrainConfig(KeyGroup):
         recipes = {}
         if self.compare_single and self.model.num_heads > 1:
             recipes[SINGLE] = alone
-        if self.compare_plain:
+        if self.compare_plain and not self.objective.is_plain:
             recipes[PLAIN] = dataclasses.replace(alone, objective=ObjectiveConfig())
         return recipes
 

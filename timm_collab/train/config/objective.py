@@ -103,8 +103,8 @@ class ObjectiveConfig(KeyGroup):
 
     @property
     def is_plain(self) -> bool:
-        """Whether labels are learned by plain cross-entropy."""
-        return self.hard == 'ce' and self.balance == 0 and self.smoothing == 0
+        """Whether labels are learned by cross-entropy, binary or not, and nothing else."""
+        return self.hard in ('ce', 'bce') and self.balance == 0 and self.smoothing == 0
 
     def _check_robust(self) -> None:
         """Check the keys of the losses for wrong labels."""
