@@ -59,7 +59,7 @@ def test_documents_are_up_to_date_until_results_change(results):
     assert results.update(write=True) == before
     text = document.read_text()
     assert text.startswith('# What was found\n\nBefore.\n') and text.endswith('<!-- end -->\n\nAfter.\n')
-    assert '\n### 40 %\n' in text and '| tree | 3 | 22.00 ± 3.00 | -2.00 ± 2.48 |' in text
+    assert '\n### 40 %\n' in text and '| tree | 3 | 23.00 ± 3.00 | 22.00 ± 3.00 | -2.00 ± 2.48 |' in text
     assert '](found/toy/gain.png)' in text and '](../benchmarks/results/toy/runs.csv)' in text
     assert results.update(write=False) == []
 

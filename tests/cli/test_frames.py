@@ -16,16 +16,16 @@ def test_frames_from_the_command_to_the_objective(tmp_path, monkeypatch):
     frames: list[str] = []
     evaluate = CollaborativeLoss.evaluate
 
-    def record(self, logits_HBC, target, index_B):
+    def record(self, logits_HBC, target, *others):
         if not frames:
             for frame in reversed(inspect.stack(context=0)[1:]):
                 path = Path(frame.filename)
                 if path.is_relative_to(PACKAGE):
                     frames.append(f'{path.relative_to(PACKAGE).as_posix()}: {frame.function}')
-        return evaluate(self, logits_HBC, target, index_B)
+        return evaluate(self, logits_HBC, target, *others)
 
     monkeypatch.setattr(CollaborativeLoss, 'evaluate', record)
-    assert main(['train', '--config=quickstart', '--epochs=1', '--compare_single=false', '--plots=false',
+    assert main(['train', '--config=quickstart', '--epochs=1', '--compare_single=false', '--compare_plain=false', '--plots=false',
                  '--data.max_train_samples=64', f'--output={tmp_path / "run"}']) == 0
     print(*frames, sep='\n')  # noqa: T201  (shown by `pytest -rP`)
     assert frames[0] == 'cli/__init__.py: main'

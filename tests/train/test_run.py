@@ -52,28 +52,29 @@ def quickstart(tmp_path_factory):
     return folder / 'out', done
 
 
-def test_quickstart_prints_both_errors_and_the_line_to_paste(quickstart):
+def test_quickstart_prints_three_errors_and_the_line_to_paste(quickstart):
     folder, done = quickstart
     lines = done.stdout.strip().splitlines()
     summary = json.loads((folder / 'summary.json').read_text())
     assert lines[-1] == summary['load']
     assert lines[-1] == "import timm; model = timm.create_model('local-dir:out/pruned', pretrained=True)"
     assert lines[-3] == (
-        f'test error: single network {summary["single"]["error_kept"]:.1f} %'
+        f'test error: single network, cross-entropy {summary["plain"]["error_kept"]:.1f} %'
+        f'    single network {summary["single"]["error_kept"]:.1f} %'
         f'    4-head tree {summary["error_kept"]:.1f} %'
         f' (kept head {summary["kept_head"]} of 0-3, consensus {summary["error_consensus"]:.1f} %)'
     )
-    assert sum(line.strip().startswith('1/1 ') for line in lines) == 2
+    assert sum(line.strip().startswith('1/1 ') for line in lines) == 3
 
 
 def test_quickstart_leaves_a_complete_run_folder(quickstart):
     folder, _ = quickstart
-    for run, heads in ((folder, 4), (folder / 'single', 1)):
+    for run, heads in ((folder, 4), (folder / 'single', 1), (folder / 'plain', 1)):
         names = {
             'config.yaml', 'train_labels.csv', 'metrics.jsonl', 'checkpoints', 'tree.safetensors', 'pruned',
             'summary.json',
         }
-        names |= {'single', '.lock', *(['plots'] if can_plot() else [])} if heads == 4 else set()
+        names |= {'single', 'plain', '.lock', *(['plots'] if can_plot() else [])} if heads == 4 else set()
         assert {path.name for path in run.iterdir()} == names
         assert {path.name for path in (run / 'pruned').iterdir()} == {'config.json', 'model.safetensors'}
         config = yaml.safe_load((run / 'config.yaml').read_text())

@@ -31,7 +31,7 @@ def test_streams_never_change() -> None:
     assert {purpose.name: purpose.value for purpose in Purpose} == {
         'HOLD_OUT': ('generator', 1), 'SUBSET': ('generator', 2), 'ORDER': ('generator', 3),
         'STREAMED_ORDER': ('generator', 4), 'BALANCED': ('generator', 7), 'SUBSET_HELD_OUT': ('generator', 11),
-        'NOISE': ('generator', 0x6C61626C),
+        'NOISE': ('generator', 0x6C61626C), 'NOISE_HELD_OUT': ('generator', 12),
         'CROP': ('draws', 1), 'HFLIP': ('draws', 2), 'VFLIP': ('draws', 3), 'COLOR': ('draws', 4),
         'ERASE': ('draws', 5), 'REPLACE': ('draws', 6),
         'UPDATE': ('global', 'update'), 'MIXUP': ('global', 'mixup'),

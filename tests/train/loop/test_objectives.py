@@ -60,7 +60,8 @@ def test_binary_objective_equals_its_formula(recipe, total: bool, threshold: flo
     """Class by class: -y log p - (1 - y) log(1 - p) against the label and against the others' mean logit."""
     keys = [] if threshold is None else [f'--objective.bce_target_threshold={threshold}']
     config = recipe('--objective.hard=bce', f'--objective.smoothing={smoothing}', '--objective.beta=0.3',
-                    f'--objective.bce_sum={str(total).lower()}', '--objective.temperature=3', *keys).objective
+                    f'--objective.bce_sum={str(total).lower()}', '--objective.temperature=3',
+                    '--objective.full_labels=false', *keys).objective
     heads, batch, classes = 3, 4, 5
     generator = torch.Generator().manual_seed(0)
     logits_HBC = (2 * torch.randn(heads, batch, classes, dtype=torch.float64, generator=generator)).requires_grad_()

@@ -225,13 +225,16 @@ class TrainConfig(KeyGroup):
 
     def compared(self) -> dict[str, TrainConfig]:
         """The recipes of networks alone to compare with, by their folders, `single` and `plain`."""
-        alone = dataclasses.replace(self, model=self.model.single(), compare_single=False, compare_plain=False)
-        recipes = {}
+        objectives = {}
         if self.compare_single and self.model.num_heads > 1:
-            recipes[SINGLE] = alone
+            objectives[SINGLE] = self.objective
         if self.compare_plain and not self.objective.is_plain:
-            recipes[PLAIN] = dataclasses.replace(alone, objective=ObjectiveConfig())
-        return recipes
+            objectives[PLAIN] = ObjectiveConfig()
+        return {
+            name: dataclasses.replace(
+                self, model=self.model.single(), objective=objective, compare_single=False, compare_plain=False)
+            for name, objective in objectives.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain data, nested by group, except those about the run folder."""

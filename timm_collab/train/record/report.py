@@ -19,6 +19,8 @@ WAITED = 0.2
 
 VANISHED = 0.15
 """Part of the mean recall under which a class counts as lost."""
+LEARNED = 3
+"""Times the accuracy of guessing from which a class may count as lost: before, all classes are."""
 
 
 def network_name(config: ModelConfig) -> str:
@@ -176,7 +178,8 @@ def _vanished(summary: RunSummary) -> list[str]:
     """A warning about classes that the kept head hardly ever recognizes, although it does others."""
     recall_C, names = summary.measured.get('recall_kept') or [], summary.data.classes or []
     known = [recall for recall in recall_C if recall is not None]
-    limit = VANISHED * sum(known) / len(known) if known else 0.0
+    mean = sum(known) / len(known) if known else 0.0
+    limit = VANISHED * mean if mean > LEARNED * 100 / summary.data.num_classes else 0.0
     lost = [f"'{name}' ({recall:.1f} %)" for name, recall in zip(names, recall_C, strict=False)
             if recall is not None and recall < limit]
     if not lost:
