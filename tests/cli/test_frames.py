@@ -25,8 +25,8 @@ def test_frames_from_the_command_to_the_objective(tmp_path, monkeypatch):
         return evaluate(self, logits_HBC, target, *others)
 
     monkeypatch.setattr(CollaborativeLoss, 'evaluate', record)
-    assert main(['train', '--config=quickstart', '--epochs=1', '--compare_single=false', '--compare_plain=false', '--plots=false',
-                 '--data.max_train_samples=64', f'--output={tmp_path / "run"}']) == 0
+    assert main(['train', '--config=quickstart', '--epochs=1', '--compare_single=false', '--compare_plain=false',
+                 '--plots=false', '--data.max_train_samples=64', f'--output={tmp_path / "run"}']) == 0
     print(*frames, sep='\n')  # noqa: T201  (shown by `pytest -rP`)
     assert frames[0] == 'cli/__init__.py: main'
     assert [frame.partition(': ')[2] for frame in frames[-5:]] == [

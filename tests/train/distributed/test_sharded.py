@@ -194,7 +194,7 @@ def test_what_is_not_sharded_is_passed_through() -> None:
 def test_what_is_not_proven_is_refused(argv, plugin, precision, message):
     state = SimpleNamespace(fsdp_plugin=FullyShardedDataParallelPlugin(fsdp_version=2, **plugin))
     accelerator = SimpleNamespace(is_fsdp2=True, state=state, mixed_precision=precision, parallelism_config=None)
-    config = parse_config(['--config=quickstart', *argv])
+    config = parse_config(['--config=quickstart', '--config=methods/clean', *argv])
     with pytest.raises(TrainError, match=message):
         check_sharding(accelerator, config)
 
