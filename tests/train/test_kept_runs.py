@@ -172,3 +172,8 @@ def test_a_run_compares_with_the_network_alone_by_its_loss_and_by_cross_entropy(
     plain = recipe('--compare_single=true', '--compare_plain=true')
     assert list(plain.compared()) == ['single']  # which is that network
     assert list(recipe(*argv, '--model.heads=1').compared()) == ['plain']
+
+
+def test_a_run_says_how_wrong_its_validation_labels_are(recipe, capsys):
+    train(recipe('--noise.rate=0.4', '--noise.val=true', '--data.max_val_samples=50'))
+    assert "held out class by class, 40.0 % of their labels wrong as well)" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from ..config import ModelConfig, TrainConfig
 from ..data.counts import SplitCounts, all_left_out, count_splits
+from ..data.labels.noise import realised_rate
 from ..data.loading.images import BatchedImages, TransformedImages
 from ..data.loading.streaming import StreamedImages
 from ..data.training_data import TrainingData
@@ -31,7 +32,9 @@ def network_name(config: ModelConfig) -> str:
 def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     """Describe the training, validation and test data: a line, and others if classes differ or images are left out."""
     splits = data.splits
-    noise = several = ''
+    noise = val_noise = several = ''
+    if splits.val_clean is not None:
+        val_noise = f', {100 * realised_rate(splits.val_clean, splits.val.labels):.1f} % of their labels wrong as well'
     if splits.noise_rate > 0:
         kind = f"column '{config.noise.column}'" if config.noise.kind == 'column' else config.noise.kind
         noise = f', {100 * splits.noise_rate:.1f} % of their labels wrong ({kind})'
@@ -39,7 +42,7 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
         several = ' of which an image has several'
     test = 'no test split' if splits.test is None else f'{len(splits.test):,} for the test'
     lines = [f'data: {config.data.path}, {splits.num_classes} classes{several}: {len(splits.train):,} images to train'
-             f' on{noise}, {len(splits.val):,} to choose the head by ({splits.val_origin}), {test}']
+             f' on{noise}, {len(splits.val):,} to choose the head by ({splits.val_origin}{val_noise}), {test}']
     sizes = imbalance(count_splits(splits)['train'])
     if sizes:
         lines.append(f'classes: {sizes}')
