@@ -45,6 +45,9 @@ def test_summary_log_and_files_say_the_same(folder):
     score, _, epoch, name = max(candidates, key=lambda each: each[:3])
     kept = summary.kept
     assert (kept.epoch, kept.averaged, kept.val) == (-epoch, name == 'val', rows[-epoch][name])
+    best = summary.best_epoch
+    assert (best.epoch, best.averaged, best.kept_head) == (kept.epoch, kept.averaged, kept.kept_head)
+    assert best.val == kept.val
     assert summary.kept_epoch == kept.epoch + 1 and summary.val['top1_kept'] == score == kept.val['top1_kept']
     assert (summary.last.epoch, summary.last.averaged, summary.last.val) == (5, True, rows[-1]['val'])
     best = max(max(row['val_clean']['top1_kept'] for row in rows), summary.oracle.val_clean['top1_kept'])
@@ -67,8 +70,10 @@ def test_any_epoch_is_pruned_whose_checkpoint_is_there(folder, capsys):
     for epoch in ('best', 'last', '2'):
         assert command(['prune', str(folder), '--epoch', epoch]) == 0
         assert f'of epoch {epoch} is saved' in capsys.readouterr().out
-        number = {'best': run.summary.best_epoch.epoch + 1, 'last': 6, '2': 2}[epoch]
+        number = {'best': run.summary.kept_epoch, 'last': 6, '2': 2}[epoch]
         tree = run.load_epoch(epoch)
+        if epoch == 'best':
+            assert all(torch.equal(a, b) for a, b in zip(tree.parameters(), run.load_tree().parameters(), strict=True))
         if number != run.summary.kept_epoch:
             assert tree.kept_head == rows[number - 1]['kept_head']
         [saved] = folder.glob(f'epoch-{epoch}-head-{tree.kept_head}')
@@ -89,6 +94,7 @@ def test_a_stopped_run_says_how_many_epochs_it_has(recipe, tmp_path, capsys):
     assert summary.epochs == len(rows) < 40
     assert summary.kept_epoch == summary.epochs - 1
     assert f'single network: epoch {summary.kept_epoch} of' not in (out := capsys.readouterr().out)
+    assert f'stopped after epoch {summary.epochs} of 40, none better for stop.patience 1' in out
     assert f'2-head tree: epoch {summary.kept_epoch} of {summary.epochs} was kept; error after the last epoch: ' in out
     assert train(recipe(*argv)) == summary  # it is finished
 
@@ -103,7 +109,8 @@ def test_a_checkpoint_that_knows_no_best_epoch_is_resumed(recipe, tmp_path, kill
             train(recipe('--epochs=4'))
     kill_at(1000)
     summary = train(recipe('--epochs=4'))
-    assert summary.kept.epoch in (2, 3) and summary.last.epoch == 3
+    assert summary.kept == summary.last and summary.last.epoch == 3
+    assert 'after the last epoch' in summary.kept_head_rule
 
 
 def splits_of(*argv: str):
@@ -176,4 +183,4 @@ def test_a_run_compares_with_the_network_alone_by_its_loss_and_by_cross_entropy(
 
 def test_a_run_says_how_wrong_its_validation_labels_are(recipe, capsys):
     train(recipe('--noise.rate=0.4', '--noise.val=true', '--data.max_val_samples=50'))
-    assert "held out class by class, 40.0 % of their labels wrong as well)" in capsys.readouterr().out
+    assert 'held out class by class, 40.0 % of their labels wrong as well)' in capsys.readouterr().out

@@ -32,6 +32,8 @@ def results_table(summary: RunSummary) -> str:
     if summary.plain is not None:
         rows.append(('the network trained alone, by cross-entropy', summary.plain.scores.kept))
     labels = ', clean labels' if summary.noise.realised_rate else ''
+    if summary.test is None and summary.noise.val_rate:
+        labels = f', {100 * summary.noise.val_rate:.1f} % of their labels wrong'
     lines = [
         f'{what} on {summary.error_on}, {summary.measured["count"]:,} images{labels}',
         '',
@@ -72,7 +74,8 @@ def epochs_text(summary: RunSummary) -> str:
 def training_list(summary: RunSummary, recipe: Mapping[str, Any]) -> str:
     """List of data, noise, recipe, hardware and time."""
     data, noise, optim, sched = summary.data, summary.noise, recipe['optim'], recipe['sched']
-    items = [f'{data.train:,} training images, {data.val:,} for validation ({data.val_origin})']
+    wrong = f', {100 * noise.val_rate:.1f} % of their labels wrong' if noise.val_rate else ''
+    items = [f'{data.train:,} training images, {data.val:,} for validation ({data.val_origin}{wrong})']
     if noise.realised_rate:
         items.append(f'{100 * noise.realised_rate:.1f} % of the training labels were wrong: {noise.kind}')
     items.append(

@@ -203,6 +203,9 @@ class ModelRun:
     def finish(self, trainer: Trainer) -> None:
         """Test the trained model, save its best head and the whole tree, and at last the summary."""
         accelerator = self.accelerator
+        if len(trainer.rows) < self.config.epochs:
+            print_on_main(accelerator, f'stopped after epoch {len(trainer.rows)} of {self.config.epochs}, none better'
+                                       f' for stop.patience {self.config.stop.patience}')
         tested = trainer.finish()
         bad = gather_object(self.data.bad)  # processes replace different ones while training
         self._with_folder(lambda folder: folder.write_bad_images(bad))

@@ -225,15 +225,15 @@ class TrainConfig(KeyGroup):
 
     def compared(self) -> dict[str, TrainConfig]:
         """The recipes of networks alone to compare with, by their folders, `single` and `plain`."""
-        objectives = {}
+        changes: dict[str, dict[str, Any]] = {}
         if self.compare_single and self.model.num_heads > 1:
-            objectives[SINGLE] = self.objective
+            changes[SINGLE] = {}
         if self.compare_plain and not self.objective.is_plain:
-            objectives[PLAIN] = ObjectiveConfig()
+            changes[PLAIN] = {'objective': ObjectiveConfig(), 'teacher': TeacherConfig()}
         return {
             name: dataclasses.replace(
-                self, model=self.model.single(), objective=objective, compare_single=False, compare_plain=False)
-            for name, objective in objectives.items()
+                self, model=self.model.single(), compare_single=False, compare_plain=False, **others)
+            for name, others in changes.items()
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -107,7 +107,10 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
             left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
             train = train.take(np.flatnonzero(~dropped_N))
         if source.not_given is not None and config.noise.val and origin:
-            val = val.take(np.flatnonzero(~source.not_given[val.row_N]))
+            dropped_N = source.not_given[val.row_N]
+            val = val.take(np.flatnonzero(~dropped_N))
+            if dropped_N.any():
+                left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
         limit = config.data.max_train_samples
         if limit is not None and limit < len(train):
             subset_N = _subset(strata(train.labels), limit, generator(Purpose.SUBSET, config.seed))

@@ -67,6 +67,7 @@ class Best:
             'scores': None if self.scores is None else vars(self.scores),
             'details': self.details,
             'weights': self.weights,
+            'with_weights': self.with_weights,
         }
 
     def load_state_dict(self, state: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
@@ -79,7 +80,7 @@ class Best:
         self.rank = None if state['rank'] is None else tuple(state['rank'])
         self.scores = None if state['scores'] is None else EpochScores(**state['scores'])
         self.details = state['details']
-        self.weights = weights
+        self.weights, self.with_weights = weights, state['with_weights']
 
 
 class KeptEpochs:
@@ -164,7 +165,17 @@ class KeptEpochs:
             scores, val_details = test(), self.best.details
             kept = _with_test(self.best.scores, scores)
         test_details = {} if scores is None else scores.details(kept.kept_head)
-        return TestedEpochs(kept, last, oracle, val_details, test_details)
+        return TestedEpochs(kept, last, oracle, val_details, test_details, self._compared())
+
+    def _compared(self) -> str:
+        """After which epochs heads were compared, in words."""
+        if self.best.weights is None:
+            return 'the last epoch'
+        if self.state.changes is None:
+            return 'any epoch'
+        if self.kept.epoch == (self.last or self.kept).epoch:
+            return 'the last epoch, up to which fewer and fewer predictions changed'
+        return 'the epoch with the first minimum of changed predictions'
 
     def _offer(self, best: Best, rank: Rank) -> None:
         """Offer the model that was scored last."""
@@ -186,11 +197,12 @@ class KeptEpochs:
         """Continue from the state of another run of the same recipe.
 
         Args:
-            state: What `state_dict` gave; None of a version that kept no epoch but the last.
+            state: What `state_dict` gave; None of a version that kept the last epoch, as the run then does.
             rows: The row of each epoch so far.
         """
         if state is None:
             if rows:
+                self.best.with_weights = False  # nobody has those of its best epoch
                 epoch, head, val = (rows[-1][name] for name in ('epoch', 'kept_head', 'val'))
                 self.last = EpochScores(epoch, self.config.ema.is_on, head, val)
             return

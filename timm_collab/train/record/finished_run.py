@@ -151,8 +151,9 @@ class Run:
         require(epoch in numbers or (str(epoch).isdecimal() and 1 <= int(epoch) <= summary.epochs),
                 f"--epoch '{epoch}': write best, last, or a number from 1 to {summary.epochs}")
         number = numbers[str(epoch)] if epoch in numbers else int(epoch)
-        is_average = summary.kept is None or summary.kept.averaged == self.config.ema.is_on
-        if number == summary.kept_epoch and (is_average or epoch == 'best'):
+        best = summary.best_epoch
+        averaged = best.averaged if epoch == 'best' and best.averaged is not None else self.config.ema.is_on
+        if number == summary.kept_epoch and (summary.kept is None or summary.kept.averaged == averaged):
             return self.load_tree()
         checkpoints = Checkpoints(self.path / CHECKPOINTS)
         saved = checkpoints.after_epochs()
@@ -162,8 +163,9 @@ class Run:
         plain, tensors = checkpoints.load(saved[number])
         state = unpack(plain, tensors)
         model = self._new_tree()
-        model.load_state_dict(state['model'] if state['ema'] is None else state['ema'])
-        model.kept_head = state['progress']['rows'][-1]['kept_head']
+        model.load_state_dict(state['ema'] if averaged else state['model'])
+        head = best.kept_head if epoch == 'best' else None
+        model.kept_head = state['progress']['rows'][-1]['kept_head'] if head is None else head
         return model.eval()
 
     def _new_tree(self) -> CollabModel:

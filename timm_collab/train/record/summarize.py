@@ -1,16 +1,17 @@
 """Summarize a run that has trained."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from ..config import TrainConfig
 from ..data.counts import all_left_out, class_names, count_splits
-from ..data.labels.noise import confusion
+from ..data.labels.noise import confusion, realised_rate
 from ..data.training_data import TrainingData
 from ..metrics.by_class import MATRIX_CLASSES
-from ..metrics.metric import metric_for
+from ..metrics.metric import Metric, metric_for
 from .progress import peak_memory
 from .provenance import hardware, versions
 from .report import network_name
@@ -24,14 +25,6 @@ from .summary_parts import (
     TeacherSummary,
     TestedEpochs,
 )
-
-_AFTER = {
-    ('best', 'validation'): 'any epoch',
-    ('best', 'predictions'): 'the epoch before wrong labels are memorized, the first minimum of changed predictions',
-    ('last', 'validation'): 'the last epoch',
-    ('last', 'predictions'): 'the last epoch',
-}
-"""After which epochs heads are compared, by `keep` and `stop.on`."""
 
 
 def summarize(
@@ -65,8 +58,6 @@ def summarize(
     metric = metric_for(config.data.multi_label)
     kept = tested.kept
     measured = kept.val if kept.test is None else kept.test
-    validated = [(row['epoch'], row[name]) for row in rows for name in ('val', 'val_without_ema') if name in row]
-    best_epoch, best_val = max(validated, key=lambda each: metric.kept(each[1]))  # of equals the first
     counts = None
     if splits.labels and splits.num_classes <= MATRIX_CLASSES and not config.data.multi_label:
         # train_labels.csv has those of more classes
@@ -77,7 +68,7 @@ def summarize(
         tree=str(model.tree),
         num_heads=model.num_heads,
         kept_head=kept.kept_head,
-        kept_head_rule=metric.rule(_AFTER[config.keep, config.stop.on]),
+        kept_head_rule=metric.rule(tested.compared),
         error_on=splits.val_origin if splits.test is None or kept.test is None else f"split '{splits.test.name}'",
         scores=HeadScores(
             kept=metric.in_final(metric.kept(measured)),
@@ -86,7 +77,7 @@ def summarize(
         ),
         test=None if kept.test is None else {**kept.test, **tested.test_details},
         val={**kept.val, **tested.val_details},
-        best_epoch=BestEpoch(best_epoch, best_val),
+        best_epoch=_best_epoch(rows, metric),
         kept=kept,
         last=tested.last,
         oracle=tested.oracle,
@@ -121,6 +112,7 @@ def summarize(
             column=config.noise.column,
             realised_rate=splits.noise_rate,
             confusion=counts,
+            val_rate=None if splits.val_clean is None else realised_rate(splits.val_clean, splits.val.labels),
         ),
         teacher=teacher,
         seed=config.seed,
@@ -133,3 +125,20 @@ def summarize(
         peak_memory_mb=round(peak_memory(device) / 2**20, 1) or None,
         train_seconds=train_seconds,
     )
+
+
+def _best_epoch(rows: list[dict[str, Any]], metric: Metric) -> BestEpoch:
+    """The best epoch, of the weights or their moving average, ranked as `KeptEpochs` does; of equals the first."""
+    best, best_rank = None, (-math.inf, -math.inf)
+    for row in rows:
+        for name in ('val_without_ema', 'val'):
+            if name not in row:
+                continue
+            val = row[name]
+            scores, losses = metric.heads(val), val['loss_heads']
+            head = min(range(len(scores)), key=lambda each: (-scores[each], losses[each], each))
+            if best is None or (scores[head], -losses[head]) > best_rank:
+                averaged = name == 'val' and 'val_without_ema' in row
+                best, best_rank = BestEpoch(row['epoch'], val, averaged, head), (scores[head], -losses[head])
+    assert best is not None
+    return best

@@ -23,7 +23,9 @@ from .summary_parts import (
 )
 
 # Of the file, where they are None.
-_LEFT_OUT = ('hardware', 'load', 'single', 'plain', 'export', 'baseline', 'kept', 'last', 'oracle', 'val_clean')
+_LEFT_OUT = (
+    'hardware', 'load', 'single', 'plain', 'export', 'baseline', 'kept', 'last', 'oracle', 'val_clean', 'val_rate',
+)
 T = TypeVar('T')
 
 

@@ -27,10 +27,14 @@ class BestEpoch:
     Args:
         epoch: The epoch, from 0.
         val: Its validation scores, as in `metrics.jsonl`.
+        averaged: Whether these are of the moving average of the weights; None in summaries of older versions.
+        kept_head: The head; None in summaries of older versions.
     """
 
     epoch: int
     val: dict[str, Any]
+    averaged: bool | None = None
+    kept_head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class TestedEpochs:
         oracle: The best epoch by validation labels before noise, where they have noise.
         val_details: What `Scores.details` gives of the kept epoch's validation.
         test_details: The same of its test.
+        compared: After which epochs heads were compared to choose the kept one, in words.
     """
 
     kept: EpochScores
@@ -71,6 +76,7 @@ class TestedEpochs:
     oracle: EpochScores | None
     val_details: dict[str, Any]
     test_details: dict[str, Any]
+    compared: str
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ class NoiseSummary:
         rate: `noise.rate` of the recipe.
         column: `noise.column` of the recipe.
         realised_rate: Fraction of wrong training labels.
+        val_rate: Fraction of wrong validation labels, where they have noise.
         confusion: Counts by clean label (row) and noisy label (column); None of many classes or several labels.
     """
 
@@ -150,6 +157,7 @@ class NoiseSummary:
     column: str | None
     realised_rate: float
     confusion: list[list[int]] | None = None
+    val_rate: float | None = None
 
 
 @dataclass(frozen=True)
