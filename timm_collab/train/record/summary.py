@@ -25,6 +25,7 @@ from .summary_parts import (
 # Of the file, where they are None.
 _LEFT_OUT = (
     'hardware', 'load', 'single', 'plain', 'export', 'baseline', 'kept', 'last', 'oracle', 'val_clean', 'val_rate',
+    'averaged', 'kept_head',
 )
 T = TypeVar('T')
 
