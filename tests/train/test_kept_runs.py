@@ -63,6 +63,34 @@ def test_summary_log_and_files_say_the_same(folder):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in tree.items())
 
 
+def test_the_last_epoch_is_kept_beside_an_oracle(recipe, tmp_path):
+    summary = train(recipe(*NOISY, '--keep=last', '--seed=3'))
+    assert summary.oracle is not None and summary.oracle.epoch != summary.last.epoch == 5
+    assert summary.kept == summary.last
+    checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints')
+    expected = unpack(*checkpoints.load(checkpoints.after_epochs()[6]))['model']
+    tree = load_file(tmp_path / 'run' / 'tree.safetensors')
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tree.items())
+
+
+def test_a_damaged_checkpoint_is_named(folder, capsys):
+    [path] = [path for epoch, path in Checkpoints(folder / 'checkpoints').after_epochs().items() if epoch == 2]
+    file = path / 'tensors.safetensors'
+    file.write_bytes(file.read_bytes()[:-1])
+    assert command(['prune', str(folder), '--epoch', '2']) == 2
+    error = capsys.readouterr().err
+    assert f"checkpoint '{path}' is damaged" in error and 'take another epoch' in error
+
+
+def test_weights_that_are_several_epochs_are_tested_once(recipe, monkeypatch):
+    tests = []
+    real = Trainer.score
+    monkeypatch.setattr(Trainer, 'score', lambda self, loader, model=None: (
+        tests.append(1) if loader is self.test_loader else None, real(self, loader, model))[1])
+    summary = train(recipe('--epochs=1', '--noise.rate=0.4', '--noise.val=true'))
+    assert summary.kept == summary.last == summary.oracle and len(tests) == 1
+
+
 def test_any_epoch_is_pruned_whose_checkpoint_is_there(folder, capsys):
     run = load_run(folder)
     rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]

@@ -126,17 +126,24 @@ class Checkpoints:
         return None
 
     def after_epochs(self) -> dict[int, Path]:
-        """The checkpoints at the end of an epoch that match their manifest, by the number of epochs trained."""
+        """The checkpoints at the end of an epoch, by the number of epochs trained; their tensors are not read yet."""
         found = {}
         for _, path in self._entries():
-            with suppress(_DamagedError):
+            with suppress(_DamagedError, OSError, ValueError, KeyError):
                 if _manifest(path)['score'] is not None:
-                    found[_read(path)[0]['progress']['epoch']] = path
+                    found[_plain(path)['progress']['epoch']] = path
         return found
 
     def load(self, path: Path) -> tuple[Any, dict[str, Tensor]]:
-        """The state without its tensors, for `unpack`, and the tensors, of a checkpoint that `after_epochs` found."""
-        return _read(path)
+        """The state without its tensors, for `unpack`, and the tensors, of a checkpoint that `after_epochs` found.
+
+        Raises:
+            CheckpointError: It doesn't match its manifest.
+        """
+        try:
+            return _read(path)
+        except _DamagedError as error:
+            raise CheckpointError(f"checkpoint '{path}' is damaged ({error}): take another epoch") from error
 
     def last_name(self) -> str | None:
         """Name of the newest checkpoint, not verified; None if there is none."""
@@ -190,7 +197,11 @@ def _read(folder: Path) -> tuple[Any, dict[str, Tensor]]:
             raise _DamagedError(f"{name} of {folder.name} has {path.stat().st_size} bytes of {expected['bytes']}")
         if sha256_of(path) != expected['sha256']:
             raise _DamagedError(f'{name} of {folder.name} has another checksum than its manifest says')
-    return json.loads((folder / STATE).read_text(encoding='utf-8')), load_file(folder / TENSORS)
+    return _plain(folder), load_file(folder / TENSORS)
+
+
+def _plain(folder: Path) -> Any:
+    return json.loads((folder / STATE).read_text(encoding='utf-8'))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -154,18 +154,26 @@ class KeptEpochs:
             test: Scores the model that is evaluated and released, if there is a test split.
         """
         assert self.last is not None
-        scores = test()  # of the last epoch, whose weights the model has
-        kept = last = _with_test(self.last, scores)
-        oracle, val_details = None, self.last_details
-        if self.oracle.scores is not None and self.oracle.weights is not None:
-            self.state.eval_model.load_state_dict(self.oracle.weights)
-            oracle = _with_test(self.oracle.scores, test())
-        if self.best.scores is not None and self.best.weights is not None:
-            self.state.eval_model.load_state_dict(self.best.weights)
-            scores, val_details = test(), self.best.details
-            kept = _with_test(self.best.scores, scores)
+        kept, details = self.kept, self.last_details if self.best.weights is None else self.best.details
+        tested: dict[tuple[int, bool], Scores | None] = {}  # the same weights may be several of them
+
+        def scores_of(epoch: EpochScores, weights: dict[str, Tensor] | None) -> Scores | None:
+            if weights is not None:
+                self.state.eval_model.load_state_dict(weights)
+            key = epoch.epoch, epoch.averaged
+            if key not in tested:
+                tested[key] = test()
+            return tested[key]
+
+        last = _with_test(self.last, scores_of(self.last, None))  # the model has these weights
+        oracle, weights = self.oracle.scores, self.best.weights
+        if oracle is not None:
+            if weights is None:  # the last ones are kept: they must come back
+                weights = copy_state(self.state.eval_model.state_dict())
+            oracle = _with_test(oracle, scores_of(oracle, self.oracle.weights))
+        scores = scores_of(kept, weights)
         test_details = {} if scores is None else scores.details(kept.kept_head)
-        return TestedEpochs(kept, last, oracle, val_details, test_details, self._compared())
+        return TestedEpochs(_with_test(kept, scores), last, oracle, details, test_details, self._compared())
 
     def _compared(self) -> str:
         """After which epochs heads were compared, in words."""
