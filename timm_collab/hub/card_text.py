@@ -53,15 +53,18 @@ def results_table(summary: RunSummary) -> str:
 
 def epochs_text(summary: RunSummary) -> str:
     """Which epoch was kept, and how the last and the best ones did on validation and test data."""
-    metric, best, last = summary.metric, summary.best_epoch, summary.last
-    score = lambda row: f'{metric.in_final(metric.kept(row)):.2f} %'  # noqa: E731
-    weights = 'the moving average of the weights after' if summary.kept and summary.kept.averaged else 'the weights of'
+    metric, best, kept, last = summary.metric, summary.best_epoch, summary.kept, summary.last
+
+    def score(row: Mapping[str, Any]) -> str:
+        return f'{metric.in_final(metric.kept(row)):.2f} %'
+
+    weights = 'the moving average of the weights after' if kept and kept.averaged else 'the weights of'
     text = (f'This is {weights} epoch {summary.kept_epoch} of {summary.epochs}: on the validation data'
             f' ({summary.data.val_origin}) head {summary.kept_head} had {score(summary.val)}.')
     if summary.kept_epoch != best.epoch + 1:
         highest = 'highest' if metric is MAP else 'lowest'
         text += f' The {highest} after any epoch was {score(best.val)} (epoch {best.epoch + 1}).'
-    if last is not None and (last.epoch, last.averaged) != (summary.kept_epoch - 1, summary.kept.averaged):  # type: ignore[union-attr]
+    if kept and last and (last.epoch, last.averaged) != (kept.epoch, kept.averaged):
         text += f' After the last epoch the best head had {score(last.val)} there'
         text += '.' if last.test is None else f', and {score(last.test)} on {summary.error_on}.'
     if (oracle := summary.oracle) is not None and oracle.val_clean is not None:

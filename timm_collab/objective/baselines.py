@@ -8,7 +8,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .loss import CollaborativeLoss, HeadsCriterion, at_least_float32, leave_one_out_consensus, mean_of_others
+from .loss import CollaborativeLoss, HeadsCriterion, at_least_float32, mean_of_others
+
+
+def divergence_from_others(peers_HBC: Tensor, log_p_HBC: Tensor) -> Tensor:
+    """Mean over the other heads j of `KL(p_j || p_h)`, for each of at least two heads h and each example, [H, B].
+
+    It is the cross-entropy of the mean of p_j minus the mean entropy of p_j, so the cost grows with H and not with H^2.
+
+    Args:
+        peers_HBC: log p_j of every head, [H, B, C]; detached, heads do not learn to move their targets.
+        log_p_HBC: log p_h of every head, [H, B, C].
+    """
+    p_HBC = peers_HBC.exp()
+    entropy_HB = -(p_HBC * peers_HBC).sum(dim=-1)
+    return -(mean_of_others(p_HBC) * log_p_HBC).sum(dim=-1) - mean_of_others(entropy_HB)
 
 
 class MutualLearningLoss(CollaborativeLoss):
@@ -35,11 +49,7 @@ class MutualLearningLoss(CollaborativeLoss):
 
     def _soft_terms(self, logits_HBC: Tensor) -> Tensor:
         log_p_HBC = (logits_HBC / self.temperature).log_softmax(dim=-1)
-        p_HBC = log_p_HBC.detach().exp()
-        # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j minus the mean entropy of p_j.
-        peers_HBC = leave_one_out_consensus(p_HBC)
-        entropy_HB = -(p_HBC * log_p_HBC.detach()).sum(dim=-1)
-        return -(peers_HBC * log_p_HBC).sum(dim=-1) - mean_of_others(entropy_HB)
+        return divergence_from_others(log_p_HBC.detach(), log_p_HBC)
 
 
 class GatedEnsembleLoss(CollaborativeLoss):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .baselines import divergence_from_others
 from .loss import HeadsCriterion, at_least_float32, cross_entropy, mean_of_others
 
 _LOG_ZERO = math.log(1e-4)  # of the probability that a label gives to other classes, in the reverse cross-entropy
@@ -217,10 +218,7 @@ class JointSelection(SmallLossSelection):
         if len(logits_HBC) == 1:
             return hard_HB
         log_p_HBC = logits_HBC.log_softmax(dim=-1)
-        p_HBC = log_p_HBC.exp()
-        # The mean of KL(p_j || p_h) over j is the cross-entropy of the mean of p_j minus the mean entropy of p_j.
-        entropy_HB = -(p_HBC * log_p_HBC).sum(dim=-1)
-        apart_HB = -(mean_of_others(p_HBC) * log_p_HBC).sum(dim=-1) - mean_of_others(entropy_HB)
+        apart_HB = divergence_from_others(log_p_HBC, log_p_HBC)
         return (1. - self.agreement) * hard_HB + self.agreement * apart_HB
 
     def _difficulty(self, loss_HB: Tensor) -> Tensor:

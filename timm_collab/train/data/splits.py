@@ -103,14 +103,9 @@ def make_splits(source: Source, config: TrainConfig) -> Splits:
             train, val, origin = _held_out(train, config)
             notes = (*notes, *tie_notes(val.labels, 'the validation data'))
             val = val.with_labels(hard_labels(val.labels))
-        if source.not_given is not None and (dropped_N := source.not_given[train.row_N]).any():
-            left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
-            train = train.take(np.flatnonzero(~dropped_N))
-        if source.not_given is not None and config.noise.val and origin:
-            dropped_N = source.not_given[val.row_N]
-            val = val.take(np.flatnonzero(~dropped_N))
-            if dropped_N.any():
-                left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
+        train = _given(train, source, left_out)
+        if config.noise.val and origin:
+            val = _given(val, source, left_out)
         limit = config.data.max_train_samples
         if limit is not None and limit < len(train):
             subset_N = _subset(strata(train.labels), limit, generator(Purpose.SUBSET, config.seed))
@@ -184,6 +179,14 @@ def _check_labelled(split: ImageSplit | None, config: TrainConfig) -> None:
     require(split is None or split.labels.ndim == 1 or bool(split.labels.any()),
             f"no image of split '{'' if split is None else split.name}' has a label to evaluate with: check"
             f" data.label_column '{config.data.label_column}'")
+
+
+def _given(split: ImageSplit, source: Source, left_out: dict[str, int]) -> ImageSplit:
+    """Leave out the images without a noisy label, and count them, of a split that has rows of the training split."""
+    if source.not_given is None or not (dropped_N := source.not_given[split.row_N]).any():
+        return split
+    left_out['no label'] = left_out.get('no label', 0) + int(dropped_N.sum())
+    return split.take(np.flatnonzero(~dropped_N))
 
 
 def _noisy(

@@ -252,6 +252,11 @@ def metric_of(row: Mapping[str, Any]) -> Metric:
     return MAP if f'{MAP.key}_kept' in row else TOP1
 
 
+def best_head(score_H: Sequence[float], loss_H: Sequence[float]) -> int:
+    """Head with the highest score; ties are broken by the lowest loss, then by the lowest index."""
+    return min(range(len(score_H)), key=lambda head: (-score_H[head], loss_H[head], head))
+
+
 @dataclass(frozen=True)
 class Scores:
     """Scores of a tree on one split.
@@ -278,7 +283,7 @@ class Scores:
     @property
     def best_head(self) -> int:
         """Head with the highest score; ties are broken by the lowest loss, then by the lowest index."""
-        return min(range(len(self.score_H)), key=lambda head: (-self.score_H[head], self.loss_H[head], head))
+        return best_head(self.score_H, self.loss_H)
 
     def row(self, kept_head: int) -> dict[str, Any]:
         """The scores as plain data for logs."""

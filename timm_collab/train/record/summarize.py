@@ -1,7 +1,6 @@
 """Summarize a run that has trained."""
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from ..data.counts import all_left_out, class_names, count_splits
 from ..data.labels.noise import confusion, realised_rate
 from ..data.training_data import TrainingData
 from ..metrics.by_class import MATRIX_CLASSES
-from ..metrics.metric import Metric, metric_for
+from ..metrics.metric import Metric, best_head, metric_for
 from .progress import peak_memory
 from .provenance import hardware, versions
 from .report import network_name
@@ -129,16 +128,12 @@ def summarize(
 
 def _best_epoch(rows: list[dict[str, Any]], metric: Metric) -> BestEpoch:
     """The best epoch, of the weights or their moving average, ranked as `KeptEpochs` does; of equals the first."""
-    best, best_rank = None, (-math.inf, -math.inf)
+    epochs, ranks = [], []
     for row in rows:
         for name in ('val_without_ema', 'val'):
-            if name not in row:
-                continue
-            val = row[name]
-            scores, losses = metric.heads(val), val['loss_heads']
-            head = min(range(len(scores)), key=lambda each: (-scores[each], losses[each], each))
-            if best is None or (scores[head], -losses[head]) > best_rank:
-                averaged = name == 'val' and 'val_without_ema' in row
-                best, best_rank = BestEpoch(row['epoch'], val, averaged, head), (scores[head], -losses[head])
-    assert best is not None
-    return best
+            if name in row:
+                val, averaged = row[name], name == 'val' and 'val_without_ema' in row
+                head = best_head(metric.heads(val), val['loss_heads'])
+                epochs.append(BestEpoch(row['epoch'], val, averaged, head))
+                ranks.append((metric.heads(val)[head], -val['loss_heads'][head]))
+    return epochs[ranks.index(max(ranks))]
