@@ -10,54 +10,12 @@ import timm.loss
 import torch
 import torch.distributed as dist
 from timm.task import ClassificationTask, TrainingTask
-from torch import Tensor, nn
+from torch import nn
 
 from tests.fork_server import Launch
+from tests.objective.tiny_tree import B, C, H, TinyTree, gradients, make_batch, make_tree
 from timm_collab.objective.loss import CollaborativeLoss
 from timm_collab.objective.task import CollaborativeTask
-
-H, B, C, SIZE = 3, 8, 5, 4
-
-
-class TinyTree(nn.Module):
-    """A trunk and three heads, each with a classifier of two parts."""
-
-    def __init__(self, norm: bool = True) -> None:
-        super().__init__()
-        self.num_heads, self.kept_head, self.num_classes = H, 1, C
-        norm_layer = nn.BatchNorm1d(16) if norm else nn.Identity()
-        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 16), norm_layer, nn.ReLU())
-        self.heads = nn.ModuleList(
-            nn.ModuleDict({'block': nn.Linear(16, 16), 'norm': nn.LayerNorm(16), 'fc': nn.Linear(16, C)})
-            for _ in range(H)
-        )
-
-    def get_classifier(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(head['norm'], head['fc']) for head in self.heads]
-
-    def head_logits(self, x: Tensor, head: nn.Module) -> Tensor:
-        return head['fc'](head['norm'](head['block'](x).relu()))
-
-    def forward_heads(self, x: Tensor) -> Tensor:
-        x = self.trunk(x)
-        return torch.stack([self.head_logits(x, head) for head in self.heads])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_heads(x) if self.training else self.head_logits(self.trunk(x), self.heads[self.kept_head])
-
-
-def make_tree(norm: bool = True) -> TinyTree:
-    torch.manual_seed(0)
-    return TinyTree(norm)
-
-
-def make_batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(B, 3, SIZE, SIZE, generator=generator), torch.randint(C, (B,), generator=generator)
-
-
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
 
 
 def test_result_has_the_objective_of_all_heads() -> None:

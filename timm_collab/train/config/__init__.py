@@ -212,9 +212,12 @@ class TrainConfig(KeyGroup):
         """Check what the share of each class among the labels needs."""
         if self.objective.balance == 0:
             return
-        require(not self.data.streaming, 'objective.balance needs all labels in advance: leave out data.streaming')
-        require(not self.data.soft_labels, 'objective.balance is for class indices: leave out data.soft_labels')
-        require(not self.teacher.given, 'objective.balance: timm distils with the cross-entropy alone, leave one out')
+        require(not self.data.streaming, 'objective.balance needs all labels in advance: leave out data.streaming, or'
+                                         ' write --objective.balance 0')
+        require(not self.data.soft_labels, 'objective.balance is for class indices: leave out data.soft_labels, or'
+                                           ' write --objective.balance 0')
+        require(not self.teacher.given, 'objective.balance: timm distils with the cross-entropy alone, leave out the'
+                                        ' teacher, or write --objective.balance 0')
 
     def _check_soft_labels(self) -> None:
         require(self.noise.rate == 0 and self.noise.kind not in ('matrix', 'column'),

@@ -122,7 +122,8 @@ class ObjectiveConfig(KeyGroup):
                 f'objective.hard {self.hard} is for heads alone, and objective.kind gated trains an ensemble as well:'
                 ' choose another kind')
         require(self.hard != 'bce' or self.balance == 0,
-                'objective.balance compares a distribution over classes: objective.hard bce has none')
+                'objective.balance compares a distribution over classes: objective.hard bce has none, write'
+                ' --objective.balance 0')
         require(self.hard not in ('sce', 'nce_rce') or self.reverse > 0 or self.alpha != 0,
                 'objective.alpha and objective.reverse are both 0: the labels would have no weight')
 
