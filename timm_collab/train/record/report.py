@@ -12,6 +12,7 @@ from ..data.labels.noise import realised_rate
 from ..data.loading.images import BatchedImages, TransformedImages
 from ..data.loading.streaming import StreamedImages
 from ..data.training_data import TrainingData
+from ..metrics.by_class import balanced
 from ..metrics.metric import metric_of
 from .summary import RunSummary
 
@@ -180,8 +181,7 @@ def _kept_epoch(summary: RunSummary) -> str:
 def _vanished(summary: RunSummary) -> list[str]:
     """A warning about classes that the kept head hardly ever recognizes, although it does others."""
     recall_C, names = summary.measured.get('recall_kept') or [], summary.data.classes or []
-    known = [recall for recall in recall_C if recall is not None]
-    mean = sum(known) / len(known) if known else 0.0
+    mean = balanced(recall_C) if recall_C else 0.0
     limit = VANISHED * mean if mean > LEARNED * 100 / summary.data.num_classes else 0.0
     lost = [f"'{name}' ({recall:.1f} %)" for name, recall in zip(names, recall_C, strict=False)
             if recall is not None and recall < limit]
